@@ -1,0 +1,1 @@
+//! The control plane: manifests to workload xDS, certificate authority

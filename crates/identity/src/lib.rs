@@ -1,0 +1,1 @@
+//! Keys, certificates, peer verification and the certificate authority client

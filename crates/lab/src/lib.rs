@@ -1,0 +1,1 @@
+//! A mesh lab of network namespaces: nodes, pods, links and the processes in them

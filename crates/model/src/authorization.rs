@@ -1,0 +1,147 @@
+//! Authorization policy as data. What it means is in `tulle-policy`.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use ipnet::IpNet;
+
+/// Key of a policy, written `<namespace>/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyKey {
+    /// Namespace of the policy.
+    pub namespace: Arc<str>,
+    /// Name of the policy.
+    pub name: Arc<str>,
+}
+
+impl PolicyKey {
+    /// Builds the key.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for PolicyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl FromStr for PolicyKey {
+    type Err = std::convert::Infallible;
+
+    /// Splits at the first slash. A text without one is a name without namespace, which no policy has.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (namespace, name) = text.split_once('/').unwrap_or(("", text));
+        Ok(Self::new(namespace, name))
+    }
+}
+
+/// One policy: who may, or may not, connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorization {
+    /// Namespace and name.
+    pub key: PolicyKey,
+    /// To which workloads it applies.
+    pub scope: Scope,
+    /// What a match means.
+    pub action: Action,
+    /// Any of them matches; none at all never matches.
+    pub rules: Vec<Rule>,
+    /// Evaluate and log, but do not enforce.
+    pub dry_run: bool,
+}
+
+/// To which workloads a policy applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Every workload.
+    Global,
+    /// Workloads in the policy's namespace.
+    Namespace,
+    /// Workloads that name it.
+    WorkloadSelector,
+}
+
+/// What a match means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// The connection is allowed, unless a DENY matches too.
+    Allow,
+    /// The connection is refused.
+    Deny,
+}
+
+/// All clauses must match; no clause matches everything.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Rule {
+    /// AND.
+    pub clauses: Vec<Clause>,
+}
+
+/// Any match suffices; no match at all matches everything.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Clause {
+    /// OR.
+    pub matches: Vec<Match>,
+}
+
+/// Conditions on one connection. All kinds that are present must hold; none present holds never.
+///
+/// A list is OR, its `not_` twin is none-of. A match with an entry that could not be understood is marked
+/// [`Match::malformed`] instead of losing the entry, since a shorter list can be a wider one.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "the names are those of the specification")]
+pub struct Match {
+    pub namespaces: Vec<StringMatch>,
+    pub not_namespaces: Vec<StringMatch>,
+    pub principals: Vec<StringMatch>,
+    pub not_principals: Vec<StringMatch>,
+    pub service_accounts: Vec<ServiceAccountMatch>,
+    pub not_service_accounts: Vec<ServiceAccountMatch>,
+    pub source_ips: Vec<IpNet>,
+    pub not_source_ips: Vec<IpNet>,
+    pub destination_ips: Vec<IpNet>,
+    pub not_destination_ips: Vec<IpNet>,
+    pub destination_ports: Vec<u16>,
+    pub not_destination_ports: Vec<u16>,
+    /// Something in this match could not be understood (an unknown matcher, a bad prefix, a port above 65535).
+    /// Under ALLOW such a match never holds; under DENY it holds always. Either way access is not widened.
+    pub malformed: bool,
+}
+
+/// How one text is compared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StringMatch {
+    /// Equal.
+    Exact(Arc<str>),
+    /// Starts with.
+    Prefix(Arc<str>),
+    /// Ends with.
+    Suffix(Arc<str>),
+    /// Not empty.
+    Presence,
+}
+
+impl StringMatch {
+    /// Whether `text` matches.
+    pub fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(wanted) => text == wanted.as_ref(),
+            Self::Prefix(wanted) => text.starts_with(wanted.as_ref()),
+            Self::Suffix(wanted) => text.ends_with(wanted.as_ref()),
+            Self::Presence => !text.is_empty(),
+        }
+    }
+}
+
+/// A service account, compared exactly; the trust domain is ignored.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceAccountMatch {
+    /// Namespace of the account.
+    pub namespace: Arc<str>,
+    /// Name of the account.
+    pub service_account: Arc<str>,
+}

@@ -1,0 +1,1 @@
+//! Sockets, network namespaces, redirection rules: the one home of unsafe code

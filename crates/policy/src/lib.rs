@@ -1,0 +1,1 @@
+//! L4 authorization: policies and connection facts in, permit or denial out

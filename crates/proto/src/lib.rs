@@ -1,0 +1,27 @@
+//! Protobuf messages and gRPC services of the mesh contracts.
+//!
+//! The `.proto` files in `proto/` are the source; the code beside this file is generated from them and checked in, so
+//! that no build needs a protobuf compiler. `tests/generated.rs` regenerates it and fails on any difference.
+//!
+//! Only the crates that speak a protocol use this one: everybody else uses `tulle-model`.
+
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+mod generated {
+    pub mod discovery {
+        include!("generated/envoy.service.discovery.v3.rs");
+    }
+    pub mod workload {
+        include!("generated/istio.workload.rs");
+    }
+    pub mod security {
+        include!("generated/istio.security.rs");
+    }
+    pub mod ca {
+        include!("generated/istio.v1.auth.rs");
+    }
+    pub mod zds {
+        include!("generated/istio.workload.zds.rs");
+    }
+}
+
+pub use generated::{ca, discovery, security, workload, zds};

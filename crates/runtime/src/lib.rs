@@ -1,0 +1,1 @@
+//! What every process needs: readiness, drain, signals, logs, metrics, admin server

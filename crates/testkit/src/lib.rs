@@ -1,0 +1,1 @@
+//! Test certificate authority, builders and in-memory peers for tests

@@ -1,0 +1,1 @@
+//! Delta xDS: client, server, and the translation between protobuf and model

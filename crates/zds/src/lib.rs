@@ -1,0 +1,1 @@
+//! Hand-over of pod network namespaces from the node agent to ztunnel
