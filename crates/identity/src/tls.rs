@@ -75,6 +75,8 @@ pub(crate) fn client_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
+    // HBONE keeps its own record layer, fed with the keys of this handshake.
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 
@@ -92,6 +94,7 @@ pub(crate) fn server_config(
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = 0;
+    config.enable_secret_extraction = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }

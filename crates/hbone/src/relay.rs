@@ -1,0 +1,262 @@
+//! Moves bytes between two byte streams, in both directions, in one task.
+//!
+//! ```text
+//!            read           write                Each direction: Open -> Ending -> Ended
+//!     left  ------>  chunk ------>  right        An end is passed on as an end,
+//!     left  <------  chunk <------  right        anything broken breaks the other side.
+//!            write          read
+//! ```
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{io::AsyncWrite, net::TcpStream};
+
+use crate::buffers::poll_read_bytes;
+
+/// One end of a relay.
+pub trait Side {
+    /// Next bytes; empty at the end of the stream.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>>;
+    /// Whether bytes would be taken: asked before any are read for this side, so that none have to be held.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>;
+    /// Takes all of `bytes`, or as many as it can.
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), Broken>>;
+    /// Says that nothing more will be written.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>;
+    /// Ready when the side broke, for as far as reading would not show it.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Broken>;
+    /// Ends both directions so that the far end sees an error and not an end of stream.
+    fn reset(&mut self);
+}
+
+/// How a side failed.
+#[derive(Debug)]
+pub enum Broken {
+    /// The far end reset it.
+    Reset,
+    /// Something else.
+    Error(io::Error),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Reset,
+            _ => Self::Error(error),
+        }
+    }
+}
+
+/// Told of bytes as they pass.
+pub trait Meter {
+    /// Bytes went from left to right.
+    fn forward(&self, bytes: u64);
+    /// Bytes went from right to left.
+    fn backward(&self, bytes: u64);
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub enum RelayEnd {
+    /// Both directions ended in order.
+    Complete,
+    /// The left side broke; the right one was reset.
+    LeftBroken(Broken),
+    /// The right side broke; the left one was reset.
+    RightBroken(Broken),
+}
+
+/// A relay between two sides; a future that ends when both directions have.
+pub struct Relay<L, R, M> {
+    left: L,
+    right: R,
+    forward: Direction,
+    backward: Direction,
+    meter: M,
+}
+
+/// Where one direction is.
+enum Direction {
+    /// Copying; holds what the writer has not taken yet.
+    Open(Bytes),
+    /// The reader's end is being passed on.
+    Ending,
+    Ended,
+}
+
+/// Which side of a direction failed.
+enum Failed {
+    Reader(Broken),
+    Writer(Broken),
+}
+
+impl<L: Side, R: Side, M: Meter> Relay<L, R, M> {
+    /// Joins two sides.
+    pub fn new(left: L, right: R, meter: M) -> Self {
+        Self {
+            left,
+            right,
+            forward: Direction::Open(Bytes::new()),
+            backward: Direction::Open(Bytes::new()),
+            meter,
+        }
+    }
+
+    /// Cuts both sides, visibly.
+    pub fn reset(&mut self) {
+        self.left.reset();
+        self.right.reset();
+    }
+
+    fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<RelayEnd> {
+        let meter = &self.meter;
+        let forward = self
+            .forward
+            .poll(cx, &mut self.left, &mut self.right, |n| meter.forward(n));
+        match forward {
+            Poll::Ready(Err(Failed::Reader(broken))) => {
+                return Poll::Ready(RelayEnd::LeftBroken(broken));
+            }
+            Poll::Ready(Err(Failed::Writer(broken))) => {
+                return Poll::Ready(RelayEnd::RightBroken(broken));
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        let backward = self
+            .backward
+            .poll(cx, &mut self.right, &mut self.left, |n| meter.backward(n));
+        match backward {
+            Poll::Ready(Err(Failed::Reader(broken))) => {
+                return Poll::Ready(RelayEnd::RightBroken(broken));
+            }
+            Poll::Ready(Err(Failed::Writer(broken))) => {
+                return Poll::Ready(RelayEnd::LeftBroken(broken));
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        if forward.is_ready() && backward.is_ready() {
+            return Poll::Ready(RelayEnd::Complete);
+        }
+        if let Poll::Ready(broken) = self.right.poll_broken(cx) {
+            return Poll::Ready(RelayEnd::RightBroken(broken));
+        }
+        if let Poll::Ready(broken) = self.left.poll_broken(cx) {
+            return Poll::Ready(RelayEnd::LeftBroken(broken));
+        }
+        Poll::Pending
+    }
+}
+
+impl<L: Side + Unpin, R: Side + Unpin, M: Meter + Unpin> Future for Relay<L, R, M> {
+    type Output = RelayEnd;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RelayEnd> {
+        let this = self.get_mut();
+        let end = ready!(this.poll_relay(cx));
+        match end {
+            RelayEnd::Complete => {}
+            RelayEnd::LeftBroken(_) => this.right.reset(),
+            RelayEnd::RightBroken(_) => this.left.reset(),
+        }
+        Poll::Ready(end)
+    }
+}
+
+impl Direction {
+    fn poll<A: Side, B: Side>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut A,
+        writer: &mut B,
+        moved: impl Fn(u64),
+    ) -> Poll<Result<(), Failed>> {
+        let mut budget = POLL_BUDGET;
+        loop {
+            match self {
+                Self::Open(chunk) => {
+                    if chunk.is_empty() {
+                        if budget == 0 {
+                            cx.waker().wake_by_ref();
+                            return Poll::Pending;
+                        }
+                        ready!(writer.poll_ready(cx)).map_err(Failed::Writer)?;
+                        *chunk = ready!(reader.poll_read(cx)).map_err(Failed::Reader)?;
+                        if chunk.is_empty() {
+                            *self = Self::Ending;
+                            continue;
+                        }
+                    }
+                    let before = chunk.len();
+                    let written = writer.poll_write(cx, chunk);
+                    let length = before - chunk.len();
+                    moved(length as u64);
+                    budget = budget.saturating_sub(length);
+                    ready!(written).map_err(Failed::Writer)?;
+                }
+                Self::Ending => {
+                    ready!(writer.poll_end(cx)).map_err(Failed::Writer)?;
+                    *self = Self::Ended;
+                }
+                Self::Ended => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+/// A TCP socket as one end of a relay.
+pub struct TcpSide(TcpStream);
+
+impl TcpSide {
+    /// Wraps the socket.
+    pub fn new(stream: TcpStream) -> Self {
+        Self(stream)
+    }
+}
+
+impl Side for TcpSide {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>> {
+        poll_read_bytes(&mut self.0, cx).map_err(Broken::from)
+    }
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), Broken>> {
+        while !bytes.is_empty() {
+            let written = ready!(Pin::new(&mut self.0).poll_write(cx, bytes))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+            }
+            bytes.advance(written);
+        }
+        // Lets go of the block that the bytes lay in.
+        *bytes = Bytes::new();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        Pin::new(&mut self.0)
+            .poll_shutdown(cx)
+            .map_err(Broken::from)
+    }
+
+    fn poll_broken(&mut self, _cx: &mut Context<'_>) -> Poll<Broken> {
+        Poll::Pending
+    }
+
+    /// The socket is reset when it is dropped.
+    fn reset(&mut self) {
+        // Fails only for a socket that is gone already.
+        let _ = self.0.set_zero_linger();
+    }
+}
+
+/// Bytes that one direction moves before other tasks get their turn.
+const POLL_BUDGET: usize = 512 * 1024;
