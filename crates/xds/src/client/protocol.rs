@@ -1,0 +1,308 @@
+//! The delta protocol as a client speaks it, without I/O.
+//!
+//! ```text
+//! connect() ──> one request per type: node, versions of everything held
+//! receive(response) ──> what changed, and an ACK or a NACK
+//! ```
+//!
+//! A rejected resource keeps its last good value. If there is none it is quarantined: reported once to the
+//! subscriber, and named with an empty version at the next connect, so that the server sends it again or says that
+//! it is gone.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use prost::Message;
+use tracing::warn;
+use tulle_model::{Authorization, NetworkAddress};
+use tulle_proto::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status,
+};
+
+use super::ClientMetrics;
+use crate::{Address, Delta, RejectedResource, ResourceType, decode, resource::policy_name};
+
+/// What a client knows between responses.
+#[derive(Debug)]
+pub(super) struct Protocol {
+    node: Node,
+    addresses: Held,
+    policies: Held,
+}
+
+/// A response, digested.
+#[derive(Debug, PartialEq)]
+pub(super) struct Received {
+    /// What to tell the subscriber, first.
+    pub(super) event: Option<Event>,
+    /// What to answer, then.
+    pub(super) request: Option<DeltaDiscoveryRequest>,
+}
+
+/// Something that the subscriber has to know.
+#[derive(Debug, PartialEq)]
+pub(super) enum Event {
+    Addresses(Delta<Address>),
+    Policies(Delta<Authorization>),
+}
+
+impl Protocol {
+    pub(super) fn new(node: Node) -> Self {
+        Self {
+            node,
+            addresses: Held::default(),
+            policies: Held::default(),
+        }
+    }
+
+    /// The first requests of a stream.
+    pub(super) fn connect(&self) -> [DeltaDiscoveryRequest; 2] {
+        ResourceType::ALL.map(|kind| DeltaDiscoveryRequest {
+            node: Some(self.node.clone()),
+            type_url: kind.url().to_owned(),
+            initial_resource_versions: self.held(kind).versions(),
+            ..Default::default()
+        })
+    }
+
+    /// Whether every type had its first complete answer.
+    pub(super) fn is_ready(&self) -> bool {
+        self.addresses.answered && self.policies.answered
+    }
+
+    /// Digests a response.
+    pub(super) fn receive(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+        metrics: &ClientMetrics,
+    ) -> Received {
+        let Some(kind) = ResourceType::from_url(&response.type_url) else {
+            // To answer would be to subscribe.
+            metrics.unknown_types.add(1);
+            warn!(type_url = %clip(&response.type_url, 100), "ignored a response of a type that was not asked for");
+            return Received {
+                event: None,
+                request: None,
+            };
+        };
+        let counters = metrics.of(kind);
+        counters.messages.add(1);
+        counters.bytes.add(response.encoded_len() as u64);
+        let nonce = response.nonce.clone();
+        let (event, errors) = match kind {
+            ResourceType::Address => {
+                let (delta, errors) = self.addresses.apply(response, decode_address);
+                (Event::Addresses(delta), errors)
+            }
+            ResourceType::Authorization => {
+                let (delta, errors) = self.policies.apply(response, decode_policy);
+                (Event::Policies(delta), errors)
+            }
+        };
+        if !errors.is_empty() {
+            counters.nacks.add(1);
+            counters.rejected_resources.add(errors.len() as u64);
+            warn!(?kind, errors = %describe(&errors), "rejected xDS resources");
+        }
+        Received {
+            event: Some(event).filter(|event| !event.is_empty()),
+            request: Some(answer(kind, nonce, &errors)),
+        }
+    }
+
+    fn held(&self, kind: ResourceType) -> &Held {
+        match kind {
+            ResourceType::Address => &self.addresses,
+            ResourceType::Authorization => &self.policies,
+        }
+    }
+}
+
+impl Event {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Addresses(delta) => delta.is_empty(),
+            Self::Policies(delta) => delta.is_empty(),
+        }
+    }
+}
+
+/// Names and versions of one type.
+#[derive(Debug, Default)]
+struct Held {
+    good: HashMap<String, String>,
+    quarantined: HashSet<String>,
+    answered: bool,
+}
+
+impl Held {
+    fn versions(&self) -> BTreeMap<String, String> {
+        let good = self.good.iter().map(|(n, v)| (n.clone(), v.clone()));
+        let unknown = self.quarantined.iter().map(|n| (n.clone(), String::new()));
+        good.chain(unknown).collect()
+    }
+
+    fn apply<T>(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+        decode: impl Fn(&Resource) -> Result<T, Rejection>,
+    ) -> (Delta<T>, Vec<NamedReason>) {
+        let partial = response.system_version_info == PARTIAL;
+        let (resources, removed) = without_duplicates(response);
+        let total = resources.len();
+        let mut delta = Delta::default();
+        let mut errors = Vec::new();
+        for name in removed {
+            self.good.remove(&name);
+            self.quarantined.remove(&name);
+            delta.removed.push(name);
+        }
+        for resource in resources {
+            match decode(&resource) {
+                Ok(value) => {
+                    self.quarantined.remove(&resource.name);
+                    self.good.insert(resource.name.clone(), resource.version);
+                    delta.updated.push((resource.name, value));
+                }
+                Err(rejection) => {
+                    errors.push((resource.name.clone(), rejection.reason.clone()));
+                    delta
+                        .rejected
+                        .extend(self.quarantine(resource.name, rejection));
+                }
+            }
+        }
+        let rejected_whole = total > 0 && errors.len() == total;
+        self.answered |= !partial && !rejected_whole;
+        (delta, errors)
+    }
+
+    /// Remembers a resource without a good value. A nameless one cannot be remembered.
+    fn quarantine(&mut self, name: String, rejection: Rejection) -> Option<RejectedResource> {
+        if self.good.contains_key(&name) || name.is_empty() {
+            return None;
+        }
+        self.quarantined.insert(name.clone());
+        Some(RejectedResource {
+            name,
+            addresses: rejection.addresses,
+            reason: rejection.reason,
+        })
+    }
+}
+
+/// Why a resource was rejected, and what it claims.
+#[derive(Debug)]
+struct Rejection {
+    reason: String,
+    addresses: Vec<NetworkAddress>,
+}
+
+type NamedReason = (String, String);
+
+fn decode_address(resource: &Resource) -> Result<Address, Rejection> {
+    let body = body(resource, ResourceType::Address)?;
+    let reject = |reason: String| Rejection {
+        reason,
+        addresses: decode::claimed_addresses(body),
+    };
+    let address = decode::address(body).map_err(|error| reject(with_source(&error)))?;
+    if address.name() == resource.name {
+        Ok(address)
+    } else {
+        Err(reject(NAME_MISMATCH.to_owned()))
+    }
+}
+
+fn decode_policy(resource: &Resource) -> Result<Authorization, Rejection> {
+    let body = body(resource, ResourceType::Authorization)?;
+    let policy = decode::authorization(body).map_err(|error| reject(&with_source(&error)))?;
+    if policy_name(&policy) == resource.name {
+        Ok(policy)
+    } else {
+        Err(reject(NAME_MISMATCH))
+    }
+}
+
+fn body(resource: &Resource, kind: ResourceType) -> Result<&[u8], Rejection> {
+    let any = resource
+        .resource
+        .as_ref()
+        .ok_or_else(|| reject("no resource"))?;
+    if any.type_url == kind.url() {
+        Ok(&any.value)
+    } else {
+        Err(reject("resource of another type"))
+    }
+}
+
+fn reject(reason: &str) -> Rejection {
+    Rejection {
+        reason: reason.to_owned(),
+        addresses: Vec::new(),
+    }
+}
+
+/// Keeps the last resource of each name, in order, and only those removed names that have none.
+fn without_duplicates(response: DeltaDiscoveryResponse) -> (Vec<Resource>, Vec<String>) {
+    let mut seen = HashSet::with_capacity(response.resources.len());
+    let mut resources: Vec<Resource> = response
+        .resources
+        .into_iter()
+        .rev()
+        .filter(|resource| seen.insert(resource.name.clone()))
+        .collect();
+    resources.reverse();
+    let removed = response.removed_resources;
+    let removed = removed
+        .into_iter()
+        .filter(|name| seen.insert(name.clone()))
+        .collect();
+    (resources, removed)
+}
+
+fn answer(kind: ResourceType, nonce: String, errors: &[NamedReason]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: kind.url().to_owned(),
+        response_nonce: nonce,
+        error_detail: (!errors.is_empty()).then(|| Status {
+            code: tonic::Code::InvalidArgument.into(),
+            message: describe(errors),
+            details: Vec::new(),
+        }),
+        ..Default::default()
+    }
+}
+
+/// `name: reason; name: reason`, as much as is useful to a reader.
+fn describe(errors: &[NamedReason]) -> String {
+    let mut text = String::new();
+    for (position, (name, reason)) in errors.iter().enumerate() {
+        if text.len() > MAX_DESCRIPTION {
+            text.push_str(&format!("; and {} more", errors.len() - position));
+            break;
+        }
+        let separator = if position == 0 { "" } else { "; " };
+        text.push_str(&format!("{separator}{}: {reason}", clip(name, 300)));
+    }
+    text
+}
+
+fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn clip(text: &str, limit: usize) -> &str {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => text.get(..end).unwrap_or(text),
+        None => text,
+    }
+}
+
+/// `system_version_info` of a response that will be continued. Only our own server says so; other clients ignore it.
+pub(crate) const PARTIAL: &str = "partial";
+const NAME_MISMATCH: &str = "content has another name";
+/// Servers limit the size of requests, and logs that of lines.
+const MAX_DESCRIPTION: usize = 4096;

@@ -1,0 +1,114 @@
+//! Policies.
+
+use ipnet::IpNet;
+use tulle_model::{
+    Action, Authorization, Clause, Match, PolicyKey, Rule, Scope, ServiceAccountMatch, StringMatch,
+};
+use tulle_proto::security as wire;
+
+use super::{InvalidResource, gateway::raw_range};
+
+pub(super) fn authorization(sent: wire::Authorization) -> Result<Authorization, InvalidResource> {
+    if sent.name.is_empty() || sent.namespace.contains('/') {
+        return Err(InvalidResource::Key {
+            field: "policy name",
+        });
+    }
+    Ok(Authorization {
+        key: PolicyKey::new(sent.namespace, sent.name),
+        scope: scope(sent.scope)?,
+        action: action(sent.action)?,
+        rules: sent.rules.into_iter().map(rule).collect(),
+        dry_run: sent.dry_run,
+    })
+}
+
+fn scope(value: i32) -> Result<Scope, InvalidResource> {
+    match wire::Scope::try_from(value) {
+        Ok(wire::Scope::Global) => Ok(Scope::Global),
+        Ok(wire::Scope::Namespace) => Ok(Scope::Namespace),
+        Ok(wire::Scope::WorkloadSelector) => Ok(Scope::WorkloadSelector),
+        Err(_) => Err(InvalidResource::Enum {
+            field: "scope",
+            value,
+        }),
+    }
+}
+
+fn action(value: i32) -> Result<Action, InvalidResource> {
+    match wire::Action::try_from(value) {
+        Ok(wire::Action::Allow) => Ok(Action::Allow),
+        Ok(wire::Action::Deny) => Ok(Action::Deny),
+        Err(_) => Err(InvalidResource::Enum {
+            field: "action",
+            value,
+        }),
+    }
+}
+
+fn rule(sent: wire::Rule) -> Rule {
+    Rule {
+        clauses: sent.clauses.into_iter().map(clause).collect(),
+    }
+}
+
+fn clause(sent: wire::Clause) -> Clause {
+    Clause {
+        matches: sent.matches.into_iter().map(conditions).collect(),
+    }
+}
+
+/// An extension may be one more condition, so a match that has any counts as not understood.
+fn conditions(sent: wire::Match) -> Match {
+    let mut malformed = !sent.extensions.is_empty();
+    let lost = &mut malformed;
+    Match {
+        namespaces: keep(sent.namespaces, string, lost),
+        not_namespaces: keep(sent.not_namespaces, string, lost),
+        principals: keep(sent.principals, string, lost),
+        not_principals: keep(sent.not_principals, string, lost),
+        service_accounts: keep(sent.service_accounts, account, lost),
+        not_service_accounts: keep(sent.not_service_accounts, account, lost),
+        source_ips: keep(sent.source_ips, range, lost),
+        not_source_ips: keep(sent.not_source_ips, range, lost),
+        destination_ips: keep(sent.destination_ips, range, lost),
+        not_destination_ips: keep(sent.not_destination_ips, range, lost),
+        destination_ports: keep(sent.destination_ports, port, lost),
+        not_destination_ports: keep(sent.not_destination_ports, port, lost),
+        malformed,
+    }
+}
+
+/// Converts a list; `lost` is set when an entry cannot be converted.
+fn keep<W, M>(sent: Vec<W>, convert: impl Fn(W) -> Option<M>, lost: &mut bool) -> Vec<M> {
+    let expected = sent.len();
+    let kept: Vec<M> = sent.into_iter().filter_map(convert).collect();
+    *lost |= kept.len() != expected;
+    kept
+}
+
+fn string(sent: wire::StringMatch) -> Option<StringMatch> {
+    use wire::string_match::MatchType;
+    Some(match sent.match_type? {
+        MatchType::Exact(text) => StringMatch::Exact(text.into()),
+        MatchType::Prefix(text) => StringMatch::Prefix(text.into()),
+        MatchType::Suffix(text) => StringMatch::Suffix(text.into()),
+        MatchType::Presence(()) => StringMatch::Presence,
+    })
+}
+
+fn account(sent: wire::ServiceAccountMatch) -> Option<ServiceAccountMatch> {
+    Some(ServiceAccountMatch {
+        namespace: sent.namespace.into(),
+        service_account: sent.service_account.into(),
+    })
+}
+
+fn range(sent: wire::Address) -> Option<IpNet> {
+    let (address, length) = raw_range(&sent.address, sent.length)?;
+    IpNet::new(address, length).ok()
+}
+
+fn port(sent: u32) -> Option<u16> {
+    u16::try_from(sent).ok()
+}

@@ -1,0 +1,29 @@
+//! Model to protobuf, always the same bytes for the same value.
+//!
+//! Versions of resources are hashes of these bytes, so they agree on every replica and between releases that encode
+//! the same fields. Values that are defaults on the wire are left out.
+
+use prost::Message;
+use tulle_model::Authorization;
+use tulle_proto::workload as wire;
+
+use crate::Address;
+
+mod authorization;
+mod gateway;
+mod service;
+mod workload;
+
+/// Writes an `istio.workload.Address` message.
+pub fn address(address: &Address) -> Vec<u8> {
+    let kind = match address {
+        Address::Workload(value) => wire::address::Type::Workload(workload::workload(value)),
+        Address::Service(value) => wire::address::Type::Service(service::service(value)),
+    };
+    wire::Address { r#type: Some(kind) }.encode_to_vec()
+}
+
+/// Writes an `istio.security.Authorization` message.
+pub fn authorization(policy: &Authorization) -> Vec<u8> {
+    authorization::authorization(policy).encode_to_vec()
+}

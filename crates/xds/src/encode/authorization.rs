@@ -1,0 +1,102 @@
+//! Policies.
+
+use ipnet::IpNet;
+use tulle_model::{
+    Action, Authorization, Clause, Match, Rule, Scope, ServiceAccountMatch, StringMatch,
+};
+use tulle_proto::security as wire;
+
+use super::gateway::ip;
+
+pub(super) fn authorization(value: &Authorization) -> wire::Authorization {
+    let scope = match value.scope {
+        Scope::Global => wire::Scope::Global,
+        Scope::Namespace => wire::Scope::Namespace,
+        Scope::WorkloadSelector => wire::Scope::WorkloadSelector,
+    };
+    let action = match value.action {
+        Action::Allow => wire::Action::Allow,
+        Action::Deny => wire::Action::Deny,
+    };
+    wire::Authorization {
+        name: value.key.name.as_ref().to_owned(),
+        namespace: value.key.namespace.as_ref().to_owned(),
+        scope: scope.into(),
+        action: action.into(),
+        rules: value.rules.iter().map(rule).collect(),
+        dry_run: value.dry_run,
+        extensions: Vec::new(),
+    }
+}
+
+fn rule(value: &Rule) -> wire::Rule {
+    wire::Rule {
+        clauses: value.clauses.iter().map(clause).collect(),
+    }
+}
+
+fn clause(value: &Clause) -> wire::Clause {
+    wire::Clause {
+        matches: value.matches.iter().map(conditions).collect(),
+    }
+}
+
+fn conditions(value: &Match) -> wire::Match {
+    let ports = |ports: &[u16]| ports.iter().map(|port| u32::from(*port)).collect();
+    let mut namespaces = strings(&value.namespaces);
+    if value.malformed {
+        // A matcher without a value is what our decoder takes for malformed.
+        namespaces.push(wire::StringMatch { match_type: None });
+    }
+    wire::Match {
+        namespaces,
+        not_namespaces: strings(&value.not_namespaces),
+        principals: strings(&value.principals),
+        not_principals: strings(&value.not_principals),
+        source_ips: ranges(&value.source_ips),
+        not_source_ips: ranges(&value.not_source_ips),
+        destination_ips: ranges(&value.destination_ips),
+        not_destination_ips: ranges(&value.not_destination_ips),
+        destination_ports: ports(&value.destination_ports),
+        not_destination_ports: ports(&value.not_destination_ports),
+        service_accounts: accounts(&value.service_accounts),
+        not_service_accounts: accounts(&value.not_service_accounts),
+        extensions: Vec::new(),
+    }
+}
+
+fn strings(values: &[StringMatch]) -> Vec<wire::StringMatch> {
+    use wire::string_match::MatchType;
+    let convert = |value: &StringMatch| match value {
+        StringMatch::Exact(text) => MatchType::Exact(text.as_ref().to_owned()),
+        StringMatch::Prefix(text) => MatchType::Prefix(text.as_ref().to_owned()),
+        StringMatch::Suffix(text) => MatchType::Suffix(text.as_ref().to_owned()),
+        StringMatch::Presence => MatchType::Presence(()),
+    };
+    values
+        .iter()
+        .map(|value| wire::StringMatch {
+            match_type: Some(convert(value)),
+        })
+        .collect()
+}
+
+fn ranges(values: &[IpNet]) -> Vec<wire::Address> {
+    values
+        .iter()
+        .map(|range| wire::Address {
+            address: ip(range.addr()),
+            length: range.prefix_len().into(),
+        })
+        .collect()
+}
+
+fn accounts(values: &[ServiceAccountMatch]) -> Vec<wire::ServiceAccountMatch> {
+    values
+        .iter()
+        .map(|value| wire::ServiceAccountMatch {
+            namespace: value.namespace.as_ref().to_owned(),
+            service_account: value.service_account.as_ref().to_owned(),
+        })
+        .collect()
+}
