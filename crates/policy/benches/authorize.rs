@@ -1,4 +1,5 @@
 //! Cost of one decision with as many policies as anybody has.
+#![expect(clippy::unwrap_used, reason = "the text parsed here is a constant")]
 
 use std::{hint::black_box, sync::Arc};
 
