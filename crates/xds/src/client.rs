@@ -22,6 +22,7 @@ use crate::Subscriber;
 use backoff::Backoff;
 pub use config::{BackoffConfig, ClientConfig, NodeConfig};
 pub use metrics::{ClientMetrics, Termination, TypeMetrics};
+pub(crate) use protocol::PARTIAL;
 use protocol::{Event, Protocol};
 
 mod backoff;

@@ -23,7 +23,7 @@ pub mod client;
 pub mod decode;
 pub mod encode;
 pub mod metrics;
-// pub mod server;
+pub mod server;
 pub mod store;
 
 mod resource;
@@ -31,5 +31,5 @@ mod subscriber;
 
 pub use client::{ClientConfig, ClientMetrics, NodeConfig, run_client};
 pub use resource::{Address, ResourceType};
-// pub use server::{Authorizer, Node, Server, ServerConfig, ServerMetrics, StreamScope};
+pub use server::{Authorizer, Node, Server, ServerConfig, ServerMetrics, StreamScope};
 pub use subscriber::{Delta, RejectedResource, Subscriber};

@@ -21,9 +21,9 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::{sync::watch, time::Instant};
 use tulle_model::Authorization;
 
-use crate::{Address, ResourceType, encode, resource::policy_name};
+use crate::{Address, ResourceType, resource::policy_name};
 
-pub(crate) use entry::Entry;
+pub(crate) use entry::{Entry, is_version};
 pub(crate) use table::{LogTruncated, Table};
 
 mod entry;

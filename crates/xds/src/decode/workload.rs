@@ -18,6 +18,7 @@ pub(super) fn workload(sent: wire::Workload) -> Result<Workload, InvalidResource
         return Err(InvalidResource::Missing("uid"));
     }
     let identity = identity(&sent)?;
+    let policies = sent.authorization_policies.iter();
     let addresses = sent.addresses.iter().map(|bytes| ip("address", bytes));
     Ok(Workload {
         uid: Uid::new(sent.uid),
@@ -33,7 +34,7 @@ pub(super) fn workload(sent: wire::Workload) -> Result<Workload, InvalidResource
         waypoint: optional_gateway("waypoint", sent.waypoint)?,
         network_gateway: optional_gateway("network gateway", sent.network_gateway)?,
         services: services(sent.services)?,
-        authorization_policies: sent.authorization_policies.iter().map(policy_key).collect(),
+        authorization_policies: policies.map(|text| policy_key(text)).collect(),
         health: health(sent.status)?,
         node: sent.node.into(),
         locality: locality(sent.locality),
@@ -100,7 +101,7 @@ fn port_mapping(sent: &wire::Port) -> Result<PortMapping, InvalidResource> {
     })
 }
 
-fn policy_key(text: &String) -> PolicyKey {
+fn policy_key(text: &str) -> PolicyKey {
     let Ok(key) = text.parse();
     key
 }

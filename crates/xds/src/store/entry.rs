@@ -73,8 +73,13 @@ impl Entry {
 }
 
 /// A version as clients see it.
-pub(crate) fn version_text(version: u64) -> String {
+fn version_text(version: u64) -> String {
     format!("{version:016x}")
+}
+
+/// Whether a client's text is this version.
+pub(crate) fn is_version(text: &str, version: u64) -> bool {
+    text.len() == 16 && u64::from_str_radix(text, 16) == Ok(version)
 }
 
 /// The addresses by which a client may ask for the resource.

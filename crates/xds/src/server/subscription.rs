@@ -1,0 +1,259 @@
+//! What one client wants of one resource type, and how much of it was sent.
+
+use std::{collections::BTreeMap, collections::HashSet, mem, sync::Arc};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tulle_proto::discovery::DeltaDiscoveryRequest;
+
+use crate::store::{Entry, LogTruncated, Table, is_version};
+
+/// A subscription and its position in the store.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    wildcard: bool,
+    /// Names and aliases that were asked for, and names that were sent because of an alias.
+    names: HashSet<Arc<str>>,
+    /// Asked for, not answered yet.
+    asked: Vec<String>,
+    /// Changes up to here were sent, removals up to there.
+    live: u64,
+    gone: u64,
+    /// Versions that the client held when the stream began, until the comparison is complete.
+    resume: Option<BTreeMap<String, String>>,
+    /// A request has to be answered even if there is nothing to say: clients wait for it to be ready.
+    owed: bool,
+    /// The last response, and when the oldest change in it was committed.
+    last_sent: Option<(String, Option<Instant>)>,
+}
+
+/// The content of one response.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    pub(super) resources: Vec<Bytes>,
+    pub(super) removed: Vec<String>,
+    /// Nothing but removals is left to say.
+    pub(super) complete: bool,
+    bytes: usize,
+}
+
+impl Page {
+    /// Nothing but removals.
+    pub(super) fn removing(removed: Vec<String>) -> Self {
+        Self {
+            removed,
+            complete: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// A client asks for more names than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooManyNames;
+
+impl Subscription {
+    /// The first request of a type. `sequence` is the store's current one.
+    pub(super) fn first(
+        request: DeltaDiscoveryRequest,
+        sequence: u64,
+        max_names: usize,
+    ) -> Result<Self, TooManyNames> {
+        let subscribe = request.resource_names_subscribe;
+        let unsubscribe = request.resource_names_unsubscribe;
+        let starred = |names: &[String]| names.iter().any(|name| name == WILDCARD);
+        let wildcard = if starred(&unsubscribe) {
+            false
+        } else {
+            subscribe.is_empty() || starred(&subscribe)
+        };
+        let mut subscription = Self {
+            wildcard,
+            names: HashSet::new(),
+            asked: Vec::new(),
+            live: if wildcard { 0 } else { sequence },
+            gone: sequence,
+            resume: None,
+            owed: true,
+            last_sent: None,
+        };
+        subscription.ask(subscribe, max_names)?;
+        if !wildcard {
+            let held = request.initial_resource_versions.keys().cloned().collect();
+            subscription.ask(held, max_names)?;
+        }
+        subscription.resume = Some(request.initial_resource_versions).filter(|v| !v.is_empty());
+        Ok(subscription)
+    }
+
+    /// A later request. ACKs carry no names and change nothing.
+    pub(super) fn update(
+        &mut self,
+        request: DeltaDiscoveryRequest,
+        sequence: u64,
+        max_names: usize,
+    ) -> Result<(), TooManyNames> {
+        let subscribe = request.resource_names_subscribe;
+        for name in request.resource_names_unsubscribe {
+            if name == WILDCARD {
+                self.wildcard = false;
+            } else {
+                self.names.remove(name.as_str());
+                self.asked.retain(|asked| *asked != name);
+            }
+        }
+        if !self.wildcard && subscribe.iter().any(|name| name == WILDCARD) {
+            self.wildcard = true;
+            self.live = 0;
+            self.gone = sequence;
+            self.owed = true;
+        }
+        self.ask(subscribe, max_names)
+    }
+
+    /// Whether the response with this nonce is the latest one; if so, when its oldest change was committed.
+    pub(super) fn acknowledges(&mut self, nonce: &str) -> Option<Option<Instant>> {
+        match &mut self.last_sent {
+            Some((last, committed)) if last == nonce => Some(committed.take()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn sent(&mut self, nonce: String, committed: Option<Instant>) {
+        self.last_sent = Some((nonce, committed));
+    }
+
+    /// Whether something other than removals is to be sent.
+    pub(super) fn has_news(&self, table: &Table) -> bool {
+        self.is_waited_for() || table.has_live_after(self.live)
+    }
+
+    /// Whether the client waits for an answer, or is in the middle of its initial state.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.owed || !self.asked.is_empty()
+    }
+
+    pub(super) fn has_removals(&self, table: &Table) -> bool {
+        self.resume.is_some() || table.has_gone_after(self.gone)
+    }
+
+    /// The last change and removal that were sent; `None` during the initial state.
+    pub(super) fn position(&self) -> Option<u64> {
+        (!self.owed).then(|| self.live.min(self.gone))
+    }
+
+    /// The next resources to send, at most about `limit` bytes. Looks at a bounded number of entries.
+    pub(super) fn page(&mut self, table: &Table, sequence: u64, limit: usize) -> Page {
+        let mut page = Page::default();
+        let answered = self.answer(table, limit, &mut page);
+        if !self.asked.is_empty() {
+            return page;
+        }
+        for (scanned, (changed, name, entry)) in table.live_after(self.live).enumerate() {
+            if page.bytes >= limit || scanned >= MAX_SCAN {
+                return page;
+            }
+            self.live = changed;
+            if self.wants(name, entry) && !answered.contains(name) {
+                self.send(name, entry, &mut page);
+            }
+        }
+        self.live = sequence;
+        self.owed = false;
+        page.complete = true;
+        page
+    }
+
+    /// Names to remove: those of the changes that were sent, and, when everything was sent, what the client held from
+    /// an earlier stream.
+    pub(super) fn removals(
+        &mut self,
+        table: &Table,
+        sequence: u64,
+        complete: bool,
+    ) -> Result<Vec<String>, LogTruncated> {
+        if self.resume.is_some() && !complete {
+            return Ok(Vec::new());
+        }
+        let until = if complete { sequence } else { self.live };
+        let mut removed: Vec<String> = table
+            .gone_between(self.gone, until)?
+            .filter(|name| self.wildcard || self.names.contains(*name))
+            .map(|name| name.as_ref().to_owned())
+            .collect();
+        self.gone = self.gone.max(until);
+        let held = self.resume.take().unwrap_or_default();
+        removed.extend(held.into_keys().filter(|name| table.get(name).is_none()));
+        Ok(removed)
+    }
+
+    pub(super) fn names(&self) -> usize {
+        self.names.len()
+    }
+
+    fn ask(&mut self, names: Vec<String>, max_names: usize) -> Result<(), TooManyNames> {
+        for name in names.into_iter().filter(|name| name != WILDCARD) {
+            if self.names.len() >= max_names || self.asked.len() >= max_names {
+                return Err(TooManyNames);
+            }
+            self.names.insert(name.as_str().into());
+            self.asked.push(name);
+        }
+        Ok(())
+    }
+
+    /// Answers names that were asked for: the resource of that name, those with that alias, the members of that
+    /// service, or that there is none.
+    fn answer(&mut self, table: &Table, limit: usize, page: &mut Page) -> HashSet<Arc<str>> {
+        let mut answered = HashSet::new();
+        let mut asked = mem::take(&mut self.asked).into_iter();
+        while page.bytes < limit
+            && let Some(name) = asked.next()
+        {
+            let found = table.get_key_value(&name).map(|(name, _)| name);
+            let found: Vec<Arc<str>> = found
+                .into_iter()
+                .chain(table.with_key(&name))
+                .cloned()
+                .collect();
+            if found.is_empty() {
+                page.removed.push(name);
+            }
+            for name in found {
+                if let Some(entry) = table.get(&name)
+                    && answered.insert(Arc::clone(&name))
+                {
+                    self.send(&name, entry, page);
+                }
+            }
+        }
+        self.asked = asked.collect();
+        answered
+    }
+
+    fn wants(&self, name: &Arc<str>, entry: &Entry) -> bool {
+        self.wildcard
+            || self.names.contains(name)
+            || entry.keys.iter().any(|key| self.names.contains(key))
+    }
+
+    fn send(&mut self, name: &Arc<str>, entry: &Entry, page: &mut Page) {
+        if !self.wildcard {
+            self.names.insert(Arc::clone(name));
+        }
+        let held = self.resume.as_mut();
+        if let Some(version) = held.and_then(|held| held.get_mut(name.as_ref())) {
+            if is_version(version, entry.version) {
+                return;
+            }
+            // From now on the client holds something else: a later change back to that version is a change.
+            version.clear();
+        }
+        page.bytes += entry.encoded.len();
+        page.resources.push(entry.encoded.clone());
+    }
+}
+
+const WILDCARD: &str = "*";
+/// Entries looked at before the store is unlocked again: about a millisecond.
+const MAX_SCAN: usize = 8192;
