@@ -252,3 +252,6 @@ fn first_end(
 
 /// How far before now a certificate begins, for peers whose clock is behind.
 const BACKDATED: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+mod tests;

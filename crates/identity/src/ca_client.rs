@@ -151,3 +151,6 @@ fn describe(status: &tonic::Status) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 
 mod connector;
 mod credentials;
+mod incoming;
 mod serving;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -15,6 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{InvalidRoots, Roots, WallClock, tls};
 use connector::Connector;
 pub use credentials::{Credentials, CredentialsError, TokenSource};
+pub use incoming::{IncomingConfig, ServerIo, incoming};
 pub use serving::{ServingCertificate, ServingKey};
 
 /// How to reach a control-plane server.
@@ -189,8 +191,14 @@ impl Target {
         };
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let name = config.server_name.as_ref().unwrap_or(&host).clone();
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            None if authority.as_str() == authority.host() => 443,
+            // There is a port, but not one that exists.
+            None => return Err(bad()),
+        };
         Ok(Self {
-            port: authority.port_u16().unwrap_or(443),
+            port,
             uri: uri("https")?,
             plain: uri("http")?,
             name: ServerName::try_from(name.clone())
@@ -208,3 +216,6 @@ impl fmt::Debug for Target {
 
 /// Hundreds of roots fit.
 const MAX_ROOT_FILE: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests;

@@ -245,3 +245,6 @@ struct Shared {
     wake: Notify,
     clock: WallClock,
 }
+
+#[cfg(test)]
+mod tests;

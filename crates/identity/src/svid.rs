@@ -198,3 +198,6 @@ pub enum InvalidSvid {
 
 /// Leaf, intermediates and the root bundle. TLS stacks build chains of six or so.
 const MAX_ELEMENTS: usize = 16;
+
+#[cfg(test)]
+mod tests;

@@ -98,3 +98,6 @@ pub(crate) fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests;

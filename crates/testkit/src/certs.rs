@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams,
-    CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, NameConstraints, OtherNameValue, SanType, string::Ia5String,
+    CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, OtherNameValue, SanType, string::Ia5String,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tulle_model::SpiffeId;
@@ -52,24 +52,6 @@ impl TestCa {
         }
     }
 
-    /// An intermediate that may not issue for `dns`.
-    pub fn intermediate_without_dns(&self, dns: &str) -> Self {
-        let (mut params, key) = ca_params("test intermediate");
-        params.name_constraints = Some(NameConstraints {
-            permitted_subtrees: Vec::new(),
-            excluded_subtrees: vec![GeneralSubtree::DnsName(dns.to_owned())],
-        });
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .expect("an intermediate can be signed");
-        Self {
-            issuer: Issuer::new(params, key),
-            intermediates: vec![(certificate.der().clone(), certificate.pem())],
-            root_pem: self.root_pem.clone(),
-            root: self.root.clone(),
-        }
-    }
-
     /// The root, PEM.
     pub fn root_pem(&self) -> &str {
         &self.root_pem
@@ -78,6 +60,19 @@ impl TestCa {
     /// The root, DER.
     pub fn root(&self) -> &CertificateDer<'static> {
         &self.root
+    }
+
+    /// The key of this CA, PKCS #8 PEM.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// The certificates from this CA up, PEM, root left out: empty for a root.
+    pub fn intermediates_pem(&self) -> Vec<String> {
+        self.intermediates
+            .iter()
+            .map(|(_, pem)| pem.clone())
+            .collect()
     }
 
     /// A good certificate for `id`, valid for an hour.

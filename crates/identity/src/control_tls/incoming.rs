@@ -1,0 +1,148 @@
+//! Accepting control-plane connections, for a tonic server to serve.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt, unfold};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+use tracing::{debug, warn};
+
+/// Limits on connections that have not finished their handshake.
+#[derive(Clone, Debug)]
+pub struct IncomingConfig {
+    /// Longest handshake. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Handshakes at one time; further connections wait in the kernel's queue. Default 256.
+    pub max_handshakes: usize,
+}
+
+impl Default for IncomingConfig {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            max_handshakes: 256,
+        }
+    }
+}
+
+/// Connections that finished their handshake, for ever. A peer that fails it, or dawdles, delays nobody, and a failure
+/// to accept (no file descriptors left) ends nothing.
+pub fn incoming(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    config: IncomingConfig,
+) -> impl Stream<Item = io::Result<ServerIo>> + Send {
+    let acceptor = TlsAcceptor::from(tls);
+    let handshakes = FuturesUnordered::new();
+    unfold(
+        (listener, acceptor, config, handshakes),
+        |(listener, acceptor, config, mut handshakes)| async move {
+            loop {
+                tokio::select! {
+                    Some(done) = handshakes.next() => if let Some(io) = done {
+                        return Some((Ok(io), (listener, acceptor, config, handshakes)));
+                    },
+                    tcp = accept(&listener), if handshakes.len() < config.max_handshakes => {
+                        let limit = config.handshake_timeout;
+                        handshakes.push(handshake(acceptor.clone(), tcp, limit));
+                    }
+                }
+            }
+        },
+    )
+}
+
+/// A connection whose client verified us.
+#[derive(Debug)]
+pub struct ServerIo(TlsStream<TcpStream>);
+
+impl ServerIo {
+    /// The client's address.
+    ///
+    /// # Errors
+    /// When the socket is no longer connected.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.0.get_ref().0.peer_addr()
+    }
+}
+
+impl Connected for ServerIo {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.0.get_ref().0.connect_info()
+    }
+}
+
+impl AsyncRead for ServerIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ServerIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((tcp, _)) => return tcp,
+            Err(error) => {
+                warn!(%error, "cannot accept");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn handshake(acceptor: TlsAcceptor, tcp: TcpStream, limit: Duration) -> Option<ServerIo> {
+    // Small messages both ways; a failure to say so costs latency only.
+    let _ = tcp.set_nodelay(true);
+    let peer = tcp.peer_addr().ok();
+    match timeout(limit, acceptor.accept(tcp)).await {
+        Ok(Ok(stream)) => Some(ServerIo(stream)),
+        Ok(Err(error)) => {
+            debug!(?peer, %error, "TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            debug!(?peer, "TLS handshake timed out");
+            None
+        }
+    }
+}
+
+/// After a failed accept, so as not to spin while descriptors are short.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
