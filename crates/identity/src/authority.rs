@@ -35,7 +35,4 @@ pub enum CaError {
     /// No answer within this time.
     #[error("no answer from the certificate authority within {0:?}")]
     Deadline(Duration),
-    /// An authority in this process could not sign.
-    #[error("cannot sign")]
-    Sign(#[from] crate::ca::IssueError),
 }

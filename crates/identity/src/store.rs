@@ -136,7 +136,11 @@ impl SvidStore {
             .lock()
             .want(id, Priority::RealTime, Instant::now())?;
         self.shared.wake.notify_one();
-        Ok(SvidWatch { view, seen: None })
+        Ok(SvidWatch {
+            view,
+            seen: None,
+            clock: self.shared.clock.clone(),
+        })
     }
 
     /// Every identity held, sorted, for a dump of the process's state.
@@ -165,17 +169,18 @@ impl SvidStore {
 pub struct SvidWatch {
     view: watch::Receiver<View>,
     seen: Option<Arc<Svid>>,
+    clock: WallClock,
 }
 
 impl SvidWatch {
-    /// Waits for an SVID other than the last one returned. The first call returns the present one, if any.
+    /// Waits for a valid SVID other than the last one returned. The first call returns the present one, if any.
     ///
     /// # Errors
     /// [`SvidError::Forgotten`] when the store no longer keeps the identity.
     pub async fn next(&mut self) -> Result<Arc<Svid>, SvidError> {
         loop {
             let current = self.view.borrow_and_update().svid.clone();
-            if let Some(svid) = current.filter(|svid| !self.has_seen(svid)) {
+            if let Some(svid) = current.filter(|svid| self.is_news(svid)) {
                 self.seen = Some(svid.clone());
                 return Ok(svid);
             }
@@ -186,10 +191,9 @@ impl SvidWatch {
         }
     }
 
-    fn has_seen(&self, svid: &Arc<Svid>) -> bool {
-        self.seen
-            .as_ref()
-            .is_some_and(|seen| Arc::ptr_eq(seen, svid))
+    fn is_news(&self, svid: &Arc<Svid>) -> bool {
+        let seen = self.seen.as_ref();
+        !seen.is_some_and(|seen| Arc::ptr_eq(seen, svid)) && !svid.is_expired(self.clock.now())
     }
 }
 

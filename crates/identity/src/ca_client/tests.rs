@@ -148,6 +148,22 @@ async fn a_stalled_handshake_delays_nobody_else() {
 }
 
 #[tokio::test]
+async fn connections_over_the_limit_wait_for_room() {
+    let limits = IncomingConfig {
+        max_connections: 1,
+        ..IncomingConfig::default()
+    };
+    let server = TestServer::start_with(Behaviour::Sign, limits).await;
+    let first = server.client(|_| ());
+    sign(&first).await.unwrap();
+    let second = server.client(|config| config.deadline = Duration::from_millis(200));
+    sign(&second).await.unwrap_err();
+    drop((first, second));
+    let patient = server.client(|_| ());
+    sign(&patient).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_answer_is_bounded() {
     let server = TestServer::start(Behaviour::Flood).await;
     let error = sign(&server.client(|_| ())).await.unwrap_err();
@@ -191,12 +207,16 @@ struct TestServer {
 
 impl TestServer {
     async fn start(behaviour: Behaviour) -> Self {
+        Self::start_with(behaviour, IncomingConfig::default()).await
+    }
+
+    async fn start_with(behaviour: Behaviour, limits: IncomingConfig) -> Self {
         let ca = SigningCa::generate(&Default::default(), SystemTime::now()).unwrap();
         let (ca, any) = (Arc::new(ca), (Ipv4Addr::LOCALHOST, 0));
         let listener = TcpListener::bind(any).await.unwrap();
         Self {
             address: listener.local_addr().unwrap(),
-            task: serve(listener, ca.clone(), behaviour),
+            task: serve(listener, ca.clone(), behaviour, limits),
             directory: tempfile::tempdir().unwrap(),
             behaviour,
             ca,
@@ -209,7 +229,12 @@ impl TestServer {
             tokio::task::yield_now().await;
         }
         let listener = TcpListener::bind(self.address).await.unwrap();
-        self.task = serve(listener, self.ca.clone(), self.behaviour);
+        self.task = serve(
+            listener,
+            self.ca.clone(),
+            self.behaviour,
+            IncomingConfig::default(),
+        );
     }
 
     fn client(&self, change: impl FnOnce(&mut CaClientConfig)) -> CaClient {
@@ -232,12 +257,17 @@ impl Drop for TestServer {
     }
 }
 
-fn serve(listener: TcpListener, ca: Arc<SigningCa>, behaviour: Behaviour) -> JoinHandle<()> {
+fn serve(
+    listener: TcpListener,
+    ca: Arc<SigningCa>,
+    behaviour: Behaviour,
+    limits: IncomingConfig,
+) -> JoinHandle<()> {
     let names = ["tulled.example".to_owned()];
     let addresses = [Ipv4Addr::LOCALHOST.into()];
     let serving = ca.issue_serving(&names, &addresses, HOUR, SystemTime::now());
     let tls = ServingKey::new(serving.unwrap()).unwrap().server_config();
-    let incoming = incoming(listener, Arc::new(tls.unwrap()), IncomingConfig::default());
+    let incoming = incoming(listener, Arc::new(tls.unwrap()), limits);
     let service = IstioCertificateServiceServer::new(Authority { ca, behaviour });
     tokio::spawn(async move {
         let server = Server::builder().add_service(service);

@@ -14,19 +14,22 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tracing::{debug, warn};
 
-/// Limits on connections that have not finished their handshake.
+/// Limits on accepted connections.
 #[derive(Clone, Debug)]
 pub struct IncomingConfig {
     /// Longest handshake. Default 10 s.
     pub handshake_timeout: Duration,
     /// Handshakes at one time; further connections wait in the kernel's queue. Default 256.
     pub max_handshakes: usize,
+    /// Connections at one time, handshakes included; further ones wait likewise. Default 8192.
+    pub max_connections: usize,
 }
 
 impl Default for IncomingConfig {
@@ -34,6 +37,7 @@ impl Default for IncomingConfig {
         Self {
             handshake_timeout: Duration::from_secs(10),
             max_handshakes: 256,
+            max_connections: 8192,
         }
     }
 }
@@ -46,18 +50,21 @@ pub fn incoming(
     config: IncomingConfig,
 ) -> impl Stream<Item = io::Result<ServerIo>> + Send {
     let acceptor = TlsAcceptor::from(tls);
+    let room = Arc::new(Semaphore::new(
+        config.max_connections.min(Semaphore::MAX_PERMITS),
+    ));
     let handshakes = FuturesUnordered::new();
     unfold(
-        (listener, acceptor, config, handshakes),
-        |(listener, acceptor, config, mut handshakes)| async move {
+        (listener, acceptor, config, room, handshakes),
+        |(listener, acceptor, config, room, mut handshakes)| async move {
             loop {
                 tokio::select! {
                     Some(done) = handshakes.next() => if let Some(io) = done {
-                        return Some((Ok(io), (listener, acceptor, config, handshakes)));
+                        return Some((Ok(io), (listener, acceptor, config, room, handshakes)));
                     },
-                    tcp = accept(&listener), if handshakes.len() < config.max_handshakes => {
+                    accepted = accept(&listener, &room), if handshakes.len() < config.max_handshakes => {
                         let limit = config.handshake_timeout;
-                        handshakes.push(handshake(acceptor.clone(), tcp, limit));
+                        handshakes.push(handshake(acceptor.clone(), accepted, limit));
                     }
                 }
             }
@@ -67,7 +74,10 @@ pub fn incoming(
 
 /// A connection whose client verified us.
 #[derive(Debug)]
-pub struct ServerIo(TlsStream<TcpStream>);
+pub struct ServerIo {
+    stream: TlsStream<TcpStream>,
+    _room: Room,
+}
 
 impl ServerIo {
     /// The client's address.
@@ -75,7 +85,7 @@ impl ServerIo {
     /// # Errors
     /// When the socket is no longer connected.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.0.get_ref().0.peer_addr()
+        self.stream.get_ref().0.peer_addr()
     }
 }
 
@@ -83,7 +93,7 @@ impl Connected for ServerIo {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.0.get_ref().0.connect_info()
+        self.stream.get_ref().0.connect_info()
     }
 }
 
@@ -93,7 +103,7 @@ impl AsyncRead for ServerIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
@@ -103,22 +113,29 @@ impl AsyncWrite for ServerIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+/// Released when the connection ends.
+type Room = OwnedSemaphorePermit;
+
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, Room) {
     loop {
+        let Ok(room) = room.clone().acquire_owned().await else {
+            // Nobody closes the semaphore; if somebody did, there would be no room.
+            return std::future::pending().await;
+        };
         match listener.accept().await {
-            Ok((tcp, _)) => return tcp,
+            Ok((tcp, _)) => return (tcp, room),
             Err(error) => {
                 warn!(%error, "cannot accept");
                 sleep(ACCEPT_PAUSE).await;
@@ -127,12 +144,19 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-async fn handshake(acceptor: TlsAcceptor, tcp: TcpStream, limit: Duration) -> Option<ServerIo> {
+async fn handshake(
+    acceptor: TlsAcceptor,
+    (tcp, room): (TcpStream, Room),
+    limit: Duration,
+) -> Option<ServerIo> {
     // Small messages both ways; a failure to say so costs latency only.
     let _ = tcp.set_nodelay(true);
     let peer = tcp.peer_addr().ok();
     match timeout(limit, acceptor.accept(tcp)).await {
-        Ok(Ok(stream)) => Some(ServerIo(stream)),
+        Ok(Ok(stream)) => Some(ServerIo {
+            stream,
+            _room: room,
+        }),
         Ok(Err(error)) => {
             debug!(?peer, %error, "TLS handshake failed");
             None

@@ -1,6 +1,7 @@
 //! Which identity to fetch when: a state machine without I/O.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -120,10 +121,13 @@ impl Schedule {
         wall: SystemTime,
         now: Instant,
     ) -> Result<Lookup, SvidError> {
+        // Nearly always; the rest can take its time.
+        if let Some(svid) = self.issued(id).filter(|svid| !svid.is_expired(wall)) {
+            return Ok(Lookup::Issued(svid));
+        }
         let receiver = self.want(id, Priority::RealTime, now)?;
         let View { svid, error } = receiver.borrow().clone();
         match (svid, error) {
-            (Some(svid), _) if !svid.is_expired(wall) => return Ok(Lookup::Issued(svid)),
             (_, Some(error)) => return Err(SvidError::Unavailable(error)),
             // Expired without a failed renewal: the machine slept, or its clock was set. Renew at once.
             (Some(_), None) => self.hurry(id, now),
@@ -159,14 +163,17 @@ impl Schedule {
         if self.in_flight >= self.config.max_in_flight {
             return None;
         }
-        let (_, _, id) = self
+        let due = self
             .entries
             .iter()
             .filter_map(|(id, entry)| match entry.next {
-                Next::Due(due) if due <= now => Some((entry.priority, due, id)),
+                // The generation is unique: equals go in order of arrival.
+                Next::Due(due) if due <= now => {
+                    Some((Reverse(entry.priority), due, entry.generation, id))
+                }
                 Next::Due(_) | Next::InFlight | Next::InFlightThenAgain => None,
-            })
-            .min_by_key(|&(priority, due, _)| (std::cmp::Reverse(priority), due))?;
+            });
+        let (_, _, _, id) = due.min()?;
         let id = id.clone();
         let entry = self.entries.get_mut(&id)?;
         entry.next = Next::InFlight;

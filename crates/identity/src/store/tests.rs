@@ -78,6 +78,9 @@ async fn an_old_certificate_is_kept_until_it_expires_and_not_longer() {
 
     let before = t.authority.asked().len();
     t.at(old.not_after()).await;
+    let mut watch = t.store.watch(&id).unwrap();
+    let mut news = pin!(watch.next());
+    assert!(futures_util::poll!(news.as_mut()).is_pending());
     assert!(matches!(
         t.store.get(&id).await,
         Err(SvidError::Unavailable(_))
@@ -90,6 +93,7 @@ async fn an_old_certificate_is_kept_until_it_expires_and_not_longer() {
     sleep(Duration::from_secs(151)).await;
     let new = t.store.get(&id).await.unwrap();
     assert_ne!(new.serial(), old.serial());
+    assert!(Arc::ptr_eq(&new, &news.await.unwrap()));
 }
 
 #[tokio::test(start_paused = true)]
