@@ -95,3 +95,6 @@ pub enum InvalidResource {
     #[error("no identity")]
     Identity(#[from] tulle_model::InvalidSpiffeId),
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
