@@ -1,0 +1,246 @@
+//! Fields and values in each form.
+
+use std::error::Error;
+use std::fmt::{self, Debug, Write};
+
+use tracing::field::{Field, Visit};
+use tracing_subscriber::field::VisitOutput;
+
+/// The field that is the text of a line.
+const MESSAGE: &str = "message";
+
+/// Writes the message and nothing else.
+pub(super) struct Message<'a> {
+    out: &'a mut dyn Write,
+    json: bool,
+}
+
+impl<'a> Message<'a> {
+    pub(super) fn plain(out: &'a mut dyn Write) -> Self {
+        Self { out, json: false }
+    }
+
+    pub(super) fn json(out: &'a mut dyn Write) -> Self {
+        Self { out, json: true }
+    }
+}
+
+impl Visit for Message<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == MESSAGE {
+            // Only memory is written to here and below, and a cut line is all that a failure can do.
+            let _ = match self.json {
+                true => write!(JsonText(self.out), "{value:?}"),
+                false => write!(PlainText(self.out), "{value:?}"),
+            };
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+}
+
+/// `name=value name=value`, without the message.
+pub(super) struct PlainFields<'a> {
+    out: &'a mut dyn Write,
+    separator: Option<char>,
+    result: fmt::Result,
+}
+
+impl<'a> PlainFields<'a> {
+    /// After something, from which `separator` sets the first field apart.
+    pub(super) fn new(out: &'a mut dyn Write, separator: char) -> Self {
+        Self {
+            out,
+            separator: Some(separator),
+            result: Ok(()),
+        }
+    }
+
+    pub(super) fn first(out: &'a mut dyn Write) -> Self {
+        Self {
+            out,
+            separator: None,
+            result: Ok(()),
+        }
+    }
+
+    fn put(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        if field.name() == MESSAGE || self.result.is_err() {
+            return;
+        }
+        let separator = self.separator.replace(' ');
+        self.result = (|| {
+            if let Some(separator) = separator {
+                self.out.write_char(separator)?;
+            }
+            write!(self.out, "{}=", name(field))?;
+            PlainText(self.out).write_fmt(value)
+        })();
+    }
+}
+
+impl Visit for PlainFields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.put(field, format_args!("{value:?}"));
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        self.put(field, format_args!("{:?}", Chain(value).to_string()));
+    }
+}
+
+impl VisitOutput<fmt::Result> for PlainFields<'_> {
+    fn finish(self) -> fmt::Result {
+        self.result
+    }
+}
+
+/// `"name":value,"name":value`, without the message.
+pub(super) struct JsonFields<'a> {
+    out: &'a mut dyn Write,
+    comma: bool,
+    result: fmt::Result,
+}
+
+impl<'a> JsonFields<'a> {
+    pub(super) fn first(out: &'a mut dyn Write) -> Self {
+        Self {
+            out,
+            comma: false,
+            result: Ok(()),
+        }
+    }
+
+    pub(super) fn after_others(out: &'a mut dyn Write) -> Self {
+        Self {
+            out,
+            comma: true,
+            result: Ok(()),
+        }
+    }
+
+    fn put(&mut self, field: &Field, value: impl FnOnce(&mut dyn Write) -> fmt::Result) {
+        if field.name() == MESSAGE || self.result.is_err() {
+            return;
+        }
+        let comma = std::mem::replace(&mut self.comma, true);
+        self.result = (|| {
+            self.out.write_str(if comma { ",\"" } else { "\"" })?;
+            JsonText(self.out).write_str(name(field))?;
+            self.out.write_str("\":")?;
+            value(self.out)
+        })();
+    }
+
+    fn put_text(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        self.put(field, |out| {
+            out.write_char('"')?;
+            JsonText(out).write_fmt(value)?;
+            out.write_char('"')
+        });
+    }
+}
+
+impl Visit for JsonFields<'_> {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        if value.is_finite() {
+            self.put(field, |out| write!(out, "{value:?}"));
+        } else {
+            self.put_text(field, format_args!("{value}"));
+        }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, |out| write!(out, "{value}"));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, |out| write!(out, "{value}"));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, |out| write!(out, "{value}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put_text(field, format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.put_text(field, format_args!("{value:?}"));
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        self.put_text(field, format_args!("{}", Chain(value)));
+    }
+}
+
+impl VisitOutput<fmt::Result> for JsonFields<'_> {
+    fn finish(self) -> fmt::Result {
+        self.result
+    }
+}
+
+/// Names that are Rust keywords are written `r#type` in the source.
+fn name(field: &Field) -> &'static str {
+    field.name().strip_prefix("r#").unwrap_or(field.name())
+}
+
+/// An error and what caused it.
+struct Chain<'a>(&'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// Text without control characters.
+struct PlainText<'a>(&'a mut dyn Write);
+
+impl Write for PlainText<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(char::is_control) {
+            match part.char_indices().next_back() {
+                Some((at, last)) if last.is_control() => {
+                    self.0.write_str(part.get(..at).unwrap_or_default())?;
+                    write!(self.0, "{}", last.escape_default())?;
+                }
+                _ => self.0.write_str(part)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The inside of a JSON string.
+struct JsonText<'a>(&'a mut dyn Write);
+
+impl Write for JsonText<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let special = |c: char| c == '"' || c == '\\' || c.is_control();
+        for part in text.split_inclusive(special) {
+            match part.char_indices().next_back() {
+                Some((at, last)) if special(last) => {
+                    self.0.write_str(part.get(..at).unwrap_or_default())?;
+                    match last {
+                        '"' => self.0.write_str("\\\"")?,
+                        '\\' => self.0.write_str("\\\\")?,
+                        '\n' => self.0.write_str("\\n")?,
+                        other => write!(self.0, "\\u{:04x}", u32::from(other))?,
+                    }
+                }
+                _ => self.0.write_str(part)?,
+            }
+        }
+        Ok(())
+    }
+}
