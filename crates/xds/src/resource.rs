@@ -52,7 +52,7 @@ impl ResourceType {
     pub const ALL: [Self; 2] = [Self::Address, Self::Authorization];
 
     /// The type URL.
-    pub fn url(self) -> &'static str {
+    pub const fn url(self) -> &'static str {
         match self {
             Self::Address => "type.googleapis.com/istio.workload.Address",
             Self::Authorization => "type.googleapis.com/istio.security.Authorization",

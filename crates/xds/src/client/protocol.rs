@@ -306,3 +306,6 @@ pub(crate) const PARTIAL: &str = "partial";
 const NAME_MISMATCH: &str = "content has another name";
 /// Servers limit the size of requests, and logs that of lines.
 const MAX_DESCRIPTION: usize = 4096;
+
+#[cfg(test)]
+mod tests;

@@ -298,3 +298,6 @@ impl From<TooManyNames> for Status {
         Self::resource_exhausted("too many names in one stream")
     }
 }
+
+#[cfg(test)]
+mod tests;
