@@ -1,1 +1,29 @@
-//! Sockets, network namespaces, redirection rules: the one home of unsafe code
+//! Sockets, network namespaces, redirection rules and child processes: what Tulle asks of the kernel.
+//!
+//! This crate is the only home of `unsafe` code in the workspace. Everything else builds on its safe
+//! functions: [`netns`] holds and enters network namespaces, [`listen`] and [`connect`] make the
+//! proxy's sockets inside them, [`original_dst`] reads back where a captured connection was going.
+//!
+//! It knows nothing of workloads, policies or protocols above TCP.
+//!
+//! ```no_run
+//! use tulle_net::connect::{ConnectOptions, connect};
+//! use tulle_net::netns::Netns;
+//!
+//! # async fn example() -> std::io::Result<()> {
+//! let pod = Netns::open("/var/run/netns/pod-a")?;
+//! let options = ConnectOptions { mark: Some(0x539), ..ConnectOptions::default() };
+//! let stream = connect(&pod, "10.0.0.7:80".parse().unwrap(), &options).await?;
+//! # drop(stream);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod connect;
+pub mod listen;
+mod netlink;
+pub mod netns;
+pub mod original_dst;
+pub mod socket;
+
+pub use netns::{Netns, NetnsId};
