@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that Tulle's build, tests and bench use. Does nothing where they are present.
+#
+#   scripts/peers.sh build    a C compiler and make: the cryptography and the allocator contain C
+#   scripts/peers.sh test     what `make test` needs
+#   scripts/peers.sh bench    what `make bench` needs besides: web server and load generators
+#   scripts/peers.sh check    the same list, nothing installed; fails where something is missing
+set -euo pipefail
+
+# Servers live where an ordinary user's PATH does not look.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+# One line per program: the program, and the package that has it.
+readonly BUILD='
+cc      gcc
+make    make
+'
+readonly BENCH='
+nginx   nginx-light
+wrk     wrk
+iperf3  iperf3
+'
+
+wanted() {
+    case $1 in
+    build | test) echo "$BUILD" ;;
+    bench | check) echo "$BUILD$BENCH" ;;
+    *)
+        echo "usage: scripts/peers.sh build|test|bench|check" >&2
+        exit 2
+        ;;
+    esac
+}
+
+# The packages of absent programs, one per line.
+missing() {
+    local program package
+    while read -r program package; do
+        [ -z "$program" ] || command -v "$program" >/dev/null || echo "$package"
+    done <<<"$1"
+    # The compiler is of no use without the C library's headers, which gcc only recommends.
+    echo '#include <stdlib.h>' | cc -E - >/dev/null 2>&1 || echo libc6-dev
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "peers: not root, and there is no sudo; please run as root: $*" >&2
+        return 1
+    fi
+}
+
+apt() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" >"$LOG" 2>&1
+}
+
+install() {
+    local packages=$1 package
+    if ! command -v apt-get >/dev/null; then
+        echo "peers: this is not Debian; please install yourself:" $packages >&2
+        return 1
+    fi
+    apt update || {
+        cat "$LOG" >&2
+        echo "peers: cannot update the package lists; trying with those at hand" >&2
+    }
+    for package in $packages; do
+        echo "peers: installing $package"
+        apt install --no-install-recommends -y "$package" || {
+            cat "$LOG" >&2
+            echo "peers: cannot install $package" >&2
+            return 1
+        }
+    done
+}
+
+# The package starts a web server on port 80 of this machine, which nobody asked for.
+stop_nginx() {
+    if [ -d /run/systemd/system ]; then
+        echo "peers: disabling the nginx service (only the program is used)"
+        as_root systemctl -q disable --now nginx || true
+    elif command -v nginx >/dev/null && [ -s /run/nginx.pid ]; then
+        as_root nginx -s quit || true
+    fi
+}
+
+main() {
+    local programs packages
+    programs=$(wanted "${1-}")
+    packages=$(missing "$programs")
+    if [ -z "$packages" ]; then return; fi
+    if [ "$1" = check ]; then
+        echo "peers: missing:" $packages >&2
+        return 1
+    fi
+    LOG=$(mktemp)
+    trap 'rm -f "$LOG"' EXIT
+    install "$packages"
+    case $packages in *nginx*) stop_nginx ;; esac
+    packages=$(missing "$programs")
+    if [ -n "$packages" ]; then
+        echo "peers: installed, but its program is still not found:" $packages >&2
+        return 1
+    fi
+}
+
+main "$@"
