@@ -135,4 +135,22 @@ mod tests {
         drop(readiness.task("b"));
         assert_eq!(readiness.pending(), ["b"]);
     }
+
+    #[tokio::test]
+    async fn probe_is_told_what_is_pending() {
+        use crate::http::{Request, testing::body};
+
+        let readiness = Readiness::new();
+        let (a, b) = (readiness.task("a"), readiness.task("b"));
+        let probe = || async {
+            let path = "/healthz/ready";
+            let response = readiness.routes().respond(Request::get(path)).await;
+            (response.status().as_u16(), body(response).await)
+        };
+        assert_eq!(probe().await, (500, "not ready, pending: a, b\n".into()));
+        b.ready();
+        assert_eq!(probe().await, (500, "not ready, pending: a\n".into()));
+        a.ready();
+        assert_eq!(probe().await, (200, "ready\n".into()));
+    }
 }

@@ -139,11 +139,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(slot) = Arc::clone(&shared.slots).acquire_owned().await else {
-            return std::future::pending().await; // Never: the semaphore is not closed.
-        };
         match listener.accept().await {
             Ok((stream, _)) => {
+                // One accepted connection a listener waits here; a slot taken before would be kept from the others.
+                let slot = Arc::clone(&shared.slots).acquire_owned().await;
                 let shared = Arc::clone(&shared);
                 connections.spawn(async move {
                     serve(stream, loopback, shared).await;

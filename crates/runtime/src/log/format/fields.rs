@@ -66,7 +66,7 @@ impl<'a> PlainFields<'a> {
         }
     }
 
-    fn put(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+    fn put(&mut self, field: &Field, value: impl FnOnce(&mut dyn Write) -> fmt::Result) {
         if field.name() == MESSAGE || self.result.is_err() {
             return;
         }
@@ -75,19 +75,24 @@ impl<'a> PlainFields<'a> {
             if let Some(separator) = separator {
                 self.out.write_char(separator)?;
             }
-            write!(self.out, "{}=", name(field))?;
-            PlainText(self.out).write_fmt(value)
+            self.out.write_str(name(field))?;
+            self.out.write_char('=')?;
+            value(self.out)
         })();
     }
 }
 
 impl Visit for PlainFields<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, |out| quoted(out, value));
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.put(field, format_args!("{value:?}"));
+        self.put(field, |out| write!(PlainText(out), "{value:?}"));
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        self.put(field, format_args!("{:?}", Chain(value).to_string()));
+        self.put(field, |out| quoted(out, &Chain(value).to_string()));
     }
 }
 
@@ -165,7 +170,11 @@ impl Visit for JsonFields<'_> {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put_text(field, format_args!("{value}"));
+        self.put(field, |out| {
+            out.write_char('"')?;
+            JsonText(out).write_str(value)?;
+            out.write_char('"')
+        });
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
@@ -203,21 +212,30 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
+/// Whether text can be written as it is: most is, and looking at bytes is cheaper than at characters.
+fn is_simple(text: &str) -> bool {
+    let simple = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+    text.bytes().all(simple)
+}
+
+/// A string as in the source of a program.
+fn quoted(out: &mut dyn Write, text: &str) -> fmt::Result {
+    if !is_simple(text) {
+        return write!(PlainText(out), "{text:?}");
+    }
+    out.write_char('"')?;
+    out.write_str(text)?;
+    out.write_char('"')
+}
+
 /// Text without control characters.
 struct PlainText<'a>(&'a mut dyn Write);
 
 impl Write for PlainText<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for part in text.split_inclusive(char::is_control) {
-            match part.char_indices().next_back() {
-                Some((at, last)) if last.is_control() => {
-                    self.0.write_str(part.get(..at).unwrap_or_default())?;
-                    write!(self.0, "{}", last.escape_default())?;
-                }
-                _ => self.0.write_str(part)?,
-            }
-        }
-        Ok(())
+        escape(self.0, text, char::is_control, |out, special| {
+            write!(out, "{}", special.escape_default())
+        })
     }
 }
 
@@ -227,20 +245,33 @@ struct JsonText<'a>(&'a mut dyn Write);
 impl Write for JsonText<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let special = |c: char| c == '"' || c == '\\' || c.is_control();
-        for part in text.split_inclusive(special) {
-            match part.char_indices().next_back() {
-                Some((at, last)) if special(last) => {
-                    self.0.write_str(part.get(..at).unwrap_or_default())?;
-                    match last {
-                        '"' => self.0.write_str("\\\"")?,
-                        '\\' => self.0.write_str("\\\\")?,
-                        '\n' => self.0.write_str("\\n")?,
-                        other => write!(self.0, "\\u{:04x}", u32::from(other))?,
-                    }
-                }
-                _ => self.0.write_str(part)?,
-            }
-        }
-        Ok(())
+        escape(self.0, text, special, |out, special| match special {
+            '"' => out.write_str("\\\""),
+            '\\' => out.write_str("\\\\"),
+            '\n' => out.write_str("\\n"),
+            other => write!(out, "\\u{:04x}", u32::from(other)),
+        })
     }
+}
+
+/// Writes text with its special characters replaced.
+fn escape(
+    out: &mut dyn Write,
+    text: &str,
+    special: fn(char) -> bool,
+    replace: fn(&mut dyn Write, char) -> fmt::Result,
+) -> fmt::Result {
+    if is_simple(text) {
+        return out.write_str(text);
+    }
+    for part in text.split_inclusive(special) {
+        match part.char_indices().next_back() {
+            Some((at, last)) if special(last) => {
+                out.write_str(part.get(..at).unwrap_or_default())?;
+                replace(out, last)?;
+            }
+            _ => out.write_str(part)?,
+        }
+    }
+    Ok(())
 }
