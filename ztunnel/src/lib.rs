@@ -1,1 +1,3 @@
 //! The L4 node proxy: captures, tunnels, authorizes
+
+pub mod state;

@@ -1,0 +1,52 @@
+//! Resources for tests.
+
+use tulle_model::{
+    NetworkAddress, PortMapping, Service, ServiceKey, ServicePort, TunnelProtocol, Vip, Workload,
+};
+
+/// A pod of the mesh in namespace `shop`, on node `node`. Name and service account are the end of the UID.
+pub(crate) fn pod(uid: &str, address: &str) -> Workload {
+    let name = uid.rsplit('/').next().unwrap();
+    let start = Workload::new(uid, Default::default(), "shop", name).unwrap();
+    Workload {
+        name: name.into(),
+        addresses: vec![address.parse().unwrap()],
+        tunnel_protocol: TunnelProtocol::Hbone,
+        node: "node".into(),
+        ..start
+    }
+}
+
+/// Makes a workload an endpoint of `<name>.shop`, with these ports.
+pub(crate) fn serving(mut workload: Workload, name: &str, ports: &[(u16, u16)]) -> Workload {
+    let ports = ports.iter().map(|(service_port, target_port)| PortMapping {
+        service_port: *service_port,
+        target_port: *target_port,
+    });
+    workload.services.insert(key(name), ports.collect());
+    workload
+}
+
+/// The service `<name>.shop` in namespace `shop`, port 80 to 8080.
+pub(crate) fn service(name: &str, vips: &[&str]) -> Service {
+    let vip = |text: &&str| Vip::Host(address(text));
+    Service {
+        vips: vips.iter().map(vip).collect(),
+        ports: vec![ServicePort {
+            service_port: 80,
+            target_port: 8080,
+            app_protocol: Default::default(),
+        }],
+        ..Service::new(name, "shop", &key(name).hostname)
+    }
+}
+
+/// Key of [`service`].
+pub(crate) fn key(name: &str) -> ServiceKey {
+    ServiceKey::new("shop", format!("{name}.shop"))
+}
+
+/// An address of the default network.
+pub(crate) fn address(text: &str) -> NetworkAddress {
+    NetworkAddress::new("".into(), text.parse().unwrap())
+}
