@@ -52,7 +52,8 @@ impl Draft {
         match resource {
             Resource::Workload(workload) => self.upsert_workload(*workload),
             Resource::Service(service) => {
-                self.changed |= self.snapshot.services.upsert(*service);
+                let service = self.interner.service(*service);
+                self.changed |= self.snapshot.services.upsert(service);
             }
             Resource::Policy(policy) => {
                 let policies = &mut self.snapshot.policies;
@@ -114,7 +115,7 @@ impl Draft {
         }
         self.remove_workload(&workload.uid);
         let workload = Arc::new(workload);
-        for key in workload.services.keys() {
+        for key in workload.service_keys() {
             self.endpoint(key, &workload.uid, Some(Arc::clone(&workload)));
         }
         let local = self.is_local(&workload);
@@ -127,7 +128,7 @@ impl Draft {
         let Some(workload) = self.snapshot.workloads.remove(uid) else {
             return;
         };
-        for key in workload.services.keys() {
+        for key in workload.service_keys() {
             self.endpoint(key, uid, None);
         }
         self.changed = true;

@@ -19,7 +19,7 @@ pub struct Endpoints {
     members: Members,
     choosable: Group,
     load_balancing: LoadBalancing,
-    ranked: OnceLock<Ranked>,
+    ranked: OnceLock<Box<Ranked>>,
 }
 
 /// Endpoints in order of their UID.
@@ -65,7 +65,7 @@ impl Endpoints {
         let scopes = &self.load_balancing.routing_preference;
         let ranks = match self.load_balancing.mode {
             LoadBalancingMode::Strict | LoadBalancingMode::Failover if !scopes.is_empty() => {
-                self.ranked.get_or_init(|| self.rank(source))
+                self.ranked.get_or_init(|| Box::new(self.rank(source)))
             }
             LoadBalancingMode::Standard
             | LoadBalancingMode::Passthrough

@@ -4,6 +4,7 @@ use std::{hash::Hash, sync::Arc};
 
 use hashbrown::HashSet;
 use tulle_model as model;
+use tulle_model::{ServiceKey, Vip};
 
 use super::workload::{Place, Profile, Workload};
 
@@ -36,7 +37,9 @@ impl Interner {
             native_tunnel: workload.native_tunnel,
             waypoint: workload.waypoint,
             network_gateway: workload.network_gateway,
-            services: workload.services,
+            services: (workload.services.into_iter())
+                .map(|(key, ports)| (self.key(key), ports.into()))
+                .collect(),
             authorization_policies: workload.authorization_policies,
             cluster_id: self.string(workload.cluster_id),
             capacity: workload.capacity,
@@ -53,6 +56,27 @@ impl Interner {
             health: workload.health,
             place: self.places.one(Arc::new(place)),
             profile: self.profiles.one(Arc::new(profile)),
+        }
+    }
+
+    /// A service whose names are those that its endpoints use.
+    pub(crate) fn service(&mut self, service: model::Service) -> model::Service {
+        let mut service = model::Service {
+            key: self.key(service.key),
+            ..service
+        };
+        for vip in &mut service.vips {
+            let (Vip::Host(model::NetworkAddress { network, .. }) | Vip::Range { network, .. }) =
+                vip;
+            *network = self.string(Arc::clone(network));
+        }
+        service
+    }
+
+    fn key(&mut self, key: ServiceKey) -> ServiceKey {
+        ServiceKey {
+            namespace: self.string(key.namespace),
+            hostname: self.string(key.hostname),
         }
     }
 

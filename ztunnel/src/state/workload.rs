@@ -1,6 +1,6 @@
 //! A workload as it is kept in memory.
 
-use std::{collections::BTreeMap, net::IpAddr, ops::Deref, sync::Arc};
+use std::{net::IpAddr, ops::Deref, sync::Arc};
 
 use smallvec::SmallVec;
 use tulle_model::{
@@ -47,8 +47,7 @@ impl Workload {
 
     /// Port of this workload for a port of a service, if it names one itself.
     pub fn mapped_port(&self, service: &ServiceKey, service_port: u16) -> Option<u16> {
-        self.services
-            .get(service)?
+        self.ports_of(service)?
             .iter()
             .find(|mapping| mapping.service_port == service_port && mapping.target_port != 0)
             .map(|mapping| mapping.target_port)
@@ -63,7 +62,8 @@ impl Deref for Workload {
     }
 }
 
-/// What replicas of one workload have in common. The fields are those of [`tulle_model::Workload`].
+/// What replicas of one workload have in common. The fields are those of [`tulle_model::Workload`]; `services` is
+/// sorted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "documented in the model")]
 pub struct Profile {
@@ -76,7 +76,7 @@ pub struct Profile {
     pub native_tunnel: bool,
     pub waypoint: Option<GatewayAddress>,
     pub network_gateway: Option<GatewayAddress>,
-    pub services: BTreeMap<ServiceKey, Vec<PortMapping>>,
+    pub services: Box<[(ServiceKey, Box<[PortMapping]>)]>,
     pub authorization_policies: Vec<PolicyKey>,
     pub cluster_id: Arc<str>,
     pub capacity: u32,
@@ -85,6 +85,20 @@ pub struct Profile {
     pub workload_name: Arc<str>,
     pub canonical_name: Arc<str>,
     pub canonical_revision: Arc<str>,
+}
+
+impl Profile {
+    /// The ports it serves of a service, if it is an endpoint of that one.
+    pub fn ports_of(&self, service: &ServiceKey) -> Option<&[PortMapping]> {
+        let index = self.services.binary_search_by(|(key, _)| key.cmp(service));
+        let (_, ports) = self.services.get(index.ok()?)?;
+        Some(ports)
+    }
+
+    /// Keys of the services it is an endpoint of.
+    pub fn service_keys(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.services.iter().map(|(key, _)| key)
+    }
 }
 
 /// Where a workload runs.
