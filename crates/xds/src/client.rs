@@ -222,3 +222,6 @@ fn log_end(end: &SessionEnd, delay: std::time::Duration) {
 
 /// Requests that may wait for the server to read. One is sent per response, so this is never near in practice.
 const MAX_UNSENT_REQUESTS: usize = 1024;
+
+#[cfg(test)]
+mod tests;
