@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -140,9 +141,17 @@ pub async fn run(path: impl AsRef<Path>, mut handler: impl Handler) -> Infallibl
         match ended {
             Ok(()) => info!(?retry_in, "node agent closed the connection"),
             Err(error) if !reported => {
-                warn!(error = chain(&error), ?retry_in, "lost the node agent");
+                warn!(
+                    error = &error as &dyn Error,
+                    ?retry_in,
+                    "lost the node agent"
+                );
             }
-            Err(error) => debug!(error = chain(&error), ?retry_in, "node agent still away"),
+            Err(error) => debug!(
+                error = &error as &dyn Error,
+                ?retry_in,
+                "node agent still away"
+            ),
         }
         reported = true;
         tokio::time::sleep(retry_in).await;
@@ -185,15 +194,4 @@ async fn follow(
 
 fn failed(step: &'static str) -> impl FnOnce(io::Error) -> ZdsError {
     move |source| ZdsError::Io { step, source }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -176,3 +176,32 @@ fn no_descriptor(descriptors: Vec<OwnedFd>) -> Result<(), InvalidMessage> {
 
 /// Tag and length of the answer and of the text in it, at most.
 const ACK_FRAMING: usize = 2 * (1 + 2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Written by hand from the field table of the contract, so that a wrong number would show.
+    #[test]
+    fn messages_have_the_bytes_of_the_contract() {
+        let info = PodInfo {
+            name: "n".into(),
+            namespace: "ns".into(),
+            service_account: "s".into(),
+        };
+        for (actual, expected) in [
+            (hello(), &b"\x08\x01"[..]),
+            (
+                add("u", &info),
+                b"\x0a\x0f\x0a\x01u\x12\x0a\x0a\x01n\x12\x02ns\x1a\x01s",
+            ),
+            (del("u"), b"\x12\x03\x12\x01u"),
+            (snapshot_sent(), b"\x1a\x00"),
+            (keep("u"), b"\x2a\x03\x0a\x01u"),
+            (ack(Ok(())), b"\x0a\x00"),
+            (ack(Err("e".into())), b"\x0a\x03\x0a\x01e"),
+        ] {
+            assert_eq!(actual, expected);
+        }
+    }
+}

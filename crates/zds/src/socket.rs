@@ -20,7 +20,7 @@ pub(crate) const MAX_PACKET: usize = 1024;
 /// Tokio has no type of its own for these sockets, but its stream registers any Unix socket with the runtime; the
 /// packets are sent and received by us.
 #[derive(Debug)]
-pub(crate) struct PacketSocket(UnixStream);
+pub(crate) struct PacketSocket(pub(crate) UnixStream);
 
 /// What arrived in one packet.
 #[derive(Debug)]
