@@ -88,15 +88,19 @@ struct Session<R> {
 impl<R: FnOnce()> Session<R> {
     /// One stream from its opening to its end.
     async fn run(&mut self, channel: Channel, subscriber: &mut impl Subscriber) -> SessionEnd {
-        match self.stream(channel, subscriber).await {
-            Ok(end) | Err(end) => end,
+        let mut answered = false;
+        let (Ok(end) | Err(end)) = self.stream(channel, subscriber, &mut answered).await;
+        if !answered && end.is_about_size() {
+            self.protocol.requests_were_too_large();
         }
+        end
     }
 
     async fn stream(
         &mut self,
         channel: Channel,
         subscriber: &mut impl Subscriber,
+        answered: &mut bool,
     ) -> Result<SessionEnd, SessionEnd> {
         let (requests, outbound) = mpsc::channel(MAX_UNSENT_REQUESTS);
         for request in self.protocol.connect() {
@@ -112,6 +116,7 @@ impl<R: FnOnce()> Session<R> {
         let _connected = metrics.connect();
         let mut responses = pin!(answer.into_inner());
         while let Some(response) = responses.message().await? {
+            *answered = true;
             let received = self.protocol.receive(response, &metrics);
             match received.event {
                 Some(Event::Addresses(delta)) => subscriber.addresses(delta),
@@ -181,6 +186,30 @@ impl SessionEnd {
             Self::Status(_) => Termination::GrpcError,
         }
     }
+
+    /// Whether a message may have been too large for the server.
+    fn is_about_size(&self) -> bool {
+        match self {
+            Self::Status(status) => {
+                matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted)
+            }
+            Self::Complete | Self::Channel(_) | Self::Credentials(_) | Self::NotReading => false,
+        }
+    }
+
+    /// What is behind it, from the outside in.
+    fn causes(&self) -> String {
+        let mut texts: Vec<String> = vec![self.to_string()];
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if texts.last() != Some(&text) && !error.is::<Status>() {
+                texts.push(text);
+            }
+            cause = error.source();
+        }
+        texts.join(": ")
+    }
 }
 
 /// Whether the connection could not be made or broke, as opposed to an answer of the server.
@@ -208,14 +237,14 @@ fn is_routine(status: &Status) -> bool {
 }
 
 fn log_end(end: &SessionEnd, delay: std::time::Duration) {
-    let delay = delay.as_millis();
-    let source = std::error::Error::source(end).map(|e| tracing::field::display(e.to_string()));
+    let retry_ms = delay.as_millis();
+    let reason = end.causes();
     match end.termination() {
         Termination::Complete | Termination::Reconnect => {
-            debug!(%end, delay, "xDS stream ended, reconnecting");
+            debug!(%reason, retry_ms, "xDS stream ended, reconnecting");
         }
         Termination::ConnectionError | Termination::GrpcError => {
-            warn!(%end, cause = source, delay, "xDS stream failed, retrying");
+            warn!(%reason, retry_ms, "xDS stream failed, retrying");
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct ServerConfig {
     /// Addresses wait this long for the client to subscribe to policies too. Default 100 ms.
     pub policy_grace: Duration,
     /// A response is closed when its resources reach this many bytes. Default 2 MiB.
+    ///
+    /// Our own client counts itself ready after the last page of an initial state, others after the first.
     pub page: usize,
     /// After a change was sent, later ones are collected for this long. Default 2 ms.
     pub min_batch_window: Duration,
@@ -148,8 +150,9 @@ impl Server {
         let slot = inner
             .metrics
             .open_stream(inner.config.max_streams)
-            .ok_or_else(|| Status::resource_exhausted("too many streams"))?;
-        inner.authorizer.admit(request.metadata()).await?;
+            .ok_or_else(|| Status::unavailable("too many streams"))?;
+        let admitted = inner.authorizer.admit(request.metadata()).await;
+        admitted.inspect_err(|_| inner.metrics.unauthorized.add(1))?;
         let (metadata, _, requests) = request.into_parts();
         let connection = Connection::new(inner, metadata, requests, slot);
         Ok(Response::new(connection.into_responses()))

@@ -27,6 +27,8 @@ pub(super) struct Protocol {
     node: Node,
     addresses: Held,
     policies: Held,
+    /// Requests above this size are not sent.
+    max_request: usize,
 }
 
 /// A response, digested.
@@ -51,17 +53,32 @@ impl Protocol {
             node,
             addresses: Held::default(),
             policies: Held::default(),
+            max_request: usize::MAX,
         }
     }
 
     /// The first requests of a stream.
-    pub(super) fn connect(&self) -> [DeltaDiscoveryRequest; 2] {
-        ResourceType::ALL.map(|kind| DeltaDiscoveryRequest {
-            node: Some(self.node.clone()),
-            type_url: kind.url().to_owned(),
-            initial_resource_versions: self.held(kind).versions(),
-            ..Default::default()
+    pub(super) fn connect(&mut self) -> [DeltaDiscoveryRequest; 2] {
+        ResourceType::ALL.map(|kind| {
+            let mut request = DeltaDiscoveryRequest {
+                node: Some(self.node.clone()),
+                type_url: kind.url().to_owned(),
+                initial_resource_versions: self.held(kind).versions(),
+                ..Default::default()
+            };
+            let too_large = request.encoded_len() > self.max_request;
+            if too_large {
+                request.initial_resource_versions.clear();
+            }
+            self.held(kind).seen = too_large.then(HashSet::new);
+            request
         })
+    }
+
+    /// The server refused our requests for their size. If they may have been too large for it, what we hold is no
+    /// longer named; instead the next initial state is taken as all there is.
+    pub(super) fn requests_were_too_large(&mut self) {
+        self.max_request = EVERY_SERVER_TAKES;
     }
 
     /// Whether every type had its first complete answer.
@@ -109,10 +126,10 @@ impl Protocol {
         }
     }
 
-    fn held(&self, kind: ResourceType) -> &Held {
+    fn held(&mut self, kind: ResourceType) -> &mut Held {
         match kind {
-            ResourceType::Address => &self.addresses,
-            ResourceType::Authorization => &self.policies,
+            ResourceType::Address => &mut self.addresses,
+            ResourceType::Authorization => &mut self.policies,
         }
     }
 }
@@ -131,6 +148,8 @@ impl Event {
 struct Held {
     good: HashMap<String, String>,
     quarantined: HashSet<String>,
+    /// Names of an initial state that has to be compared with what is held, as far as it has arrived.
+    seen: Option<HashSet<String>>,
     answered: bool,
 }
 
@@ -147,15 +166,16 @@ impl Held {
         decode: impl Fn(&Resource) -> Result<T, Rejection>,
     ) -> (Delta<T>, Vec<NamedReason>) {
         let partial = response.system_version_info == PARTIAL;
-        let (resources, removed) = without_duplicates(response);
+        let (resources, mut removed) = without_duplicates(response);
+        removed.extend(self.absent(&resources, partial));
         let total = resources.len();
         let mut delta = Delta::default();
         let mut errors = Vec::new();
-        for name in removed {
-            self.good.remove(&name);
-            self.quarantined.remove(&name);
-            delta.removed.push(name);
+        for name in &removed {
+            self.good.remove(name);
+            self.quarantined.remove(name);
         }
+        delta.removed = removed;
         for resource in resources {
             match decode(&resource) {
                 Ok(value) => {
@@ -174,6 +194,20 @@ impl Held {
         let rejected_whole = total > 0 && errors.len() == total;
         self.answered |= !partial && !rejected_whole;
         (delta, errors)
+    }
+
+    /// What is held but absent from an initial state, once that is complete.
+    fn absent(&mut self, resources: &[Resource], partial: bool) -> Vec<String> {
+        let Some(seen) = &mut self.seen else {
+            return Vec::new();
+        };
+        seen.extend(resources.iter().map(|resource| resource.name.clone()));
+        if partial {
+            return Vec::new();
+        }
+        let seen = self.seen.take().unwrap_or_default();
+        let held = self.good.keys().chain(&self.quarantined);
+        held.filter(|name| !seen.contains(*name)).cloned().collect()
     }
 
     /// Remembers a resource without a good value. A nameless one cannot be remembered.
@@ -303,6 +337,8 @@ fn clip(text: &str, limit: usize) -> &str {
 
 /// `system_version_info` of a response that will be continued. Only our own server says so; other clients ignore it.
 pub(crate) const PARTIAL: &str = "partial";
+/// gRPC implementations accept messages up to 4 MiB unless told otherwise.
+const EVERY_SERVER_TAKES: usize = 4 << 20;
 const NAME_MISMATCH: &str = "content has another name";
 /// Servers limit the size of requests, and logs that of lines.
 const MAX_DESCRIPTION: usize = 4096;

@@ -85,14 +85,14 @@ fn names<T>(delta: &Delta<T>) -> Vec<&str> {
         .collect()
 }
 
-fn held(protocol: &Protocol) -> Vec<(String, String)> {
+fn held(protocol: &mut Protocol) -> Vec<(String, String)> {
     let [addresses, _] = protocol.connect();
     addresses.initial_resource_versions.into_iter().collect()
 }
 
 #[test]
 fn first_requests_are_wildcards_with_a_node() {
-    let (protocol, _) = protocol();
+    let (mut protocol, _) = protocol();
     let requests = protocol.connect();
     assert_eq!(requests[0].type_url, ADDRESS);
     assert_eq!(requests[1].type_url, POLICY);
@@ -113,7 +113,7 @@ fn good_resources_are_acknowledged_and_named_at_the_next_connect() {
     assert_eq!(error, None);
     assert_eq!(names(&delta), [uid("a"), uid("b")]);
     assert_eq!(
-        held(&protocol),
+        held(&mut protocol),
         [(uid("a"), "1".into()), (uid("b"), "2".into())]
     );
 
@@ -122,7 +122,7 @@ fn good_resources_are_acknowledged_and_named_at_the_next_connect() {
     assert_eq!(error, None);
     assert_eq!(names(&delta), [uid("b")]);
     assert_eq!(delta.removed, [uid("a"), "never seen".to_owned()]);
-    assert_eq!(held(&protocol), [(uid("b"), "3".into())]);
+    assert_eq!(held(&mut protocol), [(uid("b"), "3".into())]);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn rejected_resource_keeps_its_last_good_value() {
     assert_eq!(names(&delta), [uid("b")], "good resources are applied");
     assert_eq!(delta.rejected, [], "the old value is still in use");
     assert_eq!(
-        held(&protocol),
+        held(&mut protocol),
         [(uid("a"), "1".into()), (uid("b"), "1".into())]
     );
     assert_eq!(metrics.addresses.nacks.value(), 1);
@@ -155,7 +155,7 @@ fn rejected_resource_without_a_good_value_is_quarantined_until_it_is_updated_or_
         assert_eq!(delta.rejected[0].name, uid("a"));
         assert_eq!(delta.rejected[0].addresses, ["/10.0.0.1".parse().unwrap()]);
         assert_eq!(delta.rejected[0].reason, "unsupported tunnel protocol 9");
-        assert_eq!(held(&protocol), [(uid("a"), String::new())]);
+        assert_eq!(held(&mut protocol), [(uid("a"), String::new())]);
 
         let (sent, after) = match way_out {
             "updated" => (
@@ -165,7 +165,7 @@ fn rejected_resource_without_a_good_value_is_quarantined_until_it_is_updated_or_
             _ => (response(ADDRESS, vec![], &[&uid("a")]), vec![]),
         };
         addresses(protocol.receive(sent, &metrics));
-        assert_eq!(held(&protocol), after, "{way_out}");
+        assert_eq!(held(&mut protocol), after, "{way_out}");
     }
 }
 
@@ -222,7 +222,7 @@ fn last_of_several_values_counts_and_beats_a_removal() {
     assert_eq!(names(&delta), [uid("a"), uid("b")]);
     assert_eq!(delta.removed, ["x"]);
     assert_eq!(
-        held(&protocol),
+        held(&mut protocol),
         [(uid("a"), "2".into()), (uid("b"), "3".into())]
     );
 }
@@ -293,6 +293,54 @@ fn error_text_is_bounded() {
     let error = error.unwrap();
     assert!(error.len() < 2 * MAX_DESCRIPTION, "{}", error.len());
     assert!(error.ends_with(" more"), "{error}");
+}
+
+#[test]
+fn too_large_a_resume_is_replaced_by_a_comparison_of_the_whole_state() {
+    let (mut protocol, metrics) = protocol();
+    let many: Vec<Resource> = (0..60_000)
+        .map(|i| Resource {
+            version: "0123456789abcdef".repeat(4),
+            ..strange_pod(&format!("q{i}"), "")
+        })
+        .collect();
+    let more = vec![pod("kept", "1"), pod("gone", "1"), strange_pod("lost", "1")];
+    protocol.receive(response(ADDRESS, many, &[]), &metrics);
+    protocol.receive(response(ADDRESS, more, &[]), &metrics);
+    let [named, _] = protocol.connect();
+    assert_eq!(named.initial_resource_versions.len(), 60_003);
+
+    protocol.requests_were_too_large();
+    // Names alone are below the limit that every server has; versions of good resources are not.
+    let long = "v".repeat(5 << 20);
+    protocol.receive(response(ADDRESS, vec![pod("long", &long)], &[]), &metrics);
+    let [unnamed, policies] = protocol.connect();
+    assert!(unnamed.initial_resource_versions.is_empty());
+    assert!(policies.initial_resource_versions.is_empty());
+
+    let mut first = response(ADDRESS, vec![pod("kept", "1")], &[]);
+    first.system_version_info = PARTIAL.to_owned();
+    let (delta, _) = addresses(protocol.receive(first, &metrics));
+    assert!(delta.removed.is_empty(), "more pages follow");
+    let last = response(ADDRESS, vec![pod("new", "1"), strange_pod("q1", "")], &[]);
+    let (delta, _) = addresses(protocol.receive(last, &metrics));
+    assert_eq!(names(&delta), [uid("new")]);
+    assert_eq!(delta.removed.len(), 60_002);
+    for name in ["gone", "lost", "long", "q0"] {
+        assert!(delta.removed.contains(&uid(name)), "{name}");
+    }
+    let after = [
+        (uid("kept"), "1".into()),
+        (uid("new"), "1".into()),
+        (uid("q1"), String::new()),
+    ];
+    assert_eq!(held(&mut protocol), after);
+
+    let (delta, _) = addresses(protocol.receive(response(ADDRESS, vec![], &[]), &metrics));
+    assert_eq!(
+        delta.removed, [""; 0],
+        "later responses are differences again"
+    );
 }
 
 proptest! {
