@@ -1,7 +1,7 @@
 //! Keeps a subscriber in step with a control plane, for ever.
 //!
-//! What to say is decided by [`Protocol`], which does no I/O; this module opens streams and paces reconnects. What
-//! the subscriber holds survives a lost connection: after reconnecting, only differences are transferred.
+//! What to say is decided in `protocol`, which does no I/O; this module opens streams and paces reconnects. What the
+//! subscriber holds survives a lost connection: after reconnecting, only differences are transferred.
 
 use std::{convert::Infallible, pin::pin, sync::Arc};
 

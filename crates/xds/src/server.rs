@@ -1,9 +1,8 @@
 //! Serves a store to delta xDS clients over gRPC.
 //!
-//! One stream per client carries both resource types. What to send is decided by [`stream::Stream`], which does no
-//! I/O; [`connection`] feeds it with requests and commits, and asks it for a response only when the transport wants
-//! one. So nothing is queued for a slow client but a few responses, and what it has not been sent yet merges in the
-//! store.
+//! One stream per client carries both resource types. What to send is decided in `stream`, which does no I/O;
+//! `connection` feeds it with requests and commits, and asks it for a response only when the transport wants one. So
+//! nothing is queued for a slow client but a few responses, and what it has not been sent yet merges in the store.
 //!
 //! Order within a stream: new and changed policies, then addresses, then removed policies. An address is never sent
 //! before the policies that it refers to, as far as those exist.

@@ -9,17 +9,20 @@
 //! subscriber, and named with an empty version at the next connect, so that the server sends it again or says that
 //! it is gone.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-
 use prost::Message;
 use tracing::warn;
-use tulle_model::{Authorization, NetworkAddress};
+use tulle_model::Authorization;
 use tulle_proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status,
 };
 
 use super::ClientMetrics;
-use crate::{Address, Delta, RejectedResource, ResourceType, decode, resource::policy_name};
+use crate::{Address, Delta, ResourceType, decode, resource::policy_name};
+
+pub(crate) use held::PARTIAL;
+use held::{Held, NamedReason, Rejection};
+
+mod held;
 
 /// What a client knows between responses.
 #[derive(Debug)]
@@ -66,11 +69,11 @@ impl Protocol {
                 initial_resource_versions: self.held(kind).versions(),
                 ..Default::default()
             };
-            let too_large = request.encoded_len() > self.max_request;
-            if too_large {
+            let named = request.encoded_len() <= self.max_request;
+            if !named {
                 request.initial_resource_versions.clear();
             }
-            self.held(kind).seen = too_large.then(HashSet::new);
+            self.held(kind).connecting(named);
             request
         })
     }
@@ -83,7 +86,7 @@ impl Protocol {
 
     /// Whether every type had its first complete answer.
     pub(super) fn is_ready(&self) -> bool {
-        self.addresses.answered && self.policies.answered
+        self.addresses.is_answered() && self.policies.is_answered()
     }
 
     /// Digests a response.
@@ -143,96 +146,6 @@ impl Event {
     }
 }
 
-/// Names and versions of one type.
-#[derive(Debug, Default)]
-struct Held {
-    good: HashMap<String, String>,
-    quarantined: HashSet<String>,
-    /// Names of an initial state that has to be compared with what is held, as far as it has arrived.
-    seen: Option<HashSet<String>>,
-    answered: bool,
-}
-
-impl Held {
-    fn versions(&self) -> BTreeMap<String, String> {
-        let good = self.good.iter().map(|(n, v)| (n.clone(), v.clone()));
-        let unknown = self.quarantined.iter().map(|n| (n.clone(), String::new()));
-        good.chain(unknown).collect()
-    }
-
-    fn apply<T>(
-        &mut self,
-        response: DeltaDiscoveryResponse,
-        decode: impl Fn(&Resource) -> Result<T, Rejection>,
-    ) -> (Delta<T>, Vec<NamedReason>) {
-        let partial = response.system_version_info == PARTIAL;
-        let (resources, mut removed) = without_duplicates(response);
-        removed.extend(self.absent(&resources, partial));
-        let total = resources.len();
-        let mut delta = Delta::default();
-        let mut errors = Vec::new();
-        for name in &removed {
-            self.good.remove(name);
-            self.quarantined.remove(name);
-        }
-        delta.removed = removed;
-        for resource in resources {
-            match decode(&resource) {
-                Ok(value) => {
-                    self.quarantined.remove(&resource.name);
-                    self.good.insert(resource.name.clone(), resource.version);
-                    delta.updated.push((resource.name, value));
-                }
-                Err(rejection) => {
-                    errors.push((resource.name.clone(), rejection.reason.clone()));
-                    delta
-                        .rejected
-                        .extend(self.quarantine(resource.name, rejection));
-                }
-            }
-        }
-        let rejected_whole = total > 0 && errors.len() == total;
-        self.answered |= !partial && !rejected_whole;
-        (delta, errors)
-    }
-
-    /// What is held but absent from an initial state, once that is complete.
-    fn absent(&mut self, resources: &[Resource], partial: bool) -> Vec<String> {
-        let Some(seen) = &mut self.seen else {
-            return Vec::new();
-        };
-        seen.extend(resources.iter().map(|resource| resource.name.clone()));
-        if partial {
-            return Vec::new();
-        }
-        let seen = self.seen.take().unwrap_or_default();
-        let held = self.good.keys().chain(&self.quarantined);
-        held.filter(|name| !seen.contains(*name)).cloned().collect()
-    }
-
-    /// Remembers a resource without a good value. A nameless one cannot be remembered.
-    fn quarantine(&mut self, name: String, rejection: Rejection) -> Option<RejectedResource> {
-        if self.good.contains_key(&name) || name.is_empty() {
-            return None;
-        }
-        self.quarantined.insert(name.clone());
-        Some(RejectedResource {
-            name,
-            addresses: rejection.addresses,
-            reason: rejection.reason,
-        })
-    }
-}
-
-/// Why a resource was rejected, and what it claims.
-#[derive(Debug)]
-struct Rejection {
-    reason: String,
-    addresses: Vec<NetworkAddress>,
-}
-
-type NamedReason = (String, String);
-
 fn decode_address(resource: &Resource) -> Result<Address, Rejection> {
     let body = body(resource, ResourceType::Address)?;
     let reject = |reason: String| Rejection {
@@ -276,24 +189,6 @@ fn reject(reason: &str) -> Rejection {
     }
 }
 
-/// Keeps the last resource of each name, in order, and only those removed names that have none.
-fn without_duplicates(response: DeltaDiscoveryResponse) -> (Vec<Resource>, Vec<String>) {
-    let mut seen = HashSet::with_capacity(response.resources.len());
-    let mut resources: Vec<Resource> = response
-        .resources
-        .into_iter()
-        .rev()
-        .filter(|resource| seen.insert(resource.name.clone()))
-        .collect();
-    resources.reverse();
-    let removed = response.removed_resources;
-    let removed = removed
-        .into_iter()
-        .filter(|name| seen.insert(name.clone()))
-        .collect();
-    (resources, removed)
-}
-
 fn answer(kind: ResourceType, nonce: String, errors: &[NamedReason]) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: kind.url().to_owned(),
@@ -335,8 +230,6 @@ fn clip(text: &str, limit: usize) -> &str {
     }
 }
 
-/// `system_version_info` of a response that will be continued. Only our own server says so; other clients ignore it.
-pub(crate) const PARTIAL: &str = "partial";
 /// gRPC implementations accept messages up to 4 MiB unless told otherwise.
 const EVERY_SERVER_TAKES: usize = 4 << 20;
 const NAME_MISMATCH: &str = "content has another name";
