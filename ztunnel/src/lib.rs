@@ -1,3 +1,18 @@
-//! The L4 node proxy: captures, tunnels, authorizes
+//! The L4 node proxy: captures, tunnels, authorizes.
+//!
+//! A library so that tests and benches reach its parts; the binary is [`app::run`] on a [`config::Config`].
 
+pub mod admin;
+pub mod app;
+pub mod build_info;
+pub mod certificates;
+pub mod config;
+pub mod dump;
+pub mod local;
+pub mod pods;
+pub mod profile;
+pub mod proxy;
+pub mod route;
 pub mod state;
+pub mod telemetry;
+pub mod worker;

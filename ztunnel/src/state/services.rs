@@ -1,17 +1,21 @@
 //! Services by key, virtual address and hostname.
 
-use std::{collections::BTreeMap, hash::Hash, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use hashbrown::Equivalent;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 use tulle_model::{NetworkAddress, Service, ServiceKey, SpiffeId, Vip, Visibility};
 
+use ranges::{RangeLengths, RangeQuery, VipRange};
+
 use super::{
     cow_map::CowMap,
     endpoints::{Endpoints, MemberChanges, Members, change_members},
     workload::Workload,
 };
+
+mod ranges;
 
 /// A service with its endpoints.
 #[derive(Clone, Debug, PartialEq)]
@@ -250,29 +254,6 @@ fn drop_key(keys: &mut Keys, key: &ServiceKey) -> bool {
     !keys.is_empty()
 }
 
-/// A range of virtual addresses in a network.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct VipRange {
-    network: Arc<str>,
-    net: IpNet,
-}
-
-impl VipRange {
-    fn of(vip: &Vip) -> Option<Self> {
-        match vip {
-            Vip::Host(_) => None,
-            Vip::Range {
-                network,
-                address,
-                prefix,
-            } => Some(Self {
-                network: Arc::clone(network),
-                net: IpNet::new(*address, *prefix).ok()?.trunc(),
-            }),
-        }
-    }
-}
-
 /// [`NetworkAddress`] for lookups, without its own network name.
 #[derive(Hash)]
 pub(crate) struct VipQuery<'a> {
@@ -283,56 +264,5 @@ pub(crate) struct VipQuery<'a> {
 impl Equivalent<NetworkAddress> for VipQuery<'_> {
     fn equivalent(&self, key: &NetworkAddress) -> bool {
         self.address == key.address && *self.network == *key.network
-    }
-}
-
-#[derive(Hash)]
-struct RangeQuery<'a> {
-    network: &'a str,
-    net: IpNet,
-}
-
-impl Equivalent<VipRange> for RangeQuery<'_> {
-    fn equivalent(&self, key: &VipRange) -> bool {
-        self.net == key.net && *self.network == *key.network
-    }
-}
-
-/// Which prefix lengths occur, with their number: a lookup tries only these.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct RangeLengths {
-    v4: BTreeMap<u8, usize>,
-    v6: BTreeMap<u8, usize>,
-}
-
-impl RangeLengths {
-    /// Longest first.
-    fn of(&self, address: IpAddr) -> impl Iterator<Item = u8> {
-        let lengths = match address {
-            IpAddr::V4(_) => &self.v4,
-            IpAddr::V6(_) => &self.v6,
-        };
-        lengths.keys().rev().copied()
-    }
-
-    fn family(&mut self, net: IpNet) -> &mut BTreeMap<u8, usize> {
-        match net {
-            IpNet::V4(_) => &mut self.v4,
-            IpNet::V6(_) => &mut self.v6,
-        }
-    }
-
-    fn add(&mut self, net: IpNet) {
-        *self.family(net).entry(net.prefix_len()).or_default() += 1;
-    }
-
-    fn remove(&mut self, net: IpNet) {
-        let family = self.family(net);
-        if let Some(count) = family.get_mut(&net.prefix_len()) {
-            *count -= 1;
-            if *count == 0 {
-                family.remove(&net.prefix_len());
-            }
-        }
     }
 }

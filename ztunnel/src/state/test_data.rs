@@ -1,7 +1,10 @@
 //! Resources for tests.
 
+use std::sync::Arc;
+
 use tulle_model::{
-    NetworkAddress, PortMapping, Service, ServiceKey, ServicePort, TunnelProtocol, Vip, Workload,
+    Destination, GatewayAddress, NetworkAddress, PortMapping, Service, ServiceKey, ServicePort,
+    TunnelProtocol, Vip, Workload,
 };
 
 /// A pod of the mesh in namespace `shop`, on node `node`. Name and service account are the end of the UID.
@@ -49,4 +52,42 @@ pub(crate) fn key(name: &str) -> ServiceKey {
 /// An address of the default network.
 pub(crate) fn address(text: &str) -> NetworkAddress {
     NetworkAddress::new("".into(), text.parse().unwrap())
+}
+
+/// A workload as the state keeps it.
+pub(crate) fn known(workload: Workload) -> super::Workload {
+    super::intern::Interner::default().workload(workload)
+}
+
+/// A snapshot with these resources.
+pub(crate) fn mesh(resources: impl IntoIterator<Item = super::Resource>) -> Arc<super::Snapshot> {
+    let (writer, reader) = super::StateWriter::new(super::StateConfig::default());
+    writer.replace_local(resources);
+    reader.load()
+}
+
+impl From<Workload> for super::Resource {
+    fn from(workload: Workload) -> Self {
+        Self::Workload(Box::new(workload))
+    }
+}
+
+impl From<Service> for super::Resource {
+    fn from(service: Service) -> Self {
+        Self::Service(Box::new(service))
+    }
+}
+
+/// A waypoint by address, or by `namespace/hostname`.
+pub(crate) fn gateway(text: &str, port: u16) -> GatewayAddress {
+    let by_name = || Destination::Hostname(text.parse().unwrap());
+    GatewayAddress {
+        destination: (text.parse())
+            .map_or_else(|_| by_name(), |ip| Destination::Address(address_of(ip))),
+        hbone_mtls_port: port,
+    }
+}
+
+fn address_of(ip: std::net::IpAddr) -> NetworkAddress {
+    NetworkAddress::new("".into(), ip)
 }

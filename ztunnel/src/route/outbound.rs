@@ -1,0 +1,294 @@
+//! Where a captured outbound connection goes.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use fastrand::Rng;
+use smallvec::SmallVec;
+use tulle_model::{
+    GatewayAddress, LoadBalancingMode, Service, ServiceKey, SpiffeId, TunnelProtocol, Uid,
+};
+
+use super::{
+    Authority, HBONE_PORT, WaypointError, is_proxy_port,
+    service::{self, Endpoint, Purpose},
+    waypoint,
+};
+use crate::state::{Destination, ServiceRecord, Snapshot, Workload};
+
+/// Where a connection goes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outbound {
+    /// To where the application wanted, which is nothing of the mesh.
+    Passthrough {
+        /// As dialled.
+        addr: SocketAddr,
+    },
+    /// To a known workload that is not in the mesh.
+    Plain {
+        /// Address and port of the workload.
+        addr: SocketAddr,
+        /// The workload.
+        workload: Arc<Workload>,
+        /// The service that was dialled.
+        service: Option<Arc<Service>>,
+    },
+    /// Through a tunnel.
+    Hbone {
+        /// Where the tunnel is opened.
+        next_hop: SocketAddr,
+        /// Whose address that is: the destination, or a waypoint.
+        workload: Arc<Workload>,
+        /// The peer must prove one of these.
+        expected: SmallVec<[SpiffeId; 2]>,
+        /// What the tunnel is asked to connect to.
+        authority: Authority,
+        /// What kind of peer the next hop is.
+        via: Via,
+        /// The service that was dialled.
+        service: Option<Arc<Service>>,
+    },
+}
+
+/// What kind of peer a tunnel ends at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// The destination itself.
+    Direct,
+    /// The waypoint of the service that was dialled.
+    ServiceWaypoint,
+    /// The waypoint of the workload that was dialled.
+    WorkloadWaypoint,
+}
+
+/// Why a connection goes nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The connection would come back to the proxy.
+    #[error("{0} is a port of the proxy itself")]
+    Loop(SocketAddr),
+    /// The destination is part of the mesh, but its description could not be understood.
+    #[error("{0} could not be understood, so its traffic is refused")]
+    Quarantined(Arc<str>),
+    /// No endpoint of the service is healthy, serves the port, and is yet to be tried.
+    #[error("no healthy upstream for {service} port {port}")]
+    NoEndpoint {
+        /// The service.
+        service: ServiceKey,
+        /// Port of the service.
+        port: u16,
+    },
+    /// The only destination there is was tried already, or has no usable address.
+    #[error("{0} cannot be reached")]
+    Unreachable(Uid),
+    /// The waypoint that the destination asks for cannot be used. It is never bypassed.
+    #[error("waypoint {waypoint} unavailable: {reason}")]
+    Waypoint {
+        /// Its name or address.
+        waypoint: String,
+        /// What is the matter.
+        reason: WaypointError,
+    },
+    /// The destination is in another network.
+    #[error("{workload} is in network {network:?}, which cannot be reached from here")]
+    OtherNetwork {
+        /// The destination.
+        workload: Uid,
+        /// Its network.
+        network: Arc<str>,
+    },
+    /// The destination is known by hostname only.
+    #[error("{0} has no address and would have to be resolved by DNS")]
+    NeedsDns(Arc<str>),
+}
+
+/// Decides where a connection from `source` to `destination` goes.
+///
+/// `exclude` names workloads that could not be connected to, so that the caller may ask again for another endpoint
+/// as long as no byte was sent.
+pub fn outbound(
+    snapshot: &Snapshot,
+    source: &Workload,
+    destination: SocketAddr,
+    exclude: &[Uid],
+    random: &mut Rng,
+) -> Result<Outbound, RouteError> {
+    let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+    if returns_to_proxy(source, destination) {
+        return Err(RouteError::Loop(destination));
+    }
+    let (network, namespace) = (&source.network, &source.namespace);
+    let mut decision = Decision {
+        snapshot,
+        source,
+        destination,
+        exclude,
+        random,
+    };
+    match snapshot.destination(network, destination.ip(), namespace) {
+        Destination::Service(record) => decision.service(record),
+        Destination::Workload(workload) => decision.workload(workload),
+        Destination::Quarantined(name) => Err(RouteError::Quarantined(Arc::clone(name))),
+        Destination::Unknown => Ok(Outbound::Passthrough { addr: destination }),
+    }
+}
+
+/// The proxy's listeners are reached at every address of the pod.
+fn returns_to_proxy(source: &Workload, destination: SocketAddr) -> bool {
+    let ip = destination.ip();
+    let own = ip.is_loopback() || ip.is_unspecified() || source.addresses.contains(&ip);
+    own && is_proxy_port(destination.port())
+}
+
+struct Decision<'a> {
+    snapshot: &'a Snapshot,
+    source: &'a Workload,
+    destination: SocketAddr,
+    exclude: &'a [Uid],
+    random: &'a mut Rng,
+}
+
+impl Decision<'_> {
+    fn service(&mut self, record: &ServiceRecord) -> Result<Outbound, RouteError> {
+        let service = &record.service;
+        // A waypoint that dials the service is done with its work, and must not be sent to its peers or itself.
+        let mut waypoints = waypoint::all_of_service(service);
+        let from_waypoint =
+            waypoints.any(|gateway| waypoint::is_waypoint(self.snapshot, self.source, gateway));
+        if !from_waypoint && let Some(gateway) = waypoint::of_service(service, self.random) {
+            return self.through_waypoint(gateway, Via::ServiceWaypoint, Some(service));
+        }
+        if let Some(outbound) = self.owner_of_address(record) {
+            return outbound;
+        }
+        let port = self.destination.port();
+        let request = service::Request {
+            source: self.source,
+            dialled: self.destination.ip(),
+            exclude: self.exclude,
+            port,
+            purpose: Purpose::Destination,
+        };
+        match service::choose(record, request, self.random) {
+            Some(endpoint) => self.direct(&endpoint, Some(record)),
+            None => Err(RouteError::NoEndpoint {
+                service: service.key.clone(),
+                port,
+            }),
+        }
+    }
+
+    /// A service may claim an address that a workload has as its own. Then the workload's waypoint must not be lost
+    /// on the way through the service, and a service that leaves connections as they are does not mean plain text.
+    fn owner_of_address(&mut self, record: &ServiceRecord) -> Option<Result<Outbound, RouteError>> {
+        let (network, ip) = (&self.source.network, self.destination.ip());
+        let owner = self.snapshot.workload_by_address(network, ip);
+        let passthrough = record.service.load_balancing.mode == LoadBalancingMode::Passthrough;
+        match owner {
+            Some(owner) if passthrough || owner.waypoint.is_some() => Some(self.workload(owner)),
+            None if passthrough => Some(Ok(Outbound::Passthrough {
+                addr: self.destination,
+            })),
+            Some(_) | None => None,
+        }
+    }
+
+    fn workload(&mut self, workload: &Arc<Workload>) -> Result<Outbound, RouteError> {
+        if let Some(gateway) = &workload.waypoint
+            && !waypoint::is_waypoint(self.snapshot, self.source, gateway)
+        {
+            return self.through_waypoint(gateway, Via::WorkloadWaypoint, None);
+        }
+        if self.exclude.contains(&workload.uid) {
+            return Err(RouteError::Unreachable(workload.uid.clone()));
+        }
+        let endpoint = Endpoint {
+            workload,
+            port: self.destination.port(),
+            ip: Some(self.destination.ip()),
+        };
+        self.direct(&endpoint, None)
+    }
+
+    fn through_waypoint(
+        &mut self,
+        gateway: &GatewayAddress,
+        via: Via,
+        service: Option<&Arc<Service>>,
+    ) -> Result<Outbound, RouteError> {
+        let dialled: IpAddr = self.destination.ip();
+        let found = waypoint::resolve(
+            self.snapshot,
+            gateway,
+            self.source,
+            dialled,
+            self.exclude,
+            self.random,
+        );
+        let waypoint = found.map_err(|reason| RouteError::Waypoint {
+            waypoint: waypoint::Name(gateway).to_string(),
+            reason,
+        })?;
+        Ok(Outbound::Hbone {
+            next_hop: waypoint.address,
+            workload: waypoint.workload,
+            expected: waypoint.expected,
+            authority: Authority::Address(self.destination),
+            via,
+            service: service.cloned(),
+        })
+    }
+
+    /// To the destination itself, by tunnel if it is in the mesh.
+    fn direct(
+        &self,
+        endpoint: &Endpoint<'_>,
+        record: Option<&ServiceRecord>,
+    ) -> Result<Outbound, RouteError> {
+        let workload = Arc::clone(endpoint.workload);
+        let Some(ip) = endpoint.ip else {
+            return Err(self.out_of_reach(&workload));
+        };
+        let addr = SocketAddr::new(ip, endpoint.port);
+        let service = record.map(|record| Arc::clone(&record.service));
+        match workload.tunnel_protocol {
+            TunnelProtocol::None => Ok(Outbound::Plain {
+                addr,
+                workload,
+                service,
+            }),
+            TunnelProtocol::Hbone if is_proxy_port(addr.port()) => Err(RouteError::Loop(addr)),
+            TunnelProtocol::Hbone => {
+                let extra = record.map_or(&[][..], |record| &record.identities);
+                Ok(Outbound::Hbone {
+                    next_hop: SocketAddr::new(ip, HBONE_PORT),
+                    expected: extra.iter().chain([&workload.identity]).cloned().collect(),
+                    workload,
+                    authority: Authority::Address(addr),
+                    via: Via::Direct,
+                    service,
+                })
+            }
+        }
+    }
+
+    fn out_of_reach(&self, workload: &Workload) -> RouteError {
+        if workload.network != self.source.network {
+            return RouteError::OtherNetwork {
+                workload: workload.uid.clone(),
+                network: Arc::clone(&workload.network),
+            };
+        }
+        match &workload.hostname {
+            Some(hostname) if workload.addresses.is_empty() => {
+                RouteError::NeedsDns(Arc::clone(hostname))
+            }
+            Some(_) | None => RouteError::Unreachable(workload.uid.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

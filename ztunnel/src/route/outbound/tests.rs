@@ -1,0 +1,644 @@
+use std::collections::HashMap;
+
+use tulle_model::{
+    ApplicationTunnel, Health, IpFamilies, LoadBalancing, NetworkMode, ServicePort, Visibility,
+    WeightedWaypoint, Workload as Model,
+};
+
+use super::*;
+use crate::state::{
+    Resource,
+    test_data::{gateway, key, mesh, pod, service, serving},
+};
+
+/// Goes from pod `client` at 10.0.0.1 to `destination`, in one line.
+fn go(resources: &[Resource], destination: &str) -> String {
+    go_from(pod("client", "10.0.0.1"), resources, destination, &[])
+}
+
+fn go_from(client: Model, resources: &[Resource], destination: &str, exclude: &[&str]) -> String {
+    let uid = client.uid.clone();
+    let all = resources.iter().cloned().chain([client.into()]);
+    let snapshot = mesh(all);
+    let source = snapshot.workload(&uid).unwrap();
+    let exclude: Vec<_> = exclude.iter().map(|uid| Uid::new(*uid)).collect();
+    let destination = destination.parse().unwrap();
+    let mut random = Rng::with_seed(7);
+    match outbound(&snapshot, source, destination, &exclude, &mut random) {
+        Ok(outbound) => describe(&outbound),
+        Err(error) => format!("{error}"),
+    }
+}
+
+fn describe(outbound: &Outbound) -> String {
+    match outbound {
+        Outbound::Passthrough { addr } => format!("passthrough {addr}"),
+        Outbound::Plain { addr, workload, .. } => format!("plain {addr} {}", workload.uid),
+        Outbound::Hbone {
+            next_hop,
+            workload,
+            authority,
+            via,
+            ..
+        } => format!("{via:?} {next_hop} {} for {authority}", workload.uid),
+    }
+}
+
+fn plain(uid: &str, ip: &str) -> Model {
+    Model {
+        tunnel_protocol: TunnelProtocol::None,
+        ..pod(uid, ip)
+    }
+}
+
+fn with_waypoint(workload: Model, waypoint: &str) -> Model {
+    Model {
+        waypoint: Some(gateway(waypoint, 15008)),
+        ..workload
+    }
+}
+
+fn service_with_waypoint(name: &str, vip: &str, waypoint: &str) -> Service {
+    Service {
+        waypoint: Some(gateway(waypoint, 15008)),
+        ..service(name, &[vip])
+    }
+}
+
+/// Service `waypoint.shop` at 10.2.0.200 with port 15008, and its pod `wp` at 10.0.0.200.
+fn waypoint() -> [Resource; 2] {
+    let port = ServicePort {
+        service_port: 15008,
+        target_port: 15008,
+        app_protocol: Default::default(),
+    };
+    let service = Service {
+        ports: vec![port],
+        ..service("waypoint", &["10.2.0.200"])
+    };
+    let wp = serving(pod("wp", "10.0.0.200"), "waypoint", &[]);
+    [service.into(), wp.into()]
+}
+
+#[test]
+fn without_waypoints() {
+    let host_network = Model {
+        network_mode: NetworkMode::HostNetwork,
+        ..serving(plain("host", "192.168.0.1"), "host", &[])
+    };
+    let hidden = Service {
+        visibility: Visibility::Namespace,
+        key: ServiceKey::new("elsewhere", "hidden"),
+        ..service("hidden", &["10.2.0.9"])
+    };
+    let all: Vec<Resource> = vec![
+        pod("meshed", "10.0.0.2").into(),
+        plain("outside", "10.0.0.3").into(),
+        serving(pod("a", "10.0.0.4"), "cart", &[]).into(),
+        service("cart", &["10.2.0.1"]).into(),
+        serving(plain("b", "10.0.0.5"), "old", &[(80, 8000)]).into(),
+        service("old", &["10.2.0.2"]).into(),
+        service("empty", &["10.2.0.3"]).into(),
+        host_network.into(),
+        service("host", &["10.2.0.4"]).into(),
+        hidden.into(),
+    ];
+    for (destination, expected) in [
+        ("1.2.3.4:443", "passthrough 1.2.3.4:443"),
+        ("[::ffff:1.2.3.4]:443", "passthrough 1.2.3.4:443"),
+        (
+            "10.0.0.2:8080",
+            "Direct 10.0.0.2:15008 meshed for 10.0.0.2:8080",
+        ),
+        (
+            "[::ffff:10.0.0.2]:80",
+            "Direct 10.0.0.2:15008 meshed for 10.0.0.2:80",
+        ),
+        ("10.0.0.3:8080", "plain 10.0.0.3:8080 outside"),
+        ("10.2.0.1:80", "Direct 10.0.0.4:15008 a for 10.0.0.4:8080"),
+        (
+            "10.2.0.1:81",
+            "no healthy upstream for shop/cart.shop port 81",
+        ),
+        ("10.2.0.2:80", "plain 10.0.0.5:8000 b"),
+        (
+            "10.2.0.3:80",
+            "no healthy upstream for shop/empty.shop port 80",
+        ),
+        ("192.168.0.1:80", "passthrough 192.168.0.1:80"),
+        ("10.2.0.4:80", "plain 192.168.0.1:8080 host"),
+        ("10.2.0.9:80", "passthrough 10.2.0.9:80"),
+        ("127.0.0.1:80", "passthrough 127.0.0.1:80"),
+    ] {
+        assert_eq!(go(&all, destination), expected, "{destination}");
+    }
+}
+
+#[test]
+fn connections_to_the_proxy_itself_are_refused() {
+    let all = [
+        pod("meshed", "10.0.0.2").into(),
+        plain("outside", "10.0.0.3").into(),
+    ];
+    for destination in [
+        "127.0.0.1",
+        "127.9.9.9",
+        "[::1]",
+        "10.0.0.1",
+        "0.0.0.0",
+        "10.0.0.2",
+    ] {
+        for port in [15001, 15006, 15008] {
+            let outcome = go(&all, &format!("{destination}:{port}"));
+            assert!(
+                outcome.ends_with("is a port of the proxy itself"),
+                "{outcome}"
+            );
+        }
+    }
+    for destination in [
+        "10.0.0.1:15000",
+        "127.0.0.1:15002",
+        "1.2.3.4:15008",
+        "10.0.0.3:15008",
+    ] {
+        assert!(!go(&all, destination).contains("proxy"), "{destination}");
+    }
+}
+
+#[test]
+fn target_ports() {
+    let port = |target_port| {
+        let ports = vec![ServicePort {
+            service_port: 80,
+            target_port,
+            app_protocol: Default::default(),
+        }];
+        Service {
+            ports,
+            ..service("cart", &["10.2.0.1"])
+        }
+    };
+    let refused = "no healthy upstream for shop/cart.shop port 80";
+    let to = |port: u16| format!("Direct 10.0.0.4:15008 a for 10.0.0.4:{port}");
+    for (target, mapping, expected) in [
+        (8080, vec![], to(8080)),
+        (8080, vec![(80, 9090)], to(9090)),
+        (8080, vec![(81, 9090)], to(8080)),
+        (8080, vec![(80, 0)], to(8080)),
+        (0, vec![(80, 9090)], to(9090)),
+        (0, vec![], refused.into()),
+        (0, vec![(80, 0)], refused.into()),
+        (
+            15008,
+            vec![],
+            "10.0.0.4:15008 is a port of the proxy itself".into(),
+        ),
+    ] {
+        let endpoint = serving(pod("a", "10.0.0.4"), "cart", &mapping);
+        let outcome = go(&[port(target).into(), endpoint.into()], "10.2.0.1:80");
+        assert_eq!(outcome, expected, "{target} {mapping:?}");
+    }
+}
+
+#[test]
+fn only_an_application_tunnel_with_a_port_takes_ports_nobody_names() {
+    let tunnel = |port| Model {
+        application_tunnel: Some(ApplicationTunnel {
+            proxy_protocol: false,
+            port,
+        }),
+        ..serving(pod("wp", "10.0.0.200"), "bare", &[])
+    };
+    let bare = Service {
+        ports: Vec::new(),
+        ..service("bare", &["10.2.0.200"])
+    };
+    let fronted = with_waypoint(pod("a", "10.0.0.4"), "shop/bare.shop");
+    let go = |port, destination| {
+        let all = [
+            tunnel(port).into(),
+            bare.clone().into(),
+            fronted.clone().into(),
+        ];
+        go(&all, destination)
+    };
+    assert_eq!(
+        go(Some(15088), "10.0.0.4:80"),
+        "WorkloadWaypoint 10.0.0.200:15008 wp for 10.0.0.4:80"
+    );
+    assert_eq!(
+        go(None, "10.0.0.4:80"),
+        "waypoint shop/bare.shop unavailable: no healthy endpoint"
+    );
+    assert_eq!(
+        go(Some(15088), "10.2.0.200:80"),
+        "no healthy upstream for shop/bare.shop port 80"
+    );
+}
+
+#[test]
+fn waypoints() {
+    let mut all = waypoint().to_vec();
+    let by_name = "shop/waypoint.shop";
+    all.extend([
+        with_waypoint(pod("by-name", "10.0.0.10"), by_name).into(),
+        with_waypoint(pod("by-vip", "10.0.0.11"), "10.2.0.200").into(),
+        with_waypoint(pod("by-ip", "10.0.0.12"), "10.0.0.200").into(),
+        with_waypoint(plain("plain", "10.0.0.13"), by_name).into(),
+        with_waypoint(pod("lost", "10.0.0.14"), "shop/nowhere").into(),
+        with_waypoint(pod("lost-ip", "10.0.0.15"), "10.9.9.9").into(),
+        service_with_waypoint("cart", "10.2.0.1", by_name).into(),
+        service_with_waypoint("lost", "10.2.0.2", "shop/nowhere").into(),
+        serving(
+            with_waypoint(pod("both", "10.0.0.16"), "10.9.9.9"),
+            "cart",
+            &[],
+        )
+        .into(),
+        serving(with_waypoint(pod("c", "10.0.0.17"), by_name), "direct", &[]).into(),
+        service("direct", &["10.2.0.3"]).into(),
+    ]);
+    let workload = |for_: &str| format!("WorkloadWaypoint 10.0.0.200:15008 wp for {for_}");
+    for (destination, expected) in [
+        ("10.0.0.10:80", workload("10.0.0.10:80")),
+        ("10.0.0.11:80", workload("10.0.0.11:80")),
+        ("10.0.0.12:80", workload("10.0.0.12:80")),
+        ("10.0.0.13:80", workload("10.0.0.13:80")),
+        (
+            "10.0.0.14:80",
+            "waypoint shop/nowhere unavailable: not known".into(),
+        ),
+        (
+            "10.0.0.15:80",
+            "waypoint /10.9.9.9 unavailable: not known".into(),
+        ),
+        (
+            "10.2.0.1:80",
+            "ServiceWaypoint 10.0.0.200:15008 wp for 10.2.0.1:80".into(),
+        ),
+        (
+            "10.2.0.1:9999",
+            "ServiceWaypoint 10.0.0.200:15008 wp for 10.2.0.1:9999".into(),
+        ),
+        (
+            "10.2.0.2:80",
+            "waypoint shop/nowhere unavailable: not known".into(),
+        ),
+        // Dialled by service: the workload's own waypoint is not for that.
+        (
+            "10.2.0.3:80",
+            "Direct 10.0.0.17:15008 c for 10.0.0.17:8080".into(),
+        ),
+    ] {
+        assert_eq!(go(&all, destination), expected, "{destination}");
+    }
+    let from = |client: Model, destination| go_from(client, &all, destination, &[]);
+    let wp = || serving(pod("wp", "10.0.0.200"), "waypoint", &[]);
+    assert_eq!(
+        from(wp(), "10.0.0.10:80"),
+        "Direct 10.0.0.10:15008 by-name for 10.0.0.10:80"
+    );
+    assert_eq!(
+        from(wp(), "10.0.0.12:80"),
+        "Direct 10.0.0.12:15008 by-ip for 10.0.0.12:80"
+    );
+    assert_eq!(
+        from(wp(), "10.2.0.1:80"),
+        "Direct 10.0.0.16:15008 both for 10.0.0.16:8080"
+    );
+    let dying = Model {
+        health: Health::Unhealthy,
+        ..wp()
+    };
+    assert_eq!(
+        from(dying, "10.0.0.10:80"),
+        "Direct 10.0.0.10:15008 by-name for 10.0.0.10:80"
+    );
+}
+
+#[test]
+fn waypoint_without_a_healthy_pod_is_not_bypassed() {
+    let [service, _] = waypoint();
+    let sick = Model {
+        health: Health::Unhealthy,
+        ..serving(pod("wp", "10.0.0.200"), "waypoint", &[])
+    };
+    let fronted = with_waypoint(pod("a", "10.0.0.4"), "shop/waypoint.shop");
+    let all = [service, sick.into(), fronted.into()];
+    assert_eq!(
+        go(&all, "10.0.0.4:80"),
+        "waypoint shop/waypoint.shop unavailable: no healthy endpoint"
+    );
+}
+
+#[test]
+fn waypoint_by_hostname_of_a_workload() {
+    let named = Model {
+        hostname: Some("wp.test".into()),
+        ..pod("wp", "10.0.0.200")
+    };
+    let fronted = with_waypoint(pod("a", "10.0.0.4"), "shop/wp.test");
+    let all = [named.clone().into(), fronted.into()];
+    assert_eq!(
+        go(&all, "10.0.0.4:80"),
+        "WorkloadWaypoint 10.0.0.200:15008 wp for 10.0.0.4:80"
+    );
+    assert_eq!(
+        go_from(named, &all, "10.0.0.4:80", &[]),
+        "Direct 10.0.0.4:15008 a for 10.0.0.4:80"
+    );
+}
+
+#[test]
+fn waypoint_family_follows_the_application_or_the_address() {
+    let [service, _] = waypoint();
+    let dual = Model {
+        addresses: ["10.0.0.200", "fd00::200"]
+            .map(|a| a.parse().unwrap())
+            .to_vec(),
+        ..serving(pod("wp", "10.0.0.200"), "waypoint", &[])
+    };
+    let destination = |waypoint: &str| Model {
+        addresses: ["10.0.0.4", "fd00::4"].map(|a| a.parse().unwrap()).to_vec(),
+        ..with_waypoint(pod("a", "10.0.0.4"), waypoint)
+    };
+    for (waypoint, dialled, next_hop) in [
+        ("shop/waypoint.shop", "10.0.0.4:80", "10.0.0.200:15008"),
+        ("shop/waypoint.shop", "[fd00::4]:80", "[fd00::200]:15008"),
+        ("10.2.0.200", "[fd00::4]:80", "10.0.0.200:15008"),
+        ("fd00::200", "10.0.0.4:80", "[fd00::200]:15008"),
+    ] {
+        let all = [
+            service.clone(),
+            dual.clone().into(),
+            destination(waypoint).into(),
+        ];
+        let expected = format!("WorkloadWaypoint {next_hop} wp for {dialled}");
+        assert_eq!(go(&all, dialled), expected, "{waypoint}");
+    }
+}
+
+#[test]
+fn weighted_waypoints_share_by_weight() {
+    let waypoint = |name: &str, weight| WeightedWaypoint {
+        destination: gateway(name, 15008),
+        weight,
+    };
+    let with = |weights: [u32; 2]| Service {
+        waypoint: Some(gateway("10.0.0.203", 15008)),
+        weighted_waypoints: vec![
+            waypoint("10.0.0.201", weights[0]),
+            waypoint("10.0.0.202", weights[1]),
+        ],
+        ..service("cart", &["10.2.0.1"])
+    };
+    let shares = |weights| {
+        let snapshot = mesh([
+            with(weights).into(),
+            pod("client", "10.0.0.1").into(),
+            pod("one", "10.0.0.201").into(),
+            pod("two", "10.0.0.202").into(),
+            pod("three", "10.0.0.203").into(),
+        ]);
+        let source = snapshot.workload(&Uid::new("client")).unwrap();
+        let mut random = Rng::with_seed(1);
+        let mut shares: HashMap<String, usize> = HashMap::new();
+        for _ in 0..1000 {
+            let destination = "10.2.0.1:80".parse().unwrap();
+            let outbound = outbound(&snapshot, source, destination, &[], &mut random).unwrap();
+            let Outbound::Hbone { workload, .. } = outbound else {
+                panic!("not a tunnel: {outbound:?}");
+            };
+            *shares.entry(workload.uid.to_string()).or_default() += 1;
+        }
+        ["one", "two", "three"].map(|uid| shares.get(uid).copied().unwrap_or(0))
+    };
+    let [one, two, three] = shares([1, 3]);
+    assert!(
+        (200..300).contains(&one) && one + two == 1000 && three == 0,
+        "{one} {two} {three}"
+    );
+    assert_eq!(shares([0, 5]), [0, 1000, 0]);
+    assert_eq!(shares([0, 0]), [0, 0, 1000]);
+    let from_waypoint = go_from(
+        pod("two", "10.0.0.202"),
+        &[with([1, 0]).into()],
+        "10.2.0.1:80",
+        &[],
+    );
+    assert_eq!(
+        from_waypoint, "no healthy upstream for shop/cart.shop port 80",
+        "not to its peer"
+    );
+}
+
+#[test]
+fn passthrough_services() {
+    let passthrough = |waypoint: Option<&str>| Service {
+        waypoint: waypoint.map(|w| gateway(w, 15008)),
+        load_balancing: LoadBalancing {
+            mode: LoadBalancingMode::Passthrough,
+            ..Default::default()
+        },
+        ..service("ext", &["10.2.0.1"])
+    };
+    let mut all = waypoint().to_vec();
+    all.push(passthrough(None).into());
+    assert_eq!(go(&all, "10.2.0.1:9999"), "passthrough 10.2.0.1:9999");
+    all.push(pod("owner", "10.2.0.1").into());
+    assert_eq!(
+        go(&all, "10.2.0.1:9999"),
+        "Direct 10.2.0.1:15008 owner for 10.2.0.1:9999"
+    );
+    all.push(passthrough(Some("shop/waypoint.shop")).into());
+    assert_eq!(
+        go(&all, "10.2.0.1:9999"),
+        "ServiceWaypoint 10.0.0.200:15008 wp for 10.2.0.1:9999"
+    );
+}
+
+#[test]
+fn address_of_a_service_and_a_workload_at_once_keeps_both_waypoints() {
+    let mut all = waypoint().to_vec();
+    all.push(service("ext", &["10.0.0.4"]).into());
+    all.push(serving(pod("a", "10.0.0.4"), "ext", &[]).into());
+    assert_eq!(
+        go(&all, "10.0.0.4:80"),
+        "Direct 10.0.0.4:15008 a for 10.0.0.4:8080"
+    );
+    let fronted = with_waypoint(pod("a", "10.0.0.4"), "shop/waypoint.shop");
+    all.push(serving(fronted, "ext", &[]).into());
+    let through = "WorkloadWaypoint 10.0.0.200:15008 wp for 10.0.0.4:80";
+    assert_eq!(go(&all, "10.0.0.4:80"), through);
+    all.push(service_with_waypoint("ext", "10.0.0.4", "shop/waypoint.shop").into());
+    assert_eq!(
+        go(&all, "10.0.0.4:80"),
+        through.replace("Workload", "Service")
+    );
+}
+
+#[test]
+fn families_of_a_service() {
+    let dual = Model {
+        addresses: ["10.0.0.4", "fd00::4"].map(|a| a.parse().unwrap()).to_vec(),
+        ..serving(pod("a", "10.0.0.4"), "cart", &[])
+    };
+    let with = |ip_families| Service {
+        ip_families,
+        ..service("cart", &["10.2.0.1", "fd00:2::1"])
+    };
+    let v4 = "Direct 10.0.0.4:15008 a for 10.0.0.4:8080";
+    let v6 = "Direct [fd00::4]:15008 a for [fd00::4]:8080";
+    for (families, dialled, expected) in [
+        (IpFamilies::Automatic, "10.2.0.1:80", v4),
+        (IpFamilies::Automatic, "[fd00:2::1]:80", v6),
+        (IpFamilies::Dual, "[fd00:2::1]:80", v6),
+        (IpFamilies::Ipv4Only, "[fd00:2::1]:80", v4),
+        (IpFamilies::Ipv6Only, "10.2.0.1:80", v6),
+    ] {
+        let all = [with(families).into(), dual.clone().into()];
+        assert_eq!(go(&all, dialled), expected, "{families:?} {dialled}");
+    }
+    let v4_only = serving(pod("a", "10.0.0.4"), "cart", &[]);
+    let all = [with(IpFamilies::Ipv6Only).into(), v4_only.into()];
+    assert_eq!(go(&all, "10.2.0.1:80"), "a cannot be reached");
+}
+
+#[test]
+fn other_networks_and_hostnames_are_not_reached_yet() {
+    let remote = Model {
+        network: "east".into(),
+        network_gateway: Some(gateway("10.0.0.250", 15008)),
+        addresses: Vec::new(),
+        ..serving(pod("remote", "10.0.0.4"), "cart", &[])
+    };
+    let by_name = Model {
+        hostname: Some("db.test".into()),
+        addresses: Vec::new(),
+        ..serving(pod("named", "10.0.0.4"), "cart", &[])
+    };
+    let cart = || Resource::from(service("cart", &["10.2.0.1"]));
+    let outcome = go(&[cart(), remote.clone().into()], "10.2.0.1:80");
+    assert_eq!(
+        outcome,
+        "remote is in network \"east\", which cannot be reached from here"
+    );
+    let outcome = go(&[cart(), by_name.into()], "10.2.0.1:80");
+    assert_eq!(
+        outcome,
+        "db.test has no address and would have to be resolved by DNS"
+    );
+    let near = serving(pod("near", "10.0.0.5"), "cart", &[]);
+    let outcome = go(&[cart(), remote.into(), near.into()], "10.2.0.1:80");
+    assert_eq!(outcome, "Direct 10.0.0.5:15008 near for 10.0.0.5:8080");
+    let same_ip_elsewhere = Model {
+        network: "east".into(),
+        ..pod("x", "10.0.0.9")
+    };
+    assert_eq!(
+        go(&[same_ip_elsewhere.into()], "10.0.0.9:80"),
+        "passthrough 10.0.0.9:80"
+    );
+}
+
+#[test]
+fn what_failed_is_not_tried_again() {
+    let all: Vec<Resource> = vec![
+        service("cart", &["10.2.0.1"]).into(),
+        serving(pod("a", "10.0.0.4"), "cart", &[]).into(),
+        serving(pod("b", "10.0.0.5"), "cart", &[]).into(),
+    ];
+    let go = |destination, exclude: &[&str]| {
+        go_from(pod("client", "10.0.0.1"), &all, destination, exclude)
+    };
+    assert_eq!(
+        go("10.2.0.1:80", &["a"]),
+        "Direct 10.0.0.5:15008 b for 10.0.0.5:8080"
+    );
+    assert_eq!(
+        go("10.2.0.1:80", &["b"]),
+        "Direct 10.0.0.4:15008 a for 10.0.0.4:8080"
+    );
+    assert_eq!(
+        go("10.2.0.1:80", &["a", "b"]),
+        "no healthy upstream for shop/cart.shop port 80"
+    );
+    assert_eq!(go("10.0.0.4:80", &["a"]), "a cannot be reached");
+}
+
+#[test]
+fn identities_that_are_expected() {
+    let extra = "spiffe://cluster.local/ns/other/sa/extra";
+    let cart = Service {
+        subject_alt_names: vec![extra.into(), "cart.test".into()],
+        ..service("cart", &["10.2.0.1"])
+    };
+    let own = "spiffe://cluster.local/ns/shop/sa/a";
+    let fronted = with_waypoint(pod("b", "10.0.0.5"), "shop/cart.shop");
+    let snapshot = mesh([
+        cart.into(),
+        serving(pod("a", "10.0.0.4"), "cart", &[]).into(),
+        Resource::from(Model {
+            waypoint: Some(gateway("shop/cart.shop", 80)),
+            ..fronted
+        }),
+        pod("client", "10.0.0.1").into(),
+    ]);
+    let source = snapshot.workload(&Uid::new("client")).unwrap();
+    for (destination, expected) in [
+        ("10.2.0.1:80", vec![extra, own]),
+        ("10.0.0.4:80", vec![own]),
+        ("10.0.0.5:80", vec![extra, own]),
+    ] {
+        let destination = destination.parse().unwrap();
+        let mut random = Rng::with_seed(1);
+        let outbound = outbound(&snapshot, source, destination, &[], &mut random).unwrap();
+        let Outbound::Hbone { expected: ids, .. } = outbound else {
+            panic!("not a tunnel: {outbound:?}");
+        };
+        let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+        assert_eq!(ids, expected, "{destination}");
+    }
+}
+
+#[test]
+fn quarantined_destination_is_refused() {
+    use tulle_xds::{Delta, RejectedResource, Subscriber};
+    let (mut writer, reader) = crate::state::StateWriter::new(Default::default());
+    writer.replace_local([pod("client", "10.0.0.1").into()]);
+    writer.addresses(Delta {
+        rejected: vec![RejectedResource {
+            name: "c//Pod/shop/odd".into(),
+            addresses: vec![crate::state::test_data::address("10.0.0.4")],
+            reason: "unknown tunnel protocol".into(),
+        }],
+        ..Delta::default()
+    });
+    let snapshot = reader.load();
+    let source = snapshot.workload(&Uid::new("client")).unwrap();
+    let go = |destination: &str| {
+        let destination = destination.parse().unwrap();
+        outbound(&snapshot, source, destination, &[], &mut Rng::with_seed(1))
+    };
+    assert_eq!(
+        go("10.0.0.4:80"),
+        Err(RouteError::Quarantined("c//Pod/shop/odd".into()))
+    );
+    assert!(go("10.0.0.5:80").is_ok());
+}
+
+#[test]
+fn service_is_reported_even_through_a_waypoint() {
+    let mut all = waypoint().to_vec();
+    all.push(service_with_waypoint("cart", "10.2.0.1", "shop/waypoint.shop").into());
+    all.push(pod("client", "10.0.0.1").into());
+    let snapshot = mesh(all);
+    let source = snapshot.workload(&Uid::new("client")).unwrap();
+    let destination = "10.2.0.1:80".parse().unwrap();
+    let outbound = outbound(&snapshot, source, destination, &[], &mut Rng::with_seed(1));
+    let Ok(Outbound::Hbone { service, .. }) = outbound else {
+        panic!("not a tunnel: {outbound:?}");
+    };
+    assert_eq!(service.unwrap().key, key("cart"));
+}

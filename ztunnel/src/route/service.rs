@@ -1,0 +1,91 @@
+//! An endpoint of a service, and the port it is reached at.
+
+use std::{net::IpAddr, sync::Arc};
+
+use fastrand::Rng;
+use tulle_model::{Service, Uid};
+
+use super::address;
+use crate::state::{ServiceRecord, Workload};
+
+/// What is asked of a service.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) source: &'a Workload,
+    /// The address that the application dialled.
+    pub(super) dialled: IpAddr,
+    /// Endpoints that were tried in vain.
+    pub(super) exclude: &'a [Uid],
+    pub(super) port: u16,
+    pub(super) purpose: Purpose,
+}
+
+/// For what an endpoint is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be the destination.
+    Destination,
+    /// To be the waypoint.
+    Waypoint,
+}
+
+/// An endpoint and where it listens.
+pub(super) struct Endpoint<'a> {
+    pub(super) workload: &'a Arc<Workload>,
+    pub(super) port: u16,
+    /// None when the workload has no usable address, or is of another network.
+    pub(super) ip: Option<IpAddr>,
+}
+
+/// Chooses an endpoint. One that can be reached from here at once is preferred to one that cannot.
+pub(super) fn choose<'a>(
+    record: &'a ServiceRecord,
+    request: Request<'_>,
+    random: &mut Rng,
+) -> Option<Endpoint<'a>> {
+    let service = &record.service;
+    let candidate = |workload: &Workload| {
+        !request.exclude.contains(&workload.uid)
+            && target_port(service, workload, request).is_some()
+    };
+    let reachable = |workload: &Workload| usable_ip(service, workload, request).is_some();
+    let endpoints = &record.endpoints;
+    let workload = endpoints
+        .choose(request.source, random, |w| candidate(w) && reachable(w))
+        .or_else(|| endpoints.choose(request.source, random, candidate))?;
+    Some(Endpoint {
+        workload,
+        port: target_port(service, workload, request)?,
+        ip: usable_ip(service, workload, request),
+    })
+}
+
+fn usable_ip(service: &Service, workload: &Workload, request: Request<'_>) -> Option<IpAddr> {
+    if workload.network != request.source.network {
+        return None;
+    }
+    address::choose(workload, request.dialled, service.ip_families)
+}
+
+/// The endpoint's own port for the service port, else the service's, else, where an application tunnel takes every
+/// port, the service port itself.
+fn target_port(service: &Service, workload: &Workload, request: Request<'_>) -> Option<u16> {
+    let declared = declared_port(service, request.port);
+    let tunnel = workload.application_tunnel;
+    match (declared, request.purpose) {
+        (None, Purpose::Destination) => return None,
+        (None, Purpose::Waypoint) if tunnel.is_none() => return None,
+        (Some(_), _) | (None, Purpose::Waypoint) => {}
+    }
+    workload
+        .mapped_port(&service.key, request.port)
+        .or(declared.filter(|port| *port != 0))
+        .or(tunnel.and_then(|t| t.port).map(|_| request.port))
+}
+
+/// Target port of a port of the service, 0 if only the endpoint knows it.
+pub(super) fn declared_port(service: &Service, port: u16) -> Option<u16> {
+    let mut ports = service.ports.iter();
+    let found = ports.find(|declared| declared.service_port == port)?;
+    Some(found.target_port)
+}
