@@ -1,1 +1,31 @@
-fn main() {}
+//! The L4 node proxy.
+
+use std::process::ExitCode;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tulle_runtime::{log, process};
+use tulle_ztunnel::{app, config::Config};
+
+/// Memory comes back after bursts, and its use can be explained in production.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ztunnel: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let config = Config::from_env(std::env::vars())?;
+    process::raise_open_file_limit()?;
+    let log = log::init(config.log.clone())?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(app::run(config, log))
+}

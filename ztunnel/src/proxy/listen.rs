@@ -1,0 +1,75 @@
+//! The listening sockets of a pod.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use tulle_net::{
+    Netns,
+    listen::{ListenOptions, Listener, Transparent, listen},
+};
+
+use super::ProxySettings;
+
+/// The three listeners of one pod for one thread.
+pub struct PodListeners {
+    /// Captures what the app sends.
+    pub outbound: std::net::TcpListener,
+    /// Captures plaintext on its way to the app.
+    pub inbound: std::net::TcpListener,
+    /// Where tunnels end.
+    pub hbone: std::net::TcpListener,
+    /// Whether sockets may carry other addresses than the pod's own.
+    pub transparent: bool,
+}
+
+/// Opens the listeners of a pod, inside its namespace, once for each of `threads`.
+///
+/// # Errors
+/// When any of them cannot be opened; none stays open then.
+pub fn open_listeners(
+    netns: &Netns,
+    settings: &ProxySettings,
+    threads: usize,
+) -> io::Result<Vec<PodListeners>> {
+    (0..threads)
+        .map(|_| {
+            let outbound = open(netns, settings, threads, settings.outbound_port)?;
+            let inbound = open(netns, settings, threads, settings.inbound_port)?;
+            let hbone = open(netns, settings, threads, settings.hbone_port)?;
+            Ok(PodListeners {
+                transparent: inbound.transparent && hbone.transparent,
+                outbound: outbound.socket,
+                inbound: inbound.socket,
+                hbone: hbone.socket,
+            })
+        })
+        .collect()
+}
+
+fn open(
+    netns: &Netns,
+    settings: &ProxySettings,
+    threads: usize,
+    port: u16,
+) -> io::Result<Listener> {
+    let any: IpAddr = if settings.ipv6 {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    };
+    let options = ListenOptions {
+        mark: Some(settings.mark),
+        transparent: match settings.original_source {
+            None => Transparent::BestEffort,
+            Some(true) => Transparent::Required,
+            Some(false) => Transparent::Off,
+        },
+        reuse_port: settings.reuse_port || threads > 1,
+        keepalive: settings.keepalive,
+        ..ListenOptions::new(SocketAddr::new(any, port))
+    };
+    listen(netns, &options)
+        .map_err(|error| io::Error::new(error.kind(), format!("listen on port {port}: {error}")))
+}

@@ -1,0 +1,418 @@
+//! Connections that the pod's app makes.
+//!
+//! ```text
+//! accept -> original destination -> own workload -> route -+-> tunnel (pooled) -+-> relay -> access line
+//!                                                          +-> plain TCP -------+
+//! ```
+
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
+
+use http::{HeaderValue, Method, Request, Uri, header::FORWARDED};
+use smallvec::SmallVec;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tulle_hbone::{Broken, ConnectError, DialFuture, Relay, RelayEnd, TcpSide, Tunnel, tls};
+use tulle_model::{Service, SpiffeId, Uid};
+use tulle_net::{
+    connect::{ConnectOptions, connect},
+    original_dst::original_dst,
+};
+
+use super::{
+    Pod,
+    live::{Addresses, Closed, Guarded},
+    pod::{Local, PoolKey},
+};
+use crate::{
+    route::{self, Outbound, RouteError},
+    state::Workload,
+    telemetry::{
+        AccessRecord, Reporter, ResponseFlag, SecurityPolicy, SharedMeter, TrafficLabels,
+        TrafficMeter, WorkloadLabels, early_failure,
+    },
+};
+
+/// Takes one captured connection to its end.
+pub(super) async fn handle(pod: Rc<Pod>, app: TcpStream, source: SocketAddr) {
+    let started = Instant::now();
+    // The way to a connection needs much more room than the connection itself: it is freed when done.
+    let prepared = Box::pin(prepare(&pod, &app, source, started)).await;
+    let Some(prepared) = prepared else {
+        refuse(app);
+        return;
+    };
+    prepared.relay(&pod, app, started).await;
+}
+
+/// Lets the app see an error and not an orderly end, which it could take for an empty answer.
+fn refuse(app: TcpStream) {
+    let _ = tulle_net::socket::reset_on_close(&app);
+}
+
+/// A connection to the next hop, and what to write about it.
+struct Prepared {
+    upstream: Upstream,
+    addresses: Addresses,
+    record: AccessRecord,
+}
+
+enum Upstream {
+    Tunnel(Tunnel),
+    Plain(TcpStream),
+}
+
+/// Why there is no connection to the next hop.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    #[error(transparent)]
+    Tunnel(#[from] ConnectError),
+    #[error("connect failed: {0}")]
+    Connect(#[source] io::Error),
+}
+
+async fn prepare(
+    pod: &Rc<Pod>,
+    app: &TcpStream,
+    source: SocketAddr,
+    started: Instant,
+) -> Option<Prepared> {
+    let dialled = match original_dst(app) {
+        Ok(dialled) => dialled,
+        Err(error) => {
+            early_failure("outbound", source, None, &error);
+            return None;
+        }
+    };
+    let Some(local) = pod.wait_for_local().await else {
+        let error = "the pod is not known to the control plane";
+        early_failure("outbound", source, Some(dialled), &error);
+        pod.shared().metrics.refuse("unknown_workload");
+        return None;
+    };
+    match connect_upstream(pod, &local, source, dialled).await {
+        Ok((upstream, hop)) => {
+            let addresses = Addresses {
+                source,
+                original: dialled,
+                actual: hop.address,
+                tunnelled: hop.authority.is_some(),
+            };
+            let record = hop.record(pod, &local, source);
+            record.meter.traffic().open();
+            Some(Prepared {
+                upstream,
+                addresses,
+                record,
+            })
+        }
+        Err((failed, None)) => {
+            early_failure("outbound", source, Some(dialled), &failed);
+            pod.shared().metrics.refuse("no_route");
+            None
+        }
+        Err((failed, Some(hop))) => {
+            let record = hop.record(pod, &local, source);
+            record.meter.traffic().open();
+            record.finish(started.elapsed(), failed.flag(), Some(&failed.to_string()));
+            None
+        }
+    }
+}
+
+/// Finds a next hop and connects to it; another endpoint is tried when the first cannot be reached at all.
+async fn connect_upstream(
+    pod: &Rc<Pod>,
+    local: &Local,
+    source: SocketAddr,
+    dialled: SocketAddr,
+) -> Result<(Upstream, Hop), (Failed, Option<Hop>)> {
+    let mut unreachable: SmallVec<[Uid; 2]> = SmallVec::new();
+    let mut last: Option<(Failed, Option<Hop>)> = None;
+    for _ in 0..MAX_ENDPOINTS {
+        let snapshot = pod.shared().snapshots.load();
+        let mut rng = fastrand::Rng::new();
+        let route = route::outbound(&snapshot, &local.workload, dialled, &unreachable, &mut rng);
+        let route = match (route, last.take()) {
+            (Ok(route), _) => route,
+            // No other endpoint: what the first one said is worth more.
+            (Err(_), Some(failed)) => return Err(failed),
+            (Err(error), None) => return Err((error.into(), None)),
+        };
+        let hop = Hop::of(&route);
+        match connect_hop(pod, local, source, route).await {
+            Ok(upstream) => return Ok((upstream, hop)),
+            Err(failed) => {
+                let uid = hop.workload.as_ref().map(|workload| workload.uid.clone());
+                let again = failed.is_retryable() && hop.service.is_some();
+                last = Some((failed, Some(hop)));
+                match uid {
+                    Some(uid) if again => unreachable.push(uid),
+                    _ => break,
+                }
+            }
+        }
+    }
+    // At least one round was made, and only failures fall through.
+    Err(last.unwrap_or((Failed::Connect(io::ErrorKind::NotFound.into()), None)))
+}
+
+async fn connect_hop(
+    pod: &Rc<Pod>,
+    local: &Local,
+    source: SocketAddr,
+    route: Outbound,
+) -> Result<Upstream, Failed> {
+    match route {
+        Outbound::Passthrough { addr } | Outbound::Plain { addr, .. } => {
+            let options = ConnectOptions {
+                mark: Some(pod.settings().mark),
+                keepalive: pod.settings().keepalive,
+                ..ConnectOptions::default()
+            };
+            let dial = connect(&pod.spec.netns, addr, &options);
+            let dialled = timeout(pod.settings().connect_timeout, dial).await;
+            let dialled = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            dialled.map(Upstream::Plain).map_err(Failed::Connect)
+        }
+        Outbound::Hbone {
+            next_hop,
+            workload,
+            expected,
+            authority,
+            service,
+            ..
+        } => {
+            let key = PoolKey {
+                source: local.workload.identity.clone(),
+                destination: workload.uid.clone(),
+                next_hop,
+                expected: expected.into_iter().collect(),
+            };
+            let authority = authority.to_string();
+            let request = || connect_request(&authority, local, source, service.as_deref());
+            let opened = pod.pool.open(&key, request, || dial(pod, &key)).await;
+            opened
+                .map(|(tunnel, _)| Upstream::Tunnel(tunnel))
+                .map_err(Failed::Tunnel)
+        }
+    }
+}
+
+/// The request that opens a tunnel.
+///
+/// Spec: RFC 9113 §8.5 (CONNECT), RFC 7239 (Forwarded), W3C Baggage and Trace Context.
+fn connect_request(
+    authority: &str,
+    local: &Local,
+    source: SocketAddr,
+    service: Option<&Service>,
+) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    if let Ok(uri) = Uri::builder().authority(authority).build() {
+        *request.uri_mut() = uri;
+    }
+    let headers = request.headers_mut();
+    headers.insert("baggage", local.baggage.clone());
+    let forwarded = match service {
+        Some(service) => format!("for=\"{source}\";host={}", service.key.hostname),
+        None => format!("for=\"{source}\""),
+    };
+    if let Ok(value) = HeaderValue::from_str(&forwarded) {
+        headers.insert(FORWARDED, value);
+    }
+    let trace = fastrand::u128(1..);
+    let traceparent = format!("00-{trace:032x}-{:016x}-00", fastrand::u64(1..));
+    if let Ok(value) = HeaderValue::from_str(&traceparent) {
+        headers.insert("traceparent", value);
+    }
+    request
+}
+
+/// TCP from inside the pod, then TLS as the pod.
+fn dial(pod: &Rc<Pod>, key: &PoolKey) -> DialFuture {
+    let (pod, key) = (pod.clone(), key.clone());
+    Box::pin(async move {
+        let settings = pod.settings();
+        let svid = pod.shared().svids.get(&key.source).await;
+        let svid = svid.map_err(|error| ConnectError::Certificate(error.to_string()))?;
+        let peer = key.next_hop;
+        let options = ConnectOptions {
+            mark: Some(settings.mark),
+            keepalive: settings.keepalive,
+            ..ConnectOptions::default()
+        };
+        let tcp = timeout(
+            settings.connect_timeout,
+            connect(&pod.spec.netns, peer, &options),
+        )
+        .await
+        .map_err(|_| ConnectError::TcpTimeout { peer })?
+        .map_err(|source| ConnectError::Tcp { peer, source })?;
+        let config = svid.client_config().clone();
+        let (io, _) = timeout(
+            settings.handshake_timeout,
+            tls::connect(tcp, config, &key.expected),
+        )
+        .await
+        .map_err(|_| ConnectError::HandshakeTimeout)??;
+        Ok((io, Pod::usable_until(svid.not_after())))
+    })
+}
+
+/// Where a connection goes, for the record.
+struct Hop {
+    address: SocketAddr,
+    workload: Option<Arc<Workload>>,
+    service: Option<Arc<Service>>,
+    authority: Option<String>,
+}
+
+impl Hop {
+    fn of(route: &Outbound) -> Self {
+        match route {
+            Outbound::Passthrough { addr } => Self {
+                address: *addr,
+                workload: None,
+                service: None,
+                authority: None,
+            },
+            Outbound::Plain {
+                addr,
+                workload,
+                service,
+            } => Self {
+                address: *addr,
+                workload: Some(workload.clone()),
+                service: service.clone(),
+                authority: None,
+            },
+            Outbound::Hbone {
+                next_hop,
+                workload,
+                authority,
+                service,
+                ..
+            } => Self {
+                address: *next_hop,
+                workload: Some(workload.clone()),
+                service: service.clone(),
+                authority: Some(authority.to_string()),
+            },
+        }
+    }
+
+    fn record(self, pod: &Pod, local: &Local, source: SocketAddr) -> AccessRecord {
+        let tunnelled = self.authority.is_some();
+        let identity_of = |workload: &Arc<Workload>| -> SpiffeId { workload.identity.clone() };
+        let labels = TrafficLabels {
+            reporter: Reporter::Source,
+            source: WorkloadLabels::of(&local.workload),
+            source_principal: tunnelled.then(|| local.workload.identity.clone()),
+            destination: self
+                .workload
+                .as_deref()
+                .map(WorkloadLabels::of)
+                .unwrap_or_default(),
+            destination_principal: self.workload.as_ref().filter(|_| tunnelled).map(identity_of),
+            service: self.service.as_deref().map(TrafficLabels::service),
+            security: if tunnelled {
+                SecurityPolicy::MutualTls
+            } else {
+                SecurityPolicy::Unknown
+            },
+            flag: ResponseFlag::None,
+        };
+        let traffic = pod.thread.traffic.resolve(&pod.shared().metrics, labels);
+        AccessRecord {
+            source,
+            destination: self.address,
+            hbone_authority: self.authority,
+            meter: TrafficMeter::new(traffic),
+        }
+    }
+}
+
+impl Prepared {
+    async fn relay(self, pod: &Rc<Pod>, app: TcpStream, started: Instant) {
+        let registered = pod.live.register_outbound(self.addresses);
+        let meter = SharedMeter(self.record.meter.clone());
+        let app = TcpSide::new(app);
+        let ended = match self.upstream {
+            Upstream::Tunnel(tunnel) => {
+                Guarded::new(Relay::new(app, tunnel, meter), registered).await
+            }
+            Upstream::Plain(tcp) => {
+                let relay = Relay::new(app, TcpSide::new(tcp), meter);
+                Box::pin(Guarded::new(relay, registered)).await
+            }
+        };
+        finish(&self.record, started, ended);
+    }
+}
+
+/// Writes what became of a relayed connection.
+pub(super) fn finish(record: &AccessRecord, started: Instant, ended: Result<RelayEnd, Closed>) {
+    let lasted = started.elapsed();
+    match ended {
+        Ok(RelayEnd::Complete) => record.finish(lasted, ResponseFlag::None, None),
+        Ok(RelayEnd::LeftBroken(Broken::Reset)) => {
+            record.finish(lasted, ResponseFlag::Connect, Some("reset by the client"));
+        }
+        Ok(RelayEnd::RightBroken(Broken::Reset)) => {
+            record.finish(lasted, ResponseFlag::Connect, Some("reset by the server"));
+        }
+        Ok(RelayEnd::LeftBroken(Broken::Error(error))) => {
+            let reason = format!("client side failed: {error}");
+            record.finish(lasted, ResponseFlag::Connect, Some(&reason));
+        }
+        Ok(RelayEnd::RightBroken(Broken::Error(error))) => {
+            let reason = format!("server side failed: {error}");
+            record.finish(lasted, ResponseFlag::Connect, Some(&reason));
+        }
+        Err(Closed::Policy(denied)) => {
+            let reason = format!("closed due to policy change: {denied}");
+            record.finish(lasted, ResponseFlag::Deny, Some(&reason));
+        }
+        Err(Closed::PodGone) => {
+            record.finish(lasted, ResponseFlag::Connect, Some("the pod is gone"));
+        }
+    }
+}
+
+impl Failed {
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Route(_) => false,
+            Self::Tunnel(error) => error.is_retryable(),
+            Self::Connect(_) => true,
+        }
+    }
+
+    fn flag(&self) -> ResponseFlag {
+        match self {
+            Self::Route(_) | Self::Connect(_) => ResponseFlag::Connect,
+            Self::Tunnel(error) => match error.root() {
+                ConnectError::Refused(http::StatusCode::UNAUTHORIZED) => ResponseFlag::Deny,
+                ConnectError::TcpTimeout { .. } => ResponseFlag::NetworkPolicy,
+                ConnectError::Handshake(_) | ConnectError::HandshakeTimeout => {
+                    ResponseFlag::TlsFailure
+                }
+                ConnectError::Http2(_) => ResponseFlag::Http2Handshake,
+                ConnectError::Certificate(_) => ResponseFlag::Identity,
+                ConnectError::Tcp { .. }
+                | ConnectError::Refused(_)
+                | ConnectError::ResponseTimeout
+                | ConnectError::PoolFull
+                | ConnectError::Shared(_) => ResponseFlag::Connect,
+            },
+        }
+    }
+}
+
+/// Endpoints of a service that one connection tries.
+const MAX_ENDPOINTS: usize = 3;

@@ -1,0 +1,67 @@
+//! Accepts the connections of a pod.
+
+use std::{future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::spawn_local,
+};
+
+use super::{Pod, PodListeners, inbound, outbound, passthrough};
+
+/// Serves a pod until it is let go; when the process drains, listeners close and connections run on.
+///
+/// # Errors
+/// When a listener cannot be handed to the runtime.
+pub fn serve(pod: &Rc<Pod>, listeners: PodListeners) -> io::Result<()> {
+    let outbound = TcpListener::from_std(listeners.outbound)?;
+    let inbound = TcpListener::from_std(listeners.inbound)?;
+    let hbone = TcpListener::from_std(listeners.hbone)?;
+    spawn_local(accept(pod.clone(), outbound, "outbound", outbound::handle));
+    spawn_local(accept(pod.clone(), inbound, "inbound", passthrough::handle));
+    spawn_local(accept(pod.clone(), hbone, "hbone", inbound::handle));
+    Ok(())
+}
+
+async fn accept<F: Future<Output = ()> + 'static>(
+    pod: Rc<Pod>,
+    listener: TcpListener,
+    kind: &'static str,
+    handle: fn(Rc<Pod>, TcpStream, SocketAddr) -> F,
+) {
+    let (gone, drain) = (pod.gone.clone(), pod.thread.drain.clone());
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = gone.cancelled() => return,
+            () = drain.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((tcp, peer)) => admit(&pod, tcp, peer, handle),
+            // Out of descriptors or memory: what is open may end soon, so wait instead of spinning.
+            Err(error) => {
+                tracing::warn!(%error, kind, pod = %pod.spec.info.name, "accept failed");
+                pod.shared().metrics.refuse("accept_error");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit<F: Future<Output = ()> + 'static>(
+    pod: &Rc<Pod>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    handle: fn(Rc<Pod>, TcpStream, SocketAddr) -> F,
+) {
+    if pod.live.count() >= pod.settings().max_connections {
+        pod.shared().metrics.refuse("too_many_connections");
+        return;
+    }
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    spawn_local(handle(pod.clone(), tcp, peer));
+}
+
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

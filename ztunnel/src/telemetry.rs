@@ -1,0 +1,11 @@
+//! What the proxy tells about connections: counters and one access line each.
+
+mod access;
+mod control;
+mod labels;
+mod metrics;
+
+pub use access::{AccessRecord, early_failure};
+pub use control::ControlMetrics;
+pub use labels::{ResponseFlag, Reporter, SecurityPolicy, TrafficLabels, WorkloadLabels};
+pub use metrics::{Metrics, SharedMeter, Traffic, TrafficCache, TrafficMeter};
