@@ -1,5 +1,6 @@
 //! Sockets, limits, and who may ask.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,8 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, warn};
 
 use super::{Request, Response, Router, query, text};
@@ -34,11 +34,13 @@ pub enum Listen {
 /// Limits of a [`Server`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Connections at once; more wait to be accepted. Default 64.
+    /// Connections at once on each address. One more closes the oldest, so that slow clients cannot keep others out.
+    /// Default 64.
     pub max_connections: usize,
     /// How long a request's head may take, and how long a connection may be idle. Default 10 s.
     pub head_timeout: Duration,
-    /// How long a connection may last, whatever it does: also the longest time a response can take. Default 1 min.
+    /// How long a connection may last, whatever it does: also the longest time a response can take. Default 6 min,
+    /// enough for the longest profile.
     pub max_connection_age: Duration,
     /// The largest request body in bytes. Default 64 KiB.
     pub max_body: usize,
@@ -49,7 +51,7 @@ impl Default for ServerConfig {
         Self {
             max_connections: 64,
             head_timeout: Duration::from_secs(10),
-            max_connection_age: Duration::from_secs(60),
+            max_connection_age: Duration::from_secs(6 * 60),
             max_body: 64 * 1024,
         }
     }
@@ -66,7 +68,6 @@ pub struct Server {
 struct Shared {
     router: Router,
     config: ServerConfig,
-    slots: Arc<Semaphore>,
 }
 
 impl Server {
@@ -75,14 +76,9 @@ impl Server {
     /// # Errors
     /// If an address cannot be bound. Where there is no IPv6, IPv4 alone will do.
     pub async fn bind(listen: Listen, router: Router, config: ServerConfig) -> io::Result<Self> {
-        let slots = Arc::new(Semaphore::new(config.max_connections));
         Ok(Self {
             listeners: bind(listen).await?,
-            shared: Arc::new(Shared {
-                router,
-                config,
-                slots,
-            }),
+            shared: Arc::new(Shared { router, config }),
         })
     }
 
@@ -137,17 +133,20 @@ fn is_no_ipv6(error: &io::Error) -> bool {
 async fn accept(listener: TcpListener, shared: Arc<Shared>) -> Infallible {
     let loopback = listener.local_addr().is_ok_and(|a| a.ip().is_loopback());
     let mut connections = JoinSet::new();
+    let mut oldest_first = VecDeque::new();
     loop {
-        while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                // One accepted connection a listener waits here; a slot taken before would be kept from the others.
-                let slot = Arc::clone(&shared.slots).acquire_owned().await;
-                let shared = Arc::clone(&shared);
-                connections.spawn(async move {
-                    serve(stream, loopback, shared).await;
-                    drop(slot);
-                });
+                while connections.try_join_next().is_some() {}
+                oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
+                if oldest_first.len() >= shared.config.max_connections
+                    && let Some(oldest) = oldest_first.pop_front()
+                {
+                    debug!("too many HTTP connections, closing the oldest");
+                    oldest.abort();
+                }
+                let serving = serve(stream, loopback, Arc::clone(&shared));
+                oldest_first.push_back(connections.spawn(serving));
             }
             Err(error) => {
                 warn!(%error, "accepting an HTTP connection failed");

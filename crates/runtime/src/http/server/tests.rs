@@ -102,20 +102,32 @@ async fn body_over_the_limit_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silent_and_endless_connections_are_closed_and_free_their_slot() {
+async fn connection_without_a_request_is_closed_in_time() {
+    let address = start(ServerConfig::default()).await[0];
+    let start = tokio::time::Instant::now();
+    let response = exchange(address, "GET /hello?name=a HT").await;
+    assert!(!response.starts_with("HTTP/1.1 200"), "{response}");
+    assert_eq!(start.elapsed().as_secs(), 10);
+}
+
+#[tokio::test]
+async fn one_connection_too_many_closes_the_oldest() {
     let config = ServerConfig {
-        max_connections: 1,
+        max_connections: 2,
         ..ServerConfig::default()
     };
     let address = start(config).await[0];
-    let mut silent = TcpStream::connect(address).await.unwrap();
-    silent.write_all(b"GET /hello?name=a HT").await.unwrap();
-    // Waits in the backlog until the silent one is closed.
-    let response = exchange(address, &get("/hello?name=b", "host: localhost\r\n")).await;
+    let mut oldest = TcpStream::connect(address).await.unwrap();
+    let mut second = TcpStream::connect(address).await.unwrap();
+    let request = get("/hello?name=b", "host: localhost\r\n");
+    let response = exchange(address, &request).await;
     assert!(response.ends_with("hello b"), "{response}");
-    let mut rest = Vec::new();
-    silent.read_to_end(&mut rest).await.unwrap();
-    assert!(!rest.starts_with(b"HTTP/1.1 200"), "{rest:?}");
+    assert_eq!(oldest.read(&mut [0]).await.unwrap(), 0);
+    // The others are still served.
+    second.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    second.read_to_string(&mut response).await.unwrap();
+    assert!(response.ends_with("hello b"), "{response}");
 }
 
 #[tokio::test]
