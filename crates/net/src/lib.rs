@@ -23,7 +23,9 @@ pub mod connect;
 pub mod listen;
 mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod original_dst;
+pub mod process;
 pub mod socket;
 
 pub use netns::{Netns, NetnsId};

@@ -64,6 +64,30 @@ impl Conversation {
         }
     }
 
+    /// Asks for one object.
+    pub(crate) fn ask<M>(&mut self, message: M) -> io::Result<M>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable,
+    {
+        let mut bytes = Vec::new();
+        let sequence = self.append(&mut bytes, message, 0);
+        self.send(&bytes)?;
+        loop {
+            for answer in self.receive::<M>()? {
+                if answer.header.sequence_number != sequence {
+                    continue;
+                }
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(inner) => return Ok(inner),
+                    NetlinkPayload::Error(error) => {
+                        return Err(refusal(&error).unwrap_or_else(|| from_errno(0)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Asks for a list of everything that `message` describes.
     pub(crate) fn dump<M>(&mut self, message: &M) -> io::Result<Vec<M>>
     where
