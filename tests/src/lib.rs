@@ -1,1 +1,3 @@
 //! Network-namespace tests and benches
+
+pub mod harness;
