@@ -10,11 +10,11 @@ use tulle_runtime::http::{Request, Response, text, typed};
 pub async fn cpu(request: &Request) -> Response {
     let seconds = match number(request, "seconds", 10, 1..=300) {
         Ok(seconds) => seconds,
-        Err(response) => return response,
+        Err(usage) => return text(StatusCode::BAD_REQUEST, usage),
     };
     let frequency = match number(request, "frequency", 100, 1..=1000) {
         Ok(frequency) => frequency,
-        Err(response) => return response,
+        Err(usage) => return text(StatusCode::BAD_REQUEST, usage),
     };
     match sample(Duration::from_secs(seconds), frequency).await {
         Ok(profile) => typed(StatusCode::OK, "application/octet-stream", profile),
@@ -41,7 +41,7 @@ fn number(
     name: &'static str,
     default: u64,
     allowed: std::ops::RangeInclusive<u64>,
-) -> Result<u64, Response> {
+) -> Result<u64, String> {
     let Some(given) = request.query.get(name) else {
         return Ok(default);
     };
@@ -49,8 +49,7 @@ fn number(
         Ok(number) if allowed.contains(&number) => Ok(number),
         _ => {
             let (low, high) = (allowed.start(), allowed.end());
-            let body = format!("{name} is a number from {low} to {high}\n");
-            Err(text(StatusCode::BAD_REQUEST, body))
+            Err(format!("{name} is a number from {low} to {high}\n"))
         }
     }
 }

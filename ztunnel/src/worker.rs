@@ -18,14 +18,17 @@ use crate::{
     telemetry::TrafficCache,
 };
 
+/// Live connections by pod UID: inbound, then outbound.
+pub type PodConnections = HashMap<String, (Vec<ConnectionDump>, Vec<ConnectionDump>)>;
+
 /// What the control thread asks of a data-plane thread.
 pub enum Command {
     /// Serve a pod. Replaces one of the same UID.
     Add(Arc<PodSpec>, PodListeners, oneshot::Sender<io::Result<()>>),
     /// Drop a pod with all its connections.
     Remove(String),
-    /// Describe the live connections, by pod UID: inbound, then outbound.
-    Dump(oneshot::Sender<HashMap<String, (Vec<ConnectionDump>, Vec<ConnectionDump>)>>),
+    /// Describe the live connections.
+    Dump(oneshot::Sender<PodConnections>),
     /// Take nothing new and answer when the last connection has ended.
     Drain(oneshot::Sender<()>),
 }

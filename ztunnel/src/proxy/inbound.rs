@@ -78,7 +78,7 @@ async fn handshake(
     tcp: TcpStream,
     address: SocketAddr,
     place: Place,
-) -> Option<(Server, Peer)> {
+) -> Option<(Box<Server>, Peer)> {
     let limit = pod.settings().handshake_timeout;
     let started = timeout(limit, start(&pod, tcp)).await;
     drop(place);
@@ -107,7 +107,7 @@ type HandshakeFailed = (&'static str, String);
 async fn start(
     pod: &Rc<Pod>,
     tcp: TcpStream,
-) -> Result<(Server, SpiffeId, IpAddr), HandshakeFailed> {
+) -> Result<(Box<Server>, SpiffeId, IpAddr), HandshakeFailed> {
     let local_address = tcp.local_addr();
     let local_address = local_address.map_err(|error| ("socket", error.to_string()))?;
     let Some(local) = pod.wait_for_local().await else {
@@ -120,10 +120,14 @@ async fn start(
     let (io, identity) = accepted.map_err(|error| ("tls", describe(&error)))?;
     let server = Server::start(io, &pod.settings().http2).await;
     let server = server.map_err(|error| ("http2", describe(&error)))?;
-    Ok((server, identity, local_address.ip().to_canonical()))
+    Ok((
+        Box::new(server),
+        identity,
+        local_address.ip().to_canonical(),
+    ))
 }
 
-async fn serve(mut server: Server, peer: Rc<Peer>) {
+async fn serve(mut server: Box<Server>, peer: Rc<Peer>) {
     let drain = peer.pod.thread.drain.clone();
     let mut draining = false;
     loop {
@@ -156,20 +160,32 @@ async fn serve(mut server: Server, peer: Rc<Peer>) {
 /// One tunnel: from the request to the end of the connection.
 async fn terminate(peer: Rc<Peer>, incoming: Incoming) {
     let started = Instant::now();
-    let Some((tunnel, app, registered, record)) = Box::pin(open(&peer, incoming, started)).await
-    else {
+    let Some(opened) = Box::pin(open(&peer, incoming, started)).await else {
         return;
     };
-    let meter = SharedMeter(record.meter.clone());
-    let relay = Relay::new(tunnel, TcpSide::new(app), meter);
-    finish(&record, started, Guarded::new(relay, registered).await);
+    let (relay, record) = opened.join();
+    let ended = relay.await;
+    finish(&record, started, ended);
 }
 
-async fn open(
-    peer: &Rc<Peer>,
-    mut incoming: Incoming,
-    started: Instant,
-) -> Option<(Tunnel, TcpStream, Registered, AccessRecord)> {
+/// A tunnel whose app is connected.
+struct Opened {
+    tunnel: Tunnel,
+    app: TcpStream,
+    registered: Registered,
+    record: Box<AccessRecord>,
+}
+
+impl Opened {
+    /// Not async, so that the task keeps no copies of what is moved.
+    fn join(self) -> (Guarded<Tunnel, TcpSide, SharedMeter>, Box<AccessRecord>) {
+        let meter = SharedMeter(self.record.meter.clone());
+        let relay = Relay::new(self.tunnel, TcpSide::new(self.app), meter);
+        (Guarded::new(relay, self.registered), self.record)
+    }
+}
+
+async fn open(peer: &Rc<Peer>, mut incoming: Incoming, started: Instant) -> Option<Opened> {
     let pod = &peer.pod;
     let (local, target) = match resolve(peer, &incoming) {
         Ok(resolved) => resolved,
@@ -199,7 +215,11 @@ async fn open(
         destination_port: target.target.port(),
     };
     if let Err(denied) = local.policies.check(&connection) {
-        record.finish(started.elapsed(), ResponseFlag::Deny, Some(&denied.to_string()));
+        record.finish(
+            started.elapsed(),
+            ResponseFlag::Deny,
+            Some(&denied.to_string()),
+        );
         peer.answer(incoming, StatusCode::UNAUTHORIZED);
         return None;
     }
@@ -212,7 +232,14 @@ async fn open(
             headers.insert("baggage", local.baggage.clone());
             peer.answered.set(peer.answered.get() + 1);
             match incoming.accept(headers) {
-                Ok(tunnel) => return Some((tunnel, app, registered, record)),
+                Ok(tunnel) => {
+                    return Some(Opened {
+                        tunnel,
+                        app,
+                        registered,
+                        record: Box::new(record),
+                    });
+                }
                 Err(error) => {
                     let reason = describe(&error);
                     record.finish(started.elapsed(), ResponseFlag::Connect, Some(&reason));
@@ -238,10 +265,7 @@ async fn open(
 }
 
 /// What a request asks for, and where that is.
-fn resolve(
-    peer: &Peer,
-    incoming: &Incoming,
-) -> Result<(Local, Inbound), (StatusCode, String)> {
+fn resolve(peer: &Peer, incoming: &Incoming) -> Result<(Local, Inbound), (StatusCode, String)> {
     if incoming.method() != Method::CONNECT {
         return Err((StatusCode::BAD_REQUEST, "not a CONNECT request".to_owned()));
     }
@@ -374,3 +398,12 @@ fn describe(error: &dyn std::error::Error) -> String {
 
 /// Requests that a client may give up on one connection before it must also have taken some answers.
 const MAX_ABANDONED: u32 = 100;
+
+/// Size of the task of one tunnel.
+#[cfg(test)]
+pub(super) fn tunnel_size() -> usize {
+    fn size<F>(_: fn(Rc<Peer>, Incoming) -> F) -> usize {
+        size_of::<F>()
+    }
+    size(terminate)
+}

@@ -5,7 +5,14 @@
 //!                                                          +-> plain TCP -------+
 //! ```
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use http::{HeaderValue, Method, Request, Uri, header::FORWARDED};
 use smallvec::SmallVec;
@@ -43,7 +50,9 @@ pub(super) async fn handle(pod: Rc<Pod>, app: TcpStream, source: SocketAddr) {
         refuse(app);
         return;
     };
-    prepared.relay(&pod, app, started).await;
+    let (relay, record) = prepared.join(&pod, app);
+    let ended = relay.await;
+    finish(&record, started, ended);
 }
 
 /// Lets the app see an error and not an orderly end, which it could take for an empty answer.
@@ -55,7 +64,7 @@ fn refuse(app: TcpStream) {
 struct Prepared {
     upstream: Upstream,
     addresses: Addresses,
-    record: AccessRecord,
+    record: Box<AccessRecord>,
 }
 
 enum Upstream {
@@ -106,7 +115,7 @@ async fn prepare(
             Some(Prepared {
                 upstream,
                 addresses,
-                record,
+                record: Box::new(record),
             })
         }
         Err((failed, None)) => {
@@ -318,7 +327,11 @@ impl Hop {
                 .as_deref()
                 .map(WorkloadLabels::of)
                 .unwrap_or_default(),
-            destination_principal: self.workload.as_ref().filter(|_| tunnelled).map(identity_of),
+            destination_principal: self
+                .workload
+                .as_ref()
+                .filter(|_| tunnelled)
+                .map(identity_of),
             service: self.service.as_deref().map(TrafficLabels::service),
             security: if tunnelled {
                 SecurityPolicy::MutualTls
@@ -337,21 +350,39 @@ impl Hop {
     }
 }
 
+/// The relay of one connection. Plain TCP is the exception, so only tunnels lie in the task itself.
+enum Joined {
+    Tunnel(Guarded<TcpSide, Tunnel, SharedMeter>),
+    Plain(Box<Guarded<TcpSide, TcpSide, SharedMeter>>),
+}
+
+impl Future for Joined {
+    type Output = Result<RelayEnd, Closed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Tunnel(relay) => Pin::new(relay).poll(cx),
+            Self::Plain(relay) => Pin::new(relay).poll(cx),
+        }
+    }
+}
+
 impl Prepared {
-    async fn relay(self, pod: &Rc<Pod>, app: TcpStream, started: Instant) {
+    /// Joins the app and the next hop. Not async, so that the task keeps no copies of what is moved.
+    fn join(self, pod: &Rc<Pod>, app: TcpStream) -> (Joined, Box<AccessRecord>) {
         let registered = pod.live.register_outbound(self.addresses);
         let meter = SharedMeter(self.record.meter.clone());
         let app = TcpSide::new(app);
-        let ended = match self.upstream {
+        let joined = match self.upstream {
             Upstream::Tunnel(tunnel) => {
-                Guarded::new(Relay::new(app, tunnel, meter), registered).await
+                Joined::Tunnel(Guarded::new(Relay::new(app, tunnel, meter), registered))
             }
             Upstream::Plain(tcp) => {
                 let relay = Relay::new(app, TcpSide::new(tcp), meter);
-                Box::pin(Guarded::new(relay, registered)).await
+                Joined::Plain(Box::new(Guarded::new(relay, registered)))
             }
         };
-        finish(&self.record, started, ended);
+        (joined, self.record)
     }
 }
 

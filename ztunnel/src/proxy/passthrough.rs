@@ -16,38 +16,58 @@ use tulle_policy::Connection;
 use super::{
     Pod,
     inbound::record,
-    live::{Addresses, Guarded},
+    live::{Addresses, Guarded, Registered},
     outbound::finish,
+    pod::Local,
 };
 use crate::{
     route,
-    telemetry::{ResponseFlag, SharedMeter, early_failure},
+    telemetry::{AccessRecord, ResponseFlag, SharedMeter, early_failure},
 };
 
 /// Takes one captured connection to its end.
 pub(super) async fn handle(pod: Rc<Pod>, client: TcpStream, source: SocketAddr) {
-    if Box::pin(serve(&pod, client, source)).await.is_none() {
-        pod.shared().metrics.refuse("inbound_plaintext");
+    let started = Instant::now();
+    let Some(opened) = Box::pin(open(&pod, &client, source, started)).await else {
+        // The client must see an error and not an orderly end.
+        let _ = tulle_net::socket::reset_on_close(&client);
+        return;
+    };
+    let (relay, record) = opened.join(client);
+    let ended = relay.await;
+    finish(&record, started, ended);
+}
+
+/// A connection whose app is connected.
+struct Opened {
+    app: TcpStream,
+    registered: Registered,
+    record: Box<AccessRecord>,
+}
+
+impl Opened {
+    /// Not async, so that the task keeps no copies of what is moved.
+    fn join(
+        self,
+        client: TcpStream,
+    ) -> (Guarded<TcpSide, TcpSide, SharedMeter>, Box<AccessRecord>) {
+        let meter = SharedMeter(self.record.meter.clone());
+        let relay = Relay::new(TcpSide::new(client), TcpSide::new(self.app), meter);
+        (Guarded::new(relay, self.registered), self.record)
     }
 }
 
-async fn serve(pod: &Rc<Pod>, client: TcpStream, source: SocketAddr) -> Option<()> {
-    let started = Instant::now();
-    let dialled = original_dst(&client)
-        .inspect_err(|error| early_failure("inbound", source, None, error))
-        .ok()?;
-    let early = |error: &dyn std::fmt::Display| {
-        early_failure("inbound", source, Some(dialled), error);
-        let _ = tulle_net::socket::reset_on_close(&client);
-    };
-    let Some(local) = pod.wait_for_local().await else {
-        early(&"the pod is not known to the control plane");
-        return None;
-    };
-    let target = match route::passthrough_inbound(dialled) {
-        Ok(target) => target,
-        Err(error) => {
-            early(&error);
+async fn open(
+    pod: &Rc<Pod>,
+    client: &TcpStream,
+    source: SocketAddr,
+    started: Instant,
+) -> Option<Opened> {
+    let (local, dialled, target) = match resolve(pod, client).await {
+        Ok(resolved) => resolved,
+        Err((dialled, error)) => {
+            early_failure("inbound", source, dialled, &error);
+            pod.shared().metrics.refuse("inbound_plaintext");
             return None;
         }
     };
@@ -59,39 +79,53 @@ async fn serve(pod: &Rc<Pod>, client: TcpStream, source: SocketAddr) -> Option<(
     };
     let registered = pod.live.register_inbound(addresses, None);
     let record = record(pod, &local, source, target, None);
+    record.meter.traffic().open();
     let connection = Connection {
         identity: None,
         source_ip: source.ip(),
         destination_ip: target.ip(),
         destination_port: target.port(),
     };
-    record.meter.traffic().open();
     if let Err(denied) = local.policies.check(&connection) {
-        record.finish(started.elapsed(), ResponseFlag::Deny, Some(&denied.to_string()));
-        let _ = tulle_net::socket::reset_on_close(&client);
-        return Some(());
+        record.finish(
+            started.elapsed(),
+            ResponseFlag::Deny,
+            Some(&denied.to_string()),
+        );
+        return None;
     }
-    let app = registered
-        .unless_closed(connect_app(pod, source, target))
-        .await;
-    let app = match app {
-        Ok(Ok(app)) => app,
+    let dial = connect_app(pod, source, target);
+    match registered.unless_closed(dial).await {
+        Ok(Ok(app)) => Some(Opened {
+            app,
+            registered,
+            record: Box::new(record),
+        }),
         Ok(Err(error)) => {
             let reason = format!("connect to the app failed: {error}");
             record.finish(started.elapsed(), ResponseFlag::Connect, Some(&reason));
-            let _ = tulle_net::socket::reset_on_close(&client);
-            return Some(());
+            None
         }
         Err(closed) => {
-            let _ = tulle_net::socket::reset_on_close(&client);
             finish(&record, started, Err(closed));
-            return Some(());
+            None
         }
-    };
-    let meter = SharedMeter(record.meter.clone());
-    let relay = Relay::new(TcpSide::new(client), TcpSide::new(app), meter);
-    finish(&record, started, Guarded::new(relay, registered).await);
-    Some(())
+    }
+}
+
+/// The pod, what the client dialled, and where that leads.
+async fn resolve(
+    pod: &Pod,
+    client: &TcpStream,
+) -> Result<(Local, SocketAddr, SocketAddr), (Option<SocketAddr>, String)> {
+    let dialled = original_dst(client).map_err(|error| (None, error.to_string()))?;
+    let local = pod.wait_for_local().await.ok_or_else(|| {
+        let error = "the pod is not known to the control plane";
+        (Some(dialled), error.to_owned())
+    })?;
+    let target = route::passthrough_inbound(dialled);
+    let target = target.map_err(|error| (Some(dialled), error.to_string()))?;
+    Ok((local, dialled, target))
 }
 
 /// Connects to the app, from the client's address if the app can be shown it.

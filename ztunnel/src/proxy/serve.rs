@@ -65,3 +65,27 @@ fn admit<F: Future<Output = ()> + 'static>(
 
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Every connection holds one of these for as long as it lives; ten thousand idle ones should fit in 25 MB.
+    #[test]
+    fn connections_stay_small() {
+        let sizes = [
+            ("outbound", size(outbound::handle), 640),
+            ("tunnel", inbound::tunnel_size(), 640),
+            ("passthrough", size(passthrough::handle), 640),
+            // One for all tunnels between two pods.
+            ("tunnel connection", size(inbound::handle), 2048),
+        ];
+        for (kind, size, limit) in sizes {
+            assert!(size <= limit, "{kind}: {size} bytes");
+        }
+    }
+}
