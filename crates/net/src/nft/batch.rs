@@ -167,7 +167,8 @@ impl Batch {
         begin: u32,
         last: u32,
     ) -> Result<(), CommitError> {
-        let mut refused = None;
+        // The kernel reports all that is wrong, in any order; the first fault explains the others.
+        let mut refused: Option<(u32, io::Error)> = None;
         loop {
             for answer in conversation.receive::<NetfilterMessage>()? {
                 let NetlinkPayload::Error(outcome) = answer.payload else {
@@ -180,9 +181,12 @@ impl Batch {
                         return Err(self.refused_whole(source));
                     }
                     let index = sequence.wrapping_sub(begin).wrapping_sub(1);
-                    refused.get_or_insert_with(|| self.refused_step(index, source));
+                    if refused.as_ref().is_none_or(|(first, _)| index < *first) {
+                        refused = Some((index, source));
+                    }
                 }
                 if sequence == last {
+                    let refused = refused.map(|(index, source)| self.refused_step(index, source));
                     return refused.map_or(Ok(()), Err);
                 }
             }

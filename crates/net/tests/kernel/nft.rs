@@ -162,14 +162,18 @@ fn replacing_and_deleting_are_repeatable() {
 fn a_refused_step_is_named_and_nothing_is_changed() {
     isolated(|| {
         let netns = Netns::create().unwrap();
-        let jump = Rule::new().jump("nowhere");
-        // Redirecting is for NAT chains; the kernel looks at that when it has seen everything.
+        let nowhere = Rule::new().jump("nowhere");
+        // Redirecting is for NAT chains.
         let redirect = Rule::new().tcp().redirect(1);
-        for (rule, refused) in [
-            (jump, "rule 2 of chain filter"),
-            (redirect, "the batch of 4 changes"),
+        for (wrong, refused) in [
+            (vec![nowhere.clone()], "rule 2 of chain filter"),
+            (vec![redirect], "rule 2 of chain filter"),
+            (
+                vec![nowhere.clone(), Rule::new().counter(), nowhere],
+                "rule 2 of chain filter",
+            ),
         ] {
-            let rules = [Rule::new().counter(), rule];
+            let rules = [vec![Rule::new().counter()], wrong].concat();
             let table = Table {
                 chains: vec![Chain::base("filter", BaseChain::RAW_OUTPUT, rules)],
                 ..Table::new(Family::Inet, "broken")
