@@ -26,6 +26,7 @@ pub mod netns;
 pub mod nft;
 pub mod original_dst;
 pub mod process;
+pub mod redirect;
 pub mod socket;
 
 pub use netns::{Netns, NetnsId};

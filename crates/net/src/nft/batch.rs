@@ -55,7 +55,7 @@ impl Batch {
 
     /// Adds a table with everything in it. It must not exist.
     #[must_use]
-    pub fn add(mut self, table: &Table) -> Self {
+    pub fn create(mut self, table: &Table) -> Self {
         self.push_table(table);
         for (set, id) in table.sets.iter().zip(1..) {
             let what = format!("set {}", set.name);
@@ -82,7 +82,7 @@ impl Batch {
     /// Puts `table` in the place of the table of its name, if there is one. No packet sees neither.
     #[must_use]
     pub fn replace(self, table: &Table) -> Self {
-        self.delete(table.family, &table.name).add(table)
+        self.delete(table.family, &table.name).create(table)
     }
 
     /// Deletes a table with everything in it. No such table counts as success.

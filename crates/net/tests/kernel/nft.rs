@@ -109,7 +109,7 @@ fn what_is_written_is_read_back() {
     isolated(|| {
         let netns = Netns::create().unwrap();
         let written = everything();
-        Batch::new().add(&written).commit(&netns).unwrap();
+        Batch::new().create(&written).commit(&netns).unwrap();
         let read = read_table(&netns, Family::Inet, "everything")
             .unwrap()
             .unwrap();
@@ -178,7 +178,7 @@ fn a_refused_step_is_named_and_nothing_is_changed() {
                 chains: vec![Chain::base("filter", BaseChain::RAW_OUTPUT, rules)],
                 ..Table::new(Family::Inet, "broken")
             };
-            let error = Batch::new().add(&table).commit(&netns).unwrap_err();
+            let error = Batch::new().create(&table).commit(&netns).unwrap_err();
             let CommitError::Refused { step, source } = &error else {
                 panic!("{error:?}");
             };
@@ -193,7 +193,7 @@ fn elements_come_and_go_without_touching_rules() {
     isolated(|| {
         let netns = Netns::create().unwrap();
         let table = everything();
-        Batch::new().add(&table).commit(&netns).unwrap();
+        Batch::new().create(&table).commit(&netns).unwrap();
         // More than fit into one message.
         let many: Vec<_> = (1000..4000).map(Element::port).collect();
         let add = Batch::new().add_elements(Family::Inet, "everything", "none", &many);

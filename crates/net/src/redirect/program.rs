@@ -1,0 +1,261 @@
+//! The rules, in order of evaluation.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use twox_hash::XxHash64;
+
+use super::{FAMILY, RedirectConfig, TABLE};
+use crate::nft::{AddressFamily, BaseChain, Chain, Rule, Set, Table};
+
+/// The table that `config` asks for.
+///
+/// Its comment carries a hash of everything else, so that a listing shows at a glance which pods have
+/// the same rules.
+pub(super) fn table(config: &RedirectConfig) -> Table {
+    let mut table = Table {
+        sets: sets(config),
+        chains: chains(config),
+        ..Table::new(FAMILY, TABLE)
+    };
+    let hash = XxHash64::oneshot(0, format!("{table:?}").as_bytes());
+    table.comment = Some(format!("redirection to ztunnel, program {hash:016x}"));
+    table
+}
+
+fn chains(config: &RedirectConfig) -> Vec<Chain> {
+    let mut chains = vec![
+        Chain::base(
+            "mangle-prerouting",
+            BaseChain::MANGLE_PREROUTING,
+            [remember_own_connections(config)],
+        ),
+        Chain::base(
+            "mangle-output",
+            BaseChain::MANGLE_OUTPUT,
+            [bring_replies_back(config)],
+        ),
+        Chain::base(
+            "nat-prerouting",
+            BaseChain::NAT_PREROUTING,
+            nat_prerouting(config),
+        ),
+        Chain::base("nat-output", BaseChain::NAT_OUTPUT, nat_output(config)),
+    ];
+    if config.dns_capture.is_some() {
+        chains.extend([
+            Chain::base(
+                "raw-prerouting",
+                BaseChain::RAW_PREROUTING,
+                [dns_answers_apart(config)],
+            ),
+            Chain::base(
+                "raw-output",
+                BaseChain::RAW_OUTPUT,
+                [dns_queries_apart(config)],
+            ),
+        ]);
+    }
+    chains
+}
+
+/// A packet of ztunnel that arrives here was sent to the app, perhaps from a borrowed address.
+fn remember_own_connections(config: &RedirectConfig) -> Rule {
+    Rule::new()
+        .mark(config.mark, config.mark_mask)
+        .counter()
+        .set_connection_mark(config.reply_mark, config.mark_mask)
+}
+
+/// The app's replies on such a connection would leave for the borrowed address. The mark routes them to
+/// loopback instead. Only our bits are restored, so that other users of connection marks are not heard.
+fn bring_replies_back(config: &RedirectConfig) -> Rule {
+    Rule::new()
+        .connection_mark(config.reply_mark, config.mark_mask)
+        .counter()
+        .set_mark(config.reply_mark, config.mark_mask)
+}
+
+fn nat_prerouting(config: &RedirectConfig) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for interface in &config.virtual_interfaces {
+        let arrives = || Rule::new().input_interface(interface);
+        for family in families(config) {
+            let opens = arrives().family(family).syn().counter();
+            rules.push(opens.redirect(config.outbound_port));
+        }
+        rules.push(arrives().tcp().counter().accept());
+    }
+    if !config.inbound {
+        return rules;
+    }
+    for probe in probes(config) {
+        rules.push(Rule::new().tcp().source(probe).counter().accept());
+    }
+    if !config.exclude_inbound_ports.is_empty() {
+        let excluded = Rule::new().tcp().destination_port_in(INBOUND_PORTS);
+        rules.push(excluded.counter().accept());
+    }
+    for family in families(config) {
+        if has_any(&config.exclude_inbound, family) {
+            let excluded = Rule::new().tcp().source_in(family, inbound_set(family));
+            rules.push(excluded.counter().accept());
+        }
+    }
+    for loopback in loopbacks(config) {
+        let rule = Rule::new()
+            .not_destination(loopback)
+            .syn()
+            .not_destination_port(config.hbone_port)
+            .not_mark(config.mark, config.mark_mask);
+        rules.push(rule.counter().redirect(config.inbound_port));
+    }
+    rules
+}
+
+fn nat_output(config: &RedirectConfig) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for probe in probes(config) {
+        rules.push(Rule::new().tcp().destination(probe).counter().accept());
+    }
+    rules.extend(dns(config));
+    let reply = Rule::new().tcp().mark(config.reply_mark, config.mark_mask);
+    rules.push(reply.counter().accept());
+    // The pod talks to itself, whichever of its addresses it uses.
+    rules.push(Rule::new().output_interface("lo").counter().accept());
+    if !config.exclude_outbound_ports.is_empty() {
+        let excluded = Rule::new().tcp().destination_port_in(OUTBOUND_PORTS);
+        rules.push(excluded.counter().accept());
+    }
+    for family in families(config) {
+        if has_any(&config.exclude_outbound, family) {
+            let excluded = Rule::new()
+                .tcp()
+                .destination_in(family, outbound_set(family));
+            rules.push(excluded.counter().accept());
+        }
+    }
+    for loopback in loopbacks(config) {
+        let rule = Rule::new()
+            .not_destination(loopback)
+            .syn()
+            .not_mark(config.mark, config.mark_mask);
+        rules.push(rule.counter().redirect(config.outbound_port));
+    }
+    rules
+}
+
+fn dns(config: &RedirectConfig) -> Vec<Rule> {
+    let Some(port) = config.dns_capture else {
+        return Vec::new();
+    };
+    let mut rules = Vec::new();
+    for family in families(config) {
+        let rule = Rule::new()
+            .not_output_interface("lo")
+            .family(family)
+            .udp()
+            .destination_port(DNS)
+            .not_mark(config.mark, config.mark_mask);
+        rules.push(rule.counter().redirect(port));
+    }
+    for loopback in loopbacks(config) {
+        let rule = Rule::new()
+            .not_destination(loopback)
+            .syn()
+            .destination_port(DNS)
+            .not_mark(config.mark, config.mark_mask);
+        rules.push(rule.counter().redirect(port));
+    }
+    rules
+}
+
+/// ztunnel's queries upstream can have the very addresses and ports of an app's redirected query. A zone
+/// of their own keeps connection tracking from mixing them up.
+fn dns_queries_apart(config: &RedirectConfig) -> Rule {
+    Rule::new()
+        .udp()
+        .destination_port(DNS)
+        .mark(config.mark, config.mark_mask)
+        .counter()
+        .set_connection_zone(DNS_ZONE)
+}
+
+fn dns_answers_apart(config: &RedirectConfig) -> Rule {
+    Rule::new()
+        .udp()
+        .source_port(DNS)
+        .not_mark(config.mark, config.mark_mask)
+        .counter()
+        .set_connection_zone(DNS_ZONE)
+}
+
+fn sets(config: &RedirectConfig) -> Vec<Set> {
+    let mut sets = Vec::new();
+    for (name, ports) in [
+        (INBOUND_PORTS, &config.exclude_inbound_ports),
+        (OUTBOUND_PORTS, &config.exclude_outbound_ports),
+    ] {
+        if !ports.is_empty() {
+            sets.push(Set::ports(name, ports.iter().copied()));
+        }
+    }
+    for family in families(config) {
+        for (name, networks) in [
+            (inbound_set(family), &config.exclude_inbound),
+            (outbound_set(family), &config.exclude_outbound),
+        ] {
+            if has_any(networks, family) {
+                sets.push(Set::networks(name, family, networks.iter().copied()));
+            }
+        }
+    }
+    sets
+}
+
+fn has_any<'a>(
+    networks: impl IntoIterator<Item = &'a ipnet::IpNet>,
+    family: AddressFamily,
+) -> bool {
+    let mut networks = networks.into_iter();
+    networks.any(|network| AddressFamily::of(network.addr()) == family)
+}
+
+fn inbound_set(family: AddressFamily) -> &'static str {
+    match family {
+        AddressFamily::Ipv4 => "exclude-inbound-v4",
+        AddressFamily::Ipv6 => "exclude-inbound-v6",
+    }
+}
+
+fn outbound_set(family: AddressFamily) -> &'static str {
+    match family {
+        AddressFamily::Ipv4 => "exclude-outbound-v4",
+        AddressFamily::Ipv6 => "exclude-outbound-v6",
+    }
+}
+
+/// The families that are redirected.
+pub(super) fn families(config: &RedirectConfig) -> impl Iterator<Item = AddressFamily> + use<> {
+    let ipv6 = config.ipv6.then_some(AddressFamily::Ipv6);
+    [Some(AddressFamily::Ipv4), ipv6].into_iter().flatten()
+}
+
+fn probes(config: &RedirectConfig) -> impl Iterator<Item = IpAddr> + use<> {
+    let (v4, v6) = (config.probe_v4.into(), config.probe_v6.into());
+    families(config).map(move |family| match family {
+        AddressFamily::Ipv4 => v4,
+        AddressFamily::Ipv6 => v6,
+    })
+}
+
+fn loopbacks(config: &RedirectConfig) -> impl Iterator<Item = IpAddr> + use<> {
+    families(config).map(|family| match family {
+        AddressFamily::Ipv4 => Ipv4Addr::LOCALHOST.into(),
+        AddressFamily::Ipv6 => Ipv6Addr::LOCALHOST.into(),
+    })
+}
+
+const INBOUND_PORTS: &str = "exclude-inbound-ports";
+const OUTBOUND_PORTS: &str = "exclude-outbound-ports";
+const DNS: u16 = 53;
+const DNS_ZONE: u16 = 1;
