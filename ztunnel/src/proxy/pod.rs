@@ -1,6 +1,11 @@
 //! One pod as one data-plane thread sees it.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::HeaderValue;
 use smallvec::SmallVec;
@@ -16,7 +21,7 @@ use tulle_zds::PodInfo;
 use super::{Handshakes, LiveConnections, ProxySettings, live::Closed};
 use crate::{
     route::baggage,
-    state::{Snapshot, SnapshotReader, Workload},
+    state::{PolicyEpoch, Snapshot, SnapshotReader, Workload},
     telemetry::{Metrics, TrafficCache},
 };
 
@@ -72,6 +77,8 @@ pub struct Pod {
     /// Cancelled when the pod is let go: drop everything.
     pub gone: CancellationToken,
     local: RefCell<Option<Local>>,
+    /// The policies that live connections were last measured by.
+    checked: Cell<Option<PolicyEpoch>>,
 }
 
 /// What makes connections of this pod interchangeable. The pool itself belongs to one source pod.
@@ -116,6 +123,7 @@ impl Pod {
             live: Rc::new(LiveConnections::default()),
             gone,
             local: RefCell::new(None),
+            checked: Cell::new(None),
             thread,
             spec,
         })
@@ -158,6 +166,10 @@ impl Pod {
         let snapshot = self.shared().snapshots.load();
         self.pool
             .retain(|key| snapshot.workload(&key.destination).is_some());
+        // Most changes are about other nodes and decide nothing here.
+        if self.checked.replace(Some(snapshot.policy_epoch())) == Some(snapshot.policy_epoch()) {
+            return;
+        }
         // Unknown is not allowed: the pod may have been replaced.
         let Some(local) = self.local() else { return };
         let closed = self
