@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -57,7 +57,7 @@ pub enum ConnectError {
     /// Our own certificate is not there.
     #[error("no certificate: {0}")]
     Certificate(String),
-    /// All connections that this client may have are in use.
+    /// All connections that this client may have, to this peer or at all, are in use.
     #[error("connection pool is full")]
     PoolFull,
     /// Somebody else's attempt, which this one waited for, failed.
@@ -190,10 +190,25 @@ impl Client {
     /// Whether no stream can ever be opened on it again.
     pub(crate) fn is_closed(&self) -> bool {
         self.shared.closed.get()
+            || self.is_ending()
             || self
                 .shared
                 .usable_until
                 .is_some_and(|until| Instant::now() >= until)
+    }
+
+    /// Whether the peer has said goodbye; streams that are open may run on.
+    fn is_ending(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        matches!(
+            self.requests.clone().poll_ready(&mut cx),
+            Poll::Ready(Err(_))
+        )
+    }
+
+    /// Whether the peer allows no stream although none is open.
+    pub(crate) fn is_denied_streams(&self) -> bool {
+        self.requests.current_max_send_streams() == 0 && self.streams() == 0
     }
 
     /// Open streams.

@@ -175,6 +175,14 @@ impl<K: Hash + Eq + Clone + 'static> Pool<K> {
             if let Some(dialing) = &entry.dialing {
                 return Ok(Step::Wait(dialing.clone()));
             }
+            // Another connection would not help, and a peer must not make us fill the pool with them.
+            let denied = entry
+                .clients
+                .iter()
+                .filter(|client| client.is_denied_streams());
+            if denied.count() >= MAX_DENIED {
+                return Err(ConnectError::PoolFull);
+            }
         }
         let connections: usize = entries
             .values()
@@ -254,3 +262,5 @@ impl<K> Inner<K> {
 
 /// Connections that may turn out to be ending under one stream before it gives up.
 const MAX_RETRIES: usize = 2;
+/// Connections to one peer that allow no stream; with so many, no further one is tried until one of them ends.
+const MAX_DENIED: usize = 2;
