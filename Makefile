@@ -21,8 +21,8 @@ build: peers-build ## release binaries, in target/release
 
 .PHONY: demo
 demo: peers-build ## a mesh on this machine, shown step by step, then removed
-	$(CARGO) build --profile $(PROFILE) --workspace --bins
-	$(BIN_DIR)/tulle demo $(ARGS)
+	@$(CARGO) build --profile $(PROFILE) --workspace --bins
+	@$(BIN_DIR)/tulle demo $(ARGS)
 
 # Namespace tests start the real binaries, which `cargo test` alone would not build.
 .PHONY: test
