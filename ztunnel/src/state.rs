@@ -19,6 +19,7 @@ mod intern;
 mod quarantine;
 mod reader;
 mod resource;
+pub(crate) mod schema;
 mod snapshot;
 #[cfg(test)]
 pub(crate) mod test_data;

@@ -93,6 +93,12 @@ impl Draft {
         self.decisions_changed |= PolicyScopes::accept(&mut self.snapshot.policies, key);
     }
 
+    /// Shows what the local file has.
+    pub(crate) fn show_local(&mut self, resources: Arc<[Resource]>) {
+        self.changed |= *self.snapshot.local != *resources;
+        self.snapshot.local = resources;
+    }
+
     /// The snapshot with all changes, if there were any.
     pub(crate) fn finish(&mut self) -> Option<Snapshot> {
         for (key, changes) in self.endpoint_changes.drain() {

@@ -1,5 +1,7 @@
 //! Any resource, and its name.
 
+use std::fmt;
+
 use tulle_model::{Authorization, PolicyKey, Service, ServiceKey, Uid, Workload};
 use tulle_xds::Address;
 
@@ -37,6 +39,16 @@ impl From<Address> for Resource {
         match address {
             Address::Workload(workload) => Self::Workload(workload),
             Address::Service(service) => Self::Service(service),
+        }
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(uid) => write!(f, "workload {uid}"),
+            Self::Service(key) => write!(f, "service {key}"),
+            Self::Policy(key) => write!(f, "policy {key}"),
         }
     }
 }

@@ -8,6 +8,7 @@ use tulle_policy::PolicySet;
 use super::{
     policies::{Policies, PolicyRecord},
     quarantine::Quarantine,
+    resource::Resource,
     services::{ServiceRecord, Services},
     workload::Workload,
     workloads::Workloads,
@@ -22,6 +23,7 @@ pub struct Snapshot {
     pub(super) services: Services,
     pub(super) policies: Policies,
     pub(super) quarantine: Quarantine,
+    pub(super) local: Arc<[Resource]>,
 }
 
 /// Equal as long as no decision about a connection to a workload of this node can have changed.
@@ -153,6 +155,11 @@ impl Snapshot {
     /// The policies that apply to connections to a workload.
     pub fn policies_for(&self, workload: &Workload) -> PolicySet {
         self.policies.applicable(workload)
+    }
+
+    /// What came from the local file, whether or not the control plane says otherwise.
+    pub fn local(&self) -> &[Resource] {
+        &self.local
     }
 
     /// How many resources there are.

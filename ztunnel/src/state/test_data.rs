@@ -56,7 +56,7 @@ pub(crate) fn address(text: &str) -> NetworkAddress {
 
 /// A workload as the state keeps it.
 pub(crate) fn known(workload: Workload) -> super::Workload {
-    super::intern::Interner::default().workload(workload)
+    workload.into()
 }
 
 /// A snapshot with these resources.

@@ -8,6 +8,8 @@ use tulle_model::{
     PortMapping, ServiceKey, SpiffeId, TunnelProtocol, Uid, WorkloadType,
 };
 
+use super::intern::Interner;
+
 /// An endpoint of the mesh: what is its own, and the [`Profile`] and [`Place`] it shares with others.
 ///
 /// A node knows every workload of the cluster. Replicas differ in very little, so the rest exists once; together
@@ -51,6 +53,13 @@ impl Workload {
             .iter()
             .find(|mapping| mapping.service_port == service_port && mapping.target_port != 0)
             .map(|mapping| mapping.target_port)
+    }
+}
+
+impl From<tulle_model::Workload> for Workload {
+    /// One that shares nothing.
+    fn from(workload: tulle_model::Workload) -> Self {
+        Interner::default().workload(workload)
     }
 }
 

@@ -162,6 +162,7 @@ impl Writer {
                 self.draft.upsert(resource.clone());
             }
         }
+        self.draft.show_local(resources.values().cloned().collect());
         self.local = resources;
     }
 
