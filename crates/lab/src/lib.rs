@@ -27,12 +27,15 @@
 //! ```
 
 mod address;
+mod agent;
 mod binaries;
 pub mod capture;
+mod control_plane;
 pub mod http;
 mod lab;
 mod link;
 mod manifest;
+mod mesh;
 mod metrics;
 mod node;
 mod object;
@@ -45,8 +48,10 @@ mod ztunnel;
 pub use address::Families;
 pub use binaries::Binaries;
 pub use capture::{Capture, Flow};
+pub use control_plane::ControlPlane;
 pub use lab::{Lab, LabSpec};
 pub use manifest::{Manifests, ObjectId};
+pub use mesh::{Mesh, MeshConfig};
 pub use metrics::{Metrics, Sample};
 pub use node::Node;
 pub use pod::{Pod, PodSpec};

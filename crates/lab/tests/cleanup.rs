@@ -1,5 +1,7 @@
 //! Nothing of a lab outlives it, and it needs no privilege.
 
+#![expect(clippy::unwrap_used, reason = "the helpers are part of the tests")]
+
 use std::{
     env, fs, io,
     os::unix::fs::PermissionsExt,

@@ -1,5 +1,7 @@
 //! The lab's network: who reaches whom, in which address family.
 
+#![expect(clippy::unwrap_used, reason = "the helpers are part of the tests")]
+
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

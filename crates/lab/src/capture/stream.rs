@@ -62,7 +62,10 @@ impl Stream {
 mod tests {
     use super::*;
 
-    fn stream(segments: &[(u32, bool, &[u8])]) -> Stream {
+    /// Sequence number, SYN, payload.
+    type Sent<'a> = (u32, bool, &'a [u8]);
+
+    fn stream(segments: &[Sent<'_>]) -> Stream {
         let mut stream = Stream::default();
         for &(sequence, syn, payload) in segments {
             stream.add(&Segment {
@@ -78,7 +81,7 @@ mod tests {
 
     #[test]
     fn segments_are_put_in_order() {
-        let cases: [(&str, &[(u32, bool, &[u8])], &[u8]); 6] = [
+        let cases: [(&str, &[Sent<'_>], &[u8]); 6] = [
             (
                 "in order",
                 &[(9, true, b""), (10, false, b"ab"), (12, false, b"c")],

@@ -1,0 +1,462 @@
+//! A mesh in the lab: the real control plane and node proxies, and a node agent on each node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::{
+    agent::NodeAgent,
+    binaries::Binaries,
+    control_plane::ControlPlane,
+    lab::Lab,
+    manifest::{Manifests, ObjectId},
+    object::{self, SYSTEM_NAMESPACE, ZtunnelPod},
+    pod::{Pod, PodSpec},
+    process::{Process, Program},
+    service::ServiceSpec,
+    ztunnel::Ztunnel,
+};
+
+/// How a mesh is run.
+#[derive(Clone, Debug)]
+pub struct MeshConfig {
+    /// Where `tulled` and `ztunnel` are.
+    pub binaries: Binaries,
+    /// How long certificates are valid. Default: as long as the control plane likes.
+    pub certificate_lifetime: Option<Duration>,
+    /// Further environment variables of every ztunnel, which win over ours.
+    pub ztunnel_env: Vec<(String, String)>,
+    /// The log filter of all processes. Default `info`.
+    pub log_filter: String,
+}
+
+impl MeshConfig {
+    /// Uses the programs of our own build.
+    ///
+    /// # Errors
+    /// When the running program's path is not known.
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            binaries: Binaries::find()?,
+            certificate_lifetime: None,
+            ztunnel_env: Vec::new(),
+            log_filter: "info".into(),
+        })
+    }
+}
+
+/// A lab with a mesh in it.
+///
+/// What the lab has is written to manifests, which the control plane reads; labels decide which pods are in the mesh,
+/// as in a cluster. Calls that change anything return once the nodes act on it, so that what follows can rely on it.
+#[derive(Debug)]
+pub struct Mesh {
+    lab: Lab,
+    config: MeshConfig,
+    manifests: Manifests,
+    control_plane: ControlPlane,
+    nodes: BTreeMap<String, MeshNode>,
+    /// The full names of the pods in the mesh.
+    enrolled: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct MeshNode {
+    agent: NodeAgent,
+    ztunnel: Ztunnel,
+}
+
+impl Mesh {
+    /// Starts a control plane, and a ztunnel and an agent on each node of `lab`. Pods may be in the lab already.
+    ///
+    /// # Errors
+    /// When a program is missing, ends early or is not ready in time; the message has its last log lines.
+    pub async fn start(lab: Lab, config: MeshConfig) -> Result<Self> {
+        let mut manifests = Manifests::create(lab.dir().join("manifests"))?;
+        describe(&lab, &mut manifests)?;
+        let control_plane = ControlPlane::start(&lab, &config, manifests.folder()).await?;
+        let mut mesh = Self {
+            lab,
+            config,
+            manifests,
+            control_plane,
+            nodes: BTreeMap::new(),
+            enrolled: BTreeSet::new(),
+        };
+        let names: Vec<String> = mesh
+            .lab
+            .nodes()
+            .map(|node| node.name().to_owned())
+            .collect();
+        for name in names {
+            let node = mesh.start_node(&name).await?;
+            mesh.nodes.insert(name, node);
+        }
+        for node in mesh.nodes.values_mut() {
+            node.ztunnel.wait_ready(READY_LIMIT).await?;
+        }
+        mesh.reconcile().await?;
+        Ok(mesh)
+    }
+
+    /// The lab underneath.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The programs in use.
+    pub fn binaries(&self) -> &Binaries {
+        &self.config.binaries
+    }
+
+    /// A pod by `<namespace>/<name>`.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    pub fn pod(&self, name: &str) -> &Pod {
+        self.lab.pod(name)
+    }
+
+    /// The ztunnel of a node.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    pub fn ztunnel(&self, node: &str) -> &Ztunnel {
+        let node = self
+            .nodes
+            .get(node)
+            .unwrap_or_else(|| panic!("no node {node}"));
+        &node.ztunnel
+    }
+
+    /// The ztunnel of a node, to be stopped, killed or started again.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    pub fn ztunnel_mut(&mut self, node: &str) -> &mut Ztunnel {
+        let node = self
+            .nodes
+            .get_mut(node)
+            .unwrap_or_else(|| panic!("no node {node}"));
+        &mut node.ztunnel
+    }
+
+    /// All ztunnels.
+    pub fn ztunnels(&self) -> impl Iterator<Item = &Ztunnel> {
+        self.nodes.values().map(|node| &node.ztunnel)
+    }
+
+    /// The control plane's process.
+    pub fn control_plane(&mut self) -> &mut ControlPlane {
+        &mut self.control_plane
+    }
+
+    /// The folder of manifests.
+    pub fn manifests(&self) -> &Manifests {
+        &self.manifests
+    }
+
+    /// Whether a pod is in the mesh.
+    pub fn is_enrolled(&self, pod: &str) -> bool {
+        self.enrolled.contains(pod)
+    }
+
+    /// Adds a pod, and takes it into the mesh if its labels or its namespace's say so.
+    ///
+    /// # Errors
+    /// When it cannot be made or enrolled.
+    pub async fn add_pod(&mut self, spec: PodSpec) -> Result<()> {
+        let pod = self.lab.add_pod(spec).await?;
+        let (namespace, object) = (pod.namespace().to_owned(), object::pod(pod));
+        self.ensure_namespace(&namespace)?;
+        self.manifests.put(object)?;
+        self.reconcile().await
+    }
+
+    /// Removes a pod, as when it is deleted while in use: its object, its network, then ztunnel hears of it.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub async fn remove_pod(&mut self, name: &str) -> Result<()> {
+        let pod = self.lab.remove_pod(name).await?;
+        self.manifests
+            .remove(&ObjectId::new("Pod", pod.namespace(), pod.name()))?;
+        if self.enrolled.remove(name) {
+            self.agent(&pod)?.forget(&pod);
+        }
+        Ok(())
+    }
+
+    /// Adds a service.
+    ///
+    /// # Errors
+    /// When there is one of that name.
+    pub fn add_service(&mut self, spec: ServiceSpec) -> Result<()> {
+        let service = self.lab.add_service(spec)?;
+        let (namespace, object) = (service.namespace().to_owned(), object::service(service));
+        self.ensure_namespace(&namespace)?;
+        self.manifests.put(object)?;
+        Ok(())
+    }
+
+    /// Adds or replaces objects, written as YAML. Labels on namespaces and pods take effect.
+    ///
+    /// # Errors
+    /// When the text is not YAML or a pod cannot be enrolled.
+    pub async fn apply(&mut self, yaml: &str) -> Result<()> {
+        self.manifests.apply(yaml)?;
+        self.reconcile().await
+    }
+
+    /// Removes an object. For pods there is [`Mesh::remove_pod`].
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn remove(&mut self, kind: &str, namespace: &str, name: &str) -> Result<()> {
+        self.manifests
+            .remove(&ObjectId::new(kind, namespace, name))?;
+        self.reconcile().await
+    }
+
+    /// Labels a namespace, and takes its pods into the mesh or lets them out accordingly.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or a pod cannot be enrolled.
+    pub async fn label_namespace(&mut self, name: &str, label: &str, value: &str) -> Result<()> {
+        let id = ObjectId::new("Namespace", "", name);
+        self.manifests.mark(&id, "labels", label, Some(value))?;
+        self.reconcile().await
+    }
+
+    /// Takes a label off a namespace.
+    ///
+    /// # Errors
+    /// As [`Mesh::label_namespace`].
+    pub async fn unlabel_namespace(&mut self, name: &str, label: &str) -> Result<()> {
+        let id = ObjectId::new("Namespace", "", name);
+        self.manifests.mark(&id, "labels", label, None)?;
+        self.reconcile().await
+    }
+
+    /// Sets or removes a label of a pod.
+    ///
+    /// # Errors
+    /// When there is no such pod, or it cannot be enrolled.
+    pub async fn label_pod(&mut self, name: &str, label: &str, value: Option<&str>) -> Result<()> {
+        self.lab.label_pod(name, label, value)?;
+        let pod = self.lab.pod(name);
+        let id = ObjectId::new("Pod", pod.namespace(), pod.name());
+        self.manifests.mark(&id, "labels", label, value)?;
+        self.reconcile().await
+    }
+
+    /// Waits until every ztunnel knows a policy, or none does any more.
+    ///
+    /// # Errors
+    /// When it takes longer than ten seconds.
+    pub async fn wait_for_policy(&self, namespace: &str, name: &str, present: bool) -> Result<()> {
+        let what = format!(
+            "policy {namespace}/{name}, {}",
+            if present { "known" } else { "gone" }
+        );
+        let known = |dump: &Value| {
+            array(dump, "policies").iter().any(|policy| {
+                text(policy, "name") == Some(name) && text(policy, "namespace") == Some(namespace)
+            })
+        };
+        for ztunnel in self.ztunnels() {
+            ztunnel
+                .wait_for_config(&what, SETTLE_LIMIT, |dump| known(dump) == present)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Brings the pods that are in the mesh in line with the labels.
+    async fn reconcile(&mut self) -> Result<()> {
+        let wanted: BTreeMap<String, bool> = self
+            .lab
+            .pods()
+            .map(|pod| (pod.full_name(), self.belongs(pod)))
+            .collect();
+        let mut changed = Vec::new();
+        for (name, wanted) in wanted {
+            if wanted == self.enrolled.contains(&name) {
+                continue;
+            }
+            if wanted {
+                self.enroll(&name)
+                    .await
+                    .with_context(|| format!("cannot enroll {name}"))?;
+            } else {
+                self.unenroll(&name)
+                    .with_context(|| format!("cannot let {name} out of the mesh"))?;
+            }
+            changed.push(name);
+        }
+        self.settle(&changed).await
+    }
+
+    async fn enroll(&mut self, name: &str) -> Result<()> {
+        let pod = self.lab.pod(name).clone();
+        self.agent(&pod)?.enroll(&pod).await?;
+        self.enrolled.insert(name.into());
+        let id = ObjectId::new("Pod", pod.namespace(), pod.name());
+        self.manifests
+            .mark(&id, "annotations", REDIRECTION, Some("enabled"))
+    }
+
+    fn unenroll(&mut self, name: &str) -> Result<()> {
+        let pod = self.lab.pod(name).clone();
+        self.agent(&pod)?.unenroll(&pod)?;
+        self.enrolled.remove(name);
+        let id = ObjectId::new("Pod", pod.namespace(), pod.name());
+        self.manifests.mark(&id, "annotations", REDIRECTION, None)
+    }
+
+    /// Waits until every ztunnel knows that these pods are in the mesh, or out of it.
+    async fn settle(&self, pods: &[String]) -> Result<()> {
+        for ztunnel in self.ztunnels().filter(|_| !pods.is_empty()) {
+            let right = |dump: &Value| {
+                pods.iter().all(|name| {
+                    let protocol = if self.enrolled.contains(name) {
+                        "HBONE"
+                    } else {
+                        "TCP"
+                    };
+                    speaks(dump, self.lab.pod(name), protocol)
+                })
+            };
+            ztunnel
+                .wait_for_config("pods up to date", SETTLE_LIMIT, right)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A pod's own label decides, then its namespace's.
+    fn belongs(&self, pod: &Pod) -> bool {
+        let of = |kind: &str, namespace: &str, name: &str| {
+            let object = self.manifests.get(&ObjectId::new(kind, namespace, name))?;
+            let labels = object.pointer("/metadata/labels")?;
+            Some(labels.get(MODE)?.as_str()?.to_owned())
+        };
+        let mode =
+            of("Pod", pod.namespace(), pod.name()).or_else(|| of("Namespace", "", pod.namespace()));
+        mode.as_deref() == Some("ambient")
+    }
+
+    fn agent(&self, pod: &Pod) -> Result<&NodeAgent> {
+        let node = self.nodes.get(pod.node());
+        Ok(&node
+            .with_context(|| format!("no agent on {}", pod.node()))?
+            .agent)
+    }
+
+    fn ensure_namespace(&mut self, name: &str) -> Result<()> {
+        if self
+            .manifests
+            .get(&ObjectId::new("Namespace", "", name))
+            .is_none()
+        {
+            self.manifests.put(object::namespace(name))?;
+        }
+        Ok(())
+    }
+
+    async fn start_node(&self, name: &str) -> Result<MeshNode> {
+        let node = self.lab.node(name);
+        let dir = self.lab.dir().join(name);
+        std::fs::create_dir_all(&dir)?;
+        let socket = dir.join("ztunnel.sock");
+        let agent = NodeAgent::start(&socket, self.lab.families())?;
+        let pod = ZtunnelPod::of(node);
+        let token = self.control_plane.token(&pod, &dir).await?;
+        let control_plane = self.control_plane.address();
+        let yes_no = |value: bool| if value { "true" } else { "false" };
+        let program = Program::new(
+            format!("ztunnel-{name}"),
+            self.config.binaries.path("ztunnel")?,
+        )
+        .env("NODE_NAME", name)
+        .env("CLUSTER_ID", "Kubernetes")
+        .env("POD_NAME", pod.name.as_str())
+        .env("POD_NAMESPACE", SYSTEM_NAMESPACE)
+        .env("SERVICE_ACCOUNT", object::ZTUNNEL_ACCOUNT)
+        .env(
+            "INSTANCE_IP",
+            node.addresses()
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+        )
+        .env("XDS_ADDRESS", control_plane.as_str())
+        .env("CA_ADDRESS", control_plane.as_str())
+        .env("XDS_ROOT_CA", path_text(&self.control_plane.root()))
+        .env("CA_ROOT_CA", path_text(&self.control_plane.root()))
+        .env("AUTH_TOKEN", path_text(&token))
+        .env("INPOD_UDS", path_text(&socket))
+        .env("IPV6_ENABLED", yes_no(self.lab.families().v6()))
+        .env("LOG_FORMAT", "json")
+        .env("RUST_LOG", self.config.log_filter.as_str());
+        let program = match self.config.certificate_lifetime {
+            Some(lifetime) => program.env("SECRET_TTL", format!("{}s", lifetime.as_secs())),
+            None => program,
+        };
+        let extra = self.config.ztunnel_env.iter();
+        let program = extra.fold(program, |program, (name, value)| program.env(name, value));
+        let process = Process::spawn(node.netns(), &self.lab.logs(), program)?;
+        let ztunnel = Ztunnel::new(name, node.netns(), self.lab.families(), process);
+        Ok(MeshNode { agent, ztunnel })
+    }
+}
+
+/// Writes down what is in the lab.
+fn describe(lab: &Lab, manifests: &mut Manifests) -> Result<()> {
+    manifests.put(object::namespace(SYSTEM_NAMESPACE))?;
+    for node in lab.nodes() {
+        manifests.put(object::node(node))?;
+        manifests.put(ZtunnelPod::of(node).object(node))?;
+    }
+    for pod in lab.pods() {
+        manifests.put(object::namespace(pod.namespace()))?;
+        manifests.put(object::pod(pod))?;
+    }
+    for service in lab.services() {
+        manifests.put(object::namespace(service.namespace()))?;
+        manifests.put(object::service(service))?;
+    }
+    Ok(())
+}
+
+/// Whether a config dump has the pod with this protocol.
+fn speaks(dump: &Value, pod: &Pod, protocol: &str) -> bool {
+    array(dump, "workloads").iter().any(|workload| {
+        text(workload, "name") == Some(pod.name())
+            && text(workload, "namespace") == Some(pod.namespace())
+            && text(workload, "protocol").unwrap_or("TCP") == protocol
+    })
+}
+
+fn array<'a>(dump: &'a Value, name: &str) -> &'a [Value] {
+    dump.get(name)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+fn text<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+    object.get(name)?.as_str()
+}
+
+fn path_text(path: &std::path::Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+const REDIRECTION: &str = "ambient.istio.io/redirection";
+const MODE: &str = "istio.io/dataplane-mode";
+const READY_LIMIT: Duration = Duration::from_secs(20);
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
