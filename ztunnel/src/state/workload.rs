@@ -137,3 +137,14 @@ pub(crate) fn drop_claim(claims: &mut Claims<Arc<Workload>>, uid: &Uid) -> bool 
     claims.retain(|other| other.uid != *uid);
     !claims.is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_workload_costs_stays_small() {
+        // Times 100 000, beside its UID and name.
+        assert!(size_of::<Workload>() <= 96, "{}", size_of::<Workload>());
+    }
+}
