@@ -1,1 +1,11 @@
-//! The control plane: manifests to workload xDS, certificate authority
+//! The control plane: objects to workload xDS, and the certificate authority.
+
+pub mod index;
+pub mod manifest;
+pub mod mesh;
+pub mod objects;
+pub mod source;
+pub mod translate;
+
+#[cfg(test)]
+mod testing;

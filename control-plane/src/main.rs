@@ -1,1 +1,2 @@
+//! The control plane daemon.
 fn main() {}

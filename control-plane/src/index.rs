@@ -1,0 +1,291 @@
+//! Keeps the resources in step with the objects: a change recomputes what depends on it, and nothing else.
+//!
+//! ```text
+//! Namespace           -> services in it (root namespace: everything, if the network changed)
+//! Node                -> workloads on it
+//! Pod                 -> its workload
+//! Service             -> its service; workloads that it selects, or did
+//! AuthorizationPolicy -> its policy; workloads that it selects, or did
+//! PeerAuthentication  -> its derived policy; the static policy; workloads that it selects, or did
+//!   without selector  -> derived policies and workloads of the namespace, or of all
+//! ```
+//!
+//! Resources are not kept here: the store knows what it serves, and tells what a recomputed one changes.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tulle_model::{Authorization, PolicyKey, Workload};
+use tulle_xds::{Address, store::Transaction};
+
+use crate::{
+    manifest::{Kind, Labels, MutualTlsMode, Object, ObjectId, ObjectKey, PeerAuthentication, Pod},
+    mesh::Mesh,
+    objects::{Objects, in_namespace},
+    source::Change,
+    translate::{self, Modes, PortMap, Surroundings, Untranslatable, WorkloadLevel, selects},
+};
+
+mod dirty;
+mod reports;
+
+use dirty::Dirty;
+pub use reports::Reports;
+
+/// The objects and how to translate them.
+#[derive(Debug)]
+pub struct Index {
+    mesh: Arc<Mesh>,
+    objects: Objects,
+    reports: Reports,
+}
+
+impl Index {
+    /// An index without objects.
+    pub fn new(mesh: Arc<Mesh>) -> Self {
+        Self {
+            mesh,
+            objects: Objects::default(),
+            reports: Reports::default(),
+        }
+    }
+
+    /// The objects.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// What became of each policy and pod that could not be translated as written.
+    pub fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
+    /// Takes changes and returns what they change, in one transaction.
+    pub fn apply(&mut self, changes: Vec<Change>) -> Transaction {
+        let mut dirty = Dirty::default();
+        for change in changes {
+            let (id, object) = match change {
+                Change::Upsert(object) => (object.id(), Some(*object)),
+                Change::Remove(id) => (id, None),
+            };
+            // Before and after: what a selector no longer selects depends on it one last time.
+            dirty.add(&self.mesh, &self.objects, &id, object.as_ref());
+            match object {
+                Some(object) => self.objects.upsert(object),
+                None => self.objects.remove(&id),
+            }
+        }
+        self.recompute(dirty)
+    }
+
+    /// Everything, from scratch.
+    pub fn everything(&self) -> Transaction {
+        let mut fresh = Self::new(Arc::clone(&self.mesh));
+        fresh.objects = self.objects.clone();
+        fresh.reports = self.reports.clone();
+        fresh.recompute(Dirty::everything(&self.objects))
+    }
+
+    fn recompute(&mut self, dirty: Dirty) -> Transaction {
+        let mut transaction = Transaction::default();
+        for key in &dirty.authorization_policies {
+            let policy = self.authorization(key);
+            transaction.policies.push((key.to_string(), policy));
+        }
+        for key in &dirty.peer_authentications {
+            let policy = self.derived(key);
+            transaction.policies.push((derived_name(key), policy));
+        }
+        if dirty.static_strict {
+            let sent = !self.objects.peer_authentications().is_empty();
+            let policy = translate::static_strict(&self.mesh);
+            let name = policy.key.to_string();
+            transaction.policies.push((name, sent.then_some(policy)));
+        }
+        let network = self.network().to_owned();
+        for key in &dirty.services {
+            transaction.addresses.push(self.service(key, &network));
+        }
+        for key in &dirty.pods {
+            transaction.addresses.push(self.workload(key, &network));
+        }
+        transaction
+    }
+
+    /// The network of the cluster: a label of the root namespace.
+    fn network(&self) -> &str {
+        network_label(&self.objects, &self.mesh)
+    }
+
+    fn authorization(&mut self, key: &ObjectKey) -> Option<Authorization> {
+        let id = ObjectId {
+            kind: Kind::AuthorizationPolicy,
+            key: key.clone(),
+        };
+        let Some(policy) = self.objects.authorization_policies().get(key) else {
+            self.reports.forget_policy(&id);
+            return None;
+        };
+        let (sent, report) = translate::authorization(&self.mesh, policy);
+        self.reports.policy(id, report);
+        sent
+    }
+
+    fn derived(&mut self, key: &ObjectKey) -> Option<Authorization> {
+        let id = ObjectId {
+            kind: Kind::PeerAuthentication,
+            key: key.clone(),
+        };
+        let Some(policy) = self.objects.peer_authentications().get(key) else {
+            self.reports.forget_policy(&id);
+            return None;
+        };
+        let report = translate::peer_authentication_report(&self.mesh, policy);
+        self.reports.policy(id, report);
+        if !is_workload_level(&self.mesh, policy) {
+            return None;
+        }
+        let ports = self.port_map(&key.namespace, Some(policy));
+        translate::derived_policy(key, &ports)
+    }
+
+    fn service(&self, key: &ObjectKey, network: &str) -> (String, Option<Address>) {
+        let namespace = self.objects.namespace(&key.namespace);
+        let resource = self.objects.services().get(key).and_then(|service| {
+            translate::service(&self.mesh, service, namespace.map(Arc::as_ref), network)
+        });
+        let name = match &resource {
+            Some(resource) => resource.key.to_string(),
+            None => self.service_name(key),
+        };
+        (name, resource.map(Address::from))
+    }
+
+    fn service_name(&self, key: &ObjectKey) -> String {
+        let ObjectKey { namespace, name } = key;
+        let domain = &self.mesh.cluster_domain;
+        format!("{namespace}/{name}.{namespace}.svc.{domain}")
+    }
+
+    fn workload(&mut self, key: &ObjectKey, network: &str) -> (String, Option<Address>) {
+        let uid = translate::workload_uid(&self.mesh, &key.namespace, &key.name);
+        let workload = match self.objects.pods().get(key) {
+            Some(pod) => self.translate_pod(pod, network),
+            None => Ok(None),
+        };
+        let workload = self.reports.pod(key, workload);
+        (uid, workload.map(Address::from))
+    }
+
+    fn translate_pod(&self, pod: &Pod, network: &str) -> Result<Option<Workload>, Untranslatable> {
+        let namespace = pod.metadata.namespace();
+        let labels = &pod.metadata.labels;
+        let services = in_namespace(self.objects.services(), namespace)
+            .map(|(_, service)| service.as_ref())
+            .filter(|service| {
+                let selector = &service.spec.selector;
+                !selector.is_empty() && selects(selector, labels)
+            });
+        let around = Surroundings {
+            network,
+            node: self.objects.node(&pod.spec.node_name).map(Arc::as_ref),
+            services: services.collect(),
+            policies: self.policies(namespace, labels),
+        };
+        translate::workload(&self.mesh, pod, &around)
+    }
+
+    /// The policies that apply to a pod by selector: those written so, sorted, then the one of its PeerAuthentications.
+    fn policies(&self, namespace: &str, labels: &Labels) -> Vec<PolicyKey> {
+        let root = self.mesh.root_namespace.as_str();
+        let mut namespaces = BTreeSet::from([namespace, root]).into_iter();
+        let from = namespaces
+            .by_ref()
+            .flat_map(|name| in_namespace(self.objects.authorization_policies(), name));
+        let mut policies: Vec<PolicyKey> = from
+            .filter(|(_, policy)| {
+                let selector = &policy.spec.selector.match_labels;
+                !selector.is_empty()
+                    && selects(selector, labels)
+                    && translate::is_sent(&self.mesh, policy)
+            })
+            .map(|(key, _)| PolicyKey::new(key.namespace.clone(), key.name.clone()))
+            .collect();
+        policies.sort();
+        let selecting = self.oldest(namespace, |policy| {
+            is_workload_level(&self.mesh, policy)
+                && selects(&policy.spec.selector.match_labels, labels)
+        });
+        let ports = self.port_map(namespace, selecting);
+        let key = selecting.map(|policy| policy.metadata.key());
+        policies.extend(ports.reference(&self.mesh, key.as_ref()));
+        policies
+    }
+
+    /// What the PeerAuthentications of all levels require of a workload to which `selecting` applies.
+    fn port_map(&self, namespace: &str, selecting: Option<&PeerAuthentication>) -> PortMap {
+        let level = |namespace: &str| -> Option<MutualTlsMode> {
+            let policy = self.oldest(namespace, |policy| {
+                policy.spec.selector.match_labels.is_empty()
+            });
+            policy.map(|policy| Modes::of(policy).mode)
+        };
+        let root = self.mesh.root_namespace.as_str();
+        let of_namespace = if namespace == root {
+            None
+        } else {
+            level(namespace)
+        };
+        let modes = selecting.map(Modes::of);
+        let of_workload = modes.as_ref().map(|modes| WorkloadLevel {
+            mode: modes.mode,
+            ports: &modes.ports,
+        });
+        translate::effective(level(root), of_namespace, of_workload)
+    }
+
+    /// The oldest of these policies, by name when they are of the same age or say nothing about it.
+    fn oldest(
+        &self,
+        namespace: &str,
+        among: impl Fn(&PeerAuthentication) -> bool,
+    ) -> Option<&PeerAuthentication> {
+        in_namespace(self.objects.peer_authentications(), namespace)
+            .map(|(_, policy)| policy.as_ref())
+            .filter(|policy| among(policy))
+            .min_by_key(|policy| {
+                let created = policy.metadata.creation_timestamp;
+                (created.is_none(), created, policy.metadata.name.clone())
+            })
+    }
+}
+
+/// Whether a PeerAuthentication is for selected workloads. In the root namespace none is.
+fn is_workload_level(mesh: &Mesh, policy: &PeerAuthentication) -> bool {
+    !policy.spec.selector.match_labels.is_empty()
+        && policy.metadata.namespace() != mesh.root_namespace
+}
+
+fn derived_name(key: &ObjectKey) -> String {
+    let ObjectKey { namespace, name } = key;
+    format!("{namespace}/converted_peer_authentication_{name}")
+}
+
+fn network_label<'a>(objects: &'a Objects, mesh: &Mesh) -> &'a str {
+    let root = objects.namespace(&mesh.root_namespace);
+    let label = root.and_then(|root| root.metadata.labels.get(NETWORK));
+    label.map_or("", String::as_str)
+}
+
+fn network_of(object: Option<&Object>) -> &str {
+    let label = match object {
+        Some(Object::Namespace(namespace)) => namespace.metadata.labels.get(NETWORK),
+        Some(_) | None => None,
+    };
+    label.map_or("", String::as_str)
+}
+
+/// Label of the root namespace.
+const NETWORK: &str = "topology.istio.io/network";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! What could not be translated as written, for logs and the debug endpoint.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tracing::{info, warn};
+use tulle_model::Workload;
+
+use crate::{
+    manifest::{ObjectId, ObjectKey},
+    translate::{Outcome, PolicyReport, Untranslatable},
+};
+
+/// What became of policies, and of pods that are no workload although they run. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Reports {
+    policies: Arc<BTreeMap<ObjectId, PolicyReport>>,
+    pods: Arc<BTreeMap<ObjectKey, Untranslatable>>,
+}
+
+impl Reports {
+    /// One report per policy.
+    pub fn policies(&self) -> impl Iterator<Item = &PolicyReport> {
+        self.policies.values()
+    }
+
+    /// Pods that are left out.
+    pub fn pods(&self) -> impl Iterator<Item = (&ObjectKey, &Untranslatable)> {
+        self.pods.iter()
+    }
+
+    /// Takes a report, and logs what is new about it.
+    pub(super) fn policy(&mut self, id: ObjectId, report: PolicyReport) {
+        let last = self.policies.get(&id);
+        if last == Some(&report) {
+            return;
+        }
+        if report.outcome == Outcome::Exact && last.is_some() {
+            info!(policy = %report.policy, "policy is now enforced as written");
+        }
+        for finding in &report.findings {
+            warn!(policy = %report.policy, outcome = ?report.outcome, field = %finding.field,
+                finding = %finding.message, "policy is not enforced as written");
+        }
+        Arc::make_mut(&mut self.policies).insert(id, report);
+    }
+
+    pub(super) fn forget_policy(&mut self, id: &ObjectId) {
+        if self.policies.contains_key(id) {
+            Arc::make_mut(&mut self.policies).remove(id);
+        }
+    }
+
+    /// Takes the outcome for a pod.
+    pub(super) fn pod(
+        &mut self,
+        key: &ObjectKey,
+        outcome: Result<Option<Workload>, Untranslatable>,
+    ) -> Option<Workload> {
+        match outcome {
+            Ok(workload) => {
+                if self.pods.contains_key(key) {
+                    Arc::make_mut(&mut self.pods).remove(key);
+                }
+                workload
+            }
+            Err(reason) => {
+                if self.pods.get(key) != Some(&reason) {
+                    warn!(pod = %key, %reason, "pod is left out");
+                    Arc::make_mut(&mut self.pods).insert(key.clone(), reason);
+                }
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,330 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use tulle_model::{Health, TunnelProtocol};
+
+use super::*;
+use crate::testing;
+
+/// What a client holds after all transactions.
+#[derive(Debug, Default, PartialEq)]
+struct Client {
+    addresses: BTreeMap<String, Address>,
+    policies: BTreeMap<String, Authorization>,
+}
+
+impl Client {
+    fn take(&mut self, transaction: Transaction) {
+        for (name, resource) in transaction.addresses {
+            match resource {
+                Some(resource) => drop(self.addresses.insert(name, resource)),
+                None => drop(self.addresses.remove(&name)),
+            }
+        }
+        for (name, resource) in transaction.policies {
+            match resource {
+                Some(resource) => drop(self.policies.insert(name, resource)),
+                None => drop(self.policies.remove(&name)),
+            }
+        }
+    }
+
+    fn workload(&self, name: &str) -> &Workload {
+        match &self.addresses[&format!("Kubernetes//Pod/{name}")] {
+            Address::Workload(workload) => workload,
+            Address::Service(service) => panic!("{service:?}"),
+        }
+    }
+
+    fn policies_of(&self, name: &str) -> Vec<String> {
+        let policies = self.workload(name).authorization_policies.iter();
+        policies.map(ToString::to_string).collect()
+    }
+
+    /// No workload refers to a policy that is not there.
+    fn is_consistent(&self) -> bool {
+        self.addresses.values().all(|address| match address {
+            Address::Workload(workload) => workload
+                .authorization_policies
+                .iter()
+                .all(|key| self.policies.contains_key(&key.to_string())),
+            Address::Service(_) => true,
+        })
+    }
+}
+
+fn index() -> Index {
+    Index::new(Arc::new(Mesh::default()))
+}
+
+fn upserts(yaml: &str) -> Vec<Change> {
+    let objects = testing::objects(yaml).into_iter();
+    objects
+        .map(|object| Change::Upsert(Box::new(object)))
+        .collect()
+}
+
+fn removals(yaml: &str) -> Vec<Change> {
+    let objects = testing::objects(yaml);
+    objects
+        .iter()
+        .map(|object| Change::Remove(object.id()))
+        .collect()
+}
+
+const SHOP: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}, annotations: {ambient.istio.io/redirection: enabled}}
+spec: {nodeName: n1}
+status: {podIP: 10.0.0.1, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: shop, labels: {app: db}}
+spec: {nodeName: n1}
+status: {podIP: 10.0.0.2}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+";
+
+fn peer(namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+         metadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n"
+    )
+}
+
+#[test]
+fn a_change_recomputes_only_what_depends_on_it() {
+    let mut index = index();
+    let mut client = Client::default();
+    client.take(index.apply(upserts(SHOP)));
+    assert_eq!(client.addresses.len(), 3);
+    let web = client.workload("shop/web");
+    assert_eq!(
+        (web.tunnel_protocol, web.health),
+        (TunnelProtocol::Hbone, Health::Healthy)
+    );
+    assert_eq!(web.services.len(), 1);
+
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+        metadata: {name: p, namespace: shop}\nspec: {selector: {matchLabels: {app: web}}}\n";
+    let transaction = index.apply(upserts(policy));
+    let names = |transaction: &Transaction| -> Vec<String> {
+        let policies = transaction.policies.iter().map(|(name, _)| name);
+        let addresses = transaction.addresses.iter().map(|(name, _)| name);
+        policies.chain(addresses).cloned().collect()
+    };
+    assert_eq!(names(&transaction), ["shop/p", "Kubernetes//Pod/shop/web"]);
+    client.take(transaction);
+    assert_eq!(client.policies_of("shop/web"), ["shop/p"]);
+    assert!(client.policies_of("shop/db").is_empty());
+
+    // Both what it selected and what it selects now.
+    let transaction = index.apply(upserts(&policy.replace("app: web", "app: db")));
+    let both = [
+        "shop/p",
+        "Kubernetes//Pod/shop/db",
+        "Kubernetes//Pod/shop/web",
+    ];
+    assert_eq!(names(&transaction), both);
+    client.take(transaction);
+    assert_eq!(client.policies_of("shop/db"), ["shop/p"]);
+    client.take(index.apply(removals(policy)));
+    assert!(client.policies.is_empty() && client.is_consistent());
+
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n2, labels: {topology.kubernetes.io/zone: z}}\n";
+    assert!(names(&index.apply(upserts(node))).is_empty());
+    let network = "apiVersion: v1\nkind: Namespace\n\
+        metadata: {name: istio-system, labels: {topology.istio.io/network: east}}\n";
+    assert_eq!(index.apply(upserts(network)).addresses.len(), 3);
+    assert!(index.apply(upserts(network)).addresses.is_empty());
+    client.take(index.everything());
+    assert_eq!(&*client.workload("shop/web").network, "east");
+}
+
+#[test]
+fn acceptance_mesh_strict_with_a_permissive_port() {
+    let mut index = index();
+    let mut client = Client::default();
+    client.take(index.apply(upserts(SHOP)));
+    client.take(index.apply(upserts(&peer(
+        "istio-system",
+        "mesh",
+        "mtls: {mode: STRICT}",
+    ))));
+    let strict = "istio-system/istio_converted_static_strict";
+    assert_eq!(client.policies_of("shop/web"), [strict]);
+
+    let port = "selector: {matchLabels: {app: web}}, portLevelMtls: {8080: {mode: PERMISSIVE}}";
+    client.take(index.apply(upserts(&peer("shop", "web", port))));
+    assert_eq!(
+        client.policies_of("shop/web"),
+        ["shop/converted_peer_authentication_web"]
+    );
+    assert_eq!(client.policies_of("shop/db"), [strict]);
+
+    // A level in between that says nothing changes nothing; one that says PERMISSIVE does.
+    client.take(index.apply(upserts(&peer("shop", "ns", "mtls: {mode: UNSET}"))));
+    assert_eq!(client.policies_of("shop/db"), [strict]);
+    client.take(index.apply(upserts(&peer("shop", "ns", "mtls: {mode: PERMISSIVE}"))));
+    assert!(client.policies_of("shop/db").is_empty());
+    assert!(client.policies_of("shop/web").is_empty());
+    assert!(client.is_consistent());
+}
+
+#[test]
+fn the_oldest_policy_of_a_level_wins() {
+    let mut index = index();
+    let mut client = Client::default();
+    client.take(index.apply(upserts(SHOP)));
+    let aged = |name: &str, mode: &str, created: &str| {
+        let policy = peer("shop", name, &format!("mtls: {{mode: {mode}}}"));
+        upserts(&policy.replace(
+            "namespace: shop",
+            &format!("namespace: shop, creationTimestamp: {created}"),
+        ))
+    };
+    for (changes, strict) in [
+        (aged("b", "STRICT", "null"), true),
+        (aged("a", "PERMISSIVE", "null"), false),
+        (aged("c", "STRICT", "2026-01-02T00:00:00Z"), true),
+        (aged("z", "PERMISSIVE", "2026-01-01T23:00:00-02:00"), true),
+        (aged("z", "PERMISSIVE", "2026-01-01T00:00:00Z"), false),
+    ] {
+        client.take(index.apply(changes));
+        assert_eq!(!client.policies_of("shop/web").is_empty(), strict);
+    }
+}
+
+#[test]
+fn policies_that_are_not_sent_are_not_referred_to_but_reported() {
+    let mut index = index();
+    let mut client = Client::default();
+    client.take(index.apply(upserts(SHOP)));
+    let policy = |action: &str| {
+        upserts(&format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+             metadata: {{name: p, namespace: istio-system}}\n\
+             spec: {{action: {action}, selector: {{matchLabels: {{app: web}}}}}}\n"
+        ))
+    };
+    client.take(index.apply(policy("DENY")));
+    assert_eq!(client.policies_of("shop/web"), ["istio-system/p"]);
+    client.take(index.apply(policy("AUDIT")));
+    assert!(client.policies_of("shop/web").is_empty());
+    assert!(client.policies.is_empty());
+    let reports: Vec<_> = index.reports().policies().map(|r| r.outcome).collect();
+    assert_eq!(reports, [crate::translate::Outcome::NotSent]);
+}
+
+#[test]
+fn an_impossible_pod_is_left_out_and_reported() {
+    let mut index = index();
+    let mut client = Client::default();
+    client.take(index.apply(upserts(SHOP)));
+    client.take(index.apply(upserts(&SHOP.replace("10.0.0.1", "10.0.0.999"))));
+    assert_eq!(client.addresses.len(), 2);
+    assert_eq!(index.reports().pods().count(), 1);
+    client.take(index.apply(upserts(SHOP)));
+    assert_eq!(
+        (client.addresses.len(), index.reports().pods().count()),
+        (3, 0)
+    );
+}
+
+/// Objects from a small world, so that they often depend on each other.
+fn any_object() -> impl Strategy<Value = String> {
+    let namespace = prop_oneof![Just("a"), Just("b"), Just("istio-system")];
+    let name = prop_oneof![Just("x"), Just("y")];
+    let selector = || prop_oneof![Just(""), Just("l: p"), Just("l: q"), Just("l: p, m: p")];
+    let mode = || {
+        prop_oneof![
+            Just("UNSET"),
+            Just("DISABLE"),
+            Just("PERMISSIVE"),
+            Just("STRICT")
+        ]
+    };
+    let key = (namespace, name).prop_map(|(ns, name)| format!("namespace: {ns}, name: {name}"));
+    prop_oneof![
+        (
+            key.clone(),
+            selector(),
+            1..3_u8,
+            prop_oneof![Just("Running"), Just("Failed")]
+        )
+            .prop_map(|(key, labels, node, phase)| format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{{key}, labels: {{{labels}}}}}\n\
+                 spec: {{nodeName: n{node}}}\nstatus: {{podIP: 10.0.0.{node}, phase: {phase}}}\n"
+            )),
+        (
+            key.clone(),
+            selector(),
+            prop_oneof![Just("ClusterIP"), Just("ExternalName")]
+        )
+            .prop_map(|(key, labels, kind)| format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{{key}}}\n\
+                 spec: {{type: {kind}, selector: {{{labels}}}, ports: [{{port: 80}}]}}\n"
+            )),
+        (
+            key.clone(),
+            selector(),
+            prop_oneof![Just("ALLOW"), Just("DENY"), Just("AUDIT")]
+        )
+            .prop_map(|(key, labels, action)| format!(
+                "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{{key}}}\n\
+                 spec: {{action: {action}, selector: {{matchLabels: {{{labels}}}}}}}\n"
+            )),
+        (key, selector(), mode(), mode(), 0..3_u8).prop_map(|(key, labels, mode, port, age)| {
+            let created =
+                ["null", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"][usize::from(age)];
+            format!(
+                "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+                 metadata: {{{key}, creationTimestamp: {created}}}\n\
+                 spec: {{selector: {{matchLabels: {{{labels}}}}}, mtls: {{mode: {mode}}}, \
+                 portLevelMtls: {{80: {{mode: {port}}}}}}}\n"
+            )
+        }),
+        (1..3_u8, 0..2_u8).prop_map(|(node, zone)| format!(
+            "apiVersion: v1\nkind: Node\n\
+             metadata: {{name: n{node}, labels: {{topology.kubernetes.io/zone: z{zone}}}}}\n"
+        )),
+        (prop_oneof![Just("a"), Just("istio-system")], 0..2_u8).prop_map(|(name, network)| {
+            format!(
+                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: \
+             {{topology.istio.io/network: net{network}}}, annotations: \
+             {{networking.istio.io/traffic-distribution: [PreferClose, Any][{network}]}}}}\n"
+            )
+            .replace("[PreferClose, Any][0]", "PreferClose")
+            .replace("[PreferClose, Any][1]", "Any")
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn incremental_equals_rebuilt(steps in prop::collection::vec(
+        prop::collection::vec((any_object(), prop::bool::weighted(0.3)), 1..4), 1..25,
+    )) {
+        let mut index = index();
+        let mut client = Client::default();
+        for step in steps {
+            let changes = step.iter().flat_map(|(yaml, remove)| {
+                if *remove { removals(yaml) } else { upserts(yaml) }
+            });
+            let transaction = index.apply(changes.collect());
+            client.take(transaction);
+            let mut rebuilt = Client::default();
+            rebuilt.take(index.everything());
+            prop_assert_eq!(&client, &rebuilt);
+            prop_assert!(client.is_consistent());
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Policies: strict structs that remember the fields they do not know.
+
+use std::collections::BTreeMap;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IgnoredAny},
+};
+
+use super::meta::{Labels, Metadata, or_default};
+
+/// Names of fields that a struct does not know.
+pub type UnknownFields = BTreeMap<String, IgnoredAny>;
+
+/// An AuthorizationPolicy.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct AuthorizationPolicy {
+    /// Metadata.
+    pub metadata: Metadata,
+    /// What it says.
+    #[serde(default, deserialize_with = "present")]
+    pub spec: AuthorizationSpec,
+}
+
+/// What an AuthorizationPolicy says.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct AuthorizationSpec {
+    #[serde(default, deserialize_with = "present")]
+    pub selector: PolicySelector,
+    #[serde(default)]
+    pub target_ref: Option<TargetRef>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub target_refs: Vec<TargetRef>,
+    #[serde(default, deserialize_with = "present")]
+    pub action: PolicyAction,
+    /// Only meaningful with action CUSTOM.
+    #[serde(default)]
+    pub provider: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "present_list")]
+    pub rules: Vec<PolicyRule>,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// Which pods of the namespace a policy is for. Empty means all.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct PolicySelector {
+    #[serde(default, deserialize_with = "present")]
+    pub match_labels: Labels,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// Which waypoint or service a policy is for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct TargetRef {
+    #[serde(default, deserialize_with = "or_default")]
+    pub group: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub kind: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
+}
+
+/// What a matching rule means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub enum PolicyAction {
+    #[default]
+    Allow,
+    Deny,
+    Audit,
+    Custom,
+}
+
+/// One rule: `from` AND `to` AND every `when`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct PolicyRule {
+    #[serde(default, deserialize_with = "present_list")]
+    pub from: Vec<RuleFrom>,
+    #[serde(default, deserialize_with = "present_list")]
+    pub to: Vec<RuleTo>,
+    #[serde(default, deserialize_with = "present_list")]
+    pub when: Vec<PolicyCondition>,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// An entry of `from`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct RuleFrom {
+    #[serde(default, deserialize_with = "present")]
+    pub source: SourceMatch,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// Who connects. Fields that only L7 can check are among the unknown ones.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct SourceMatch {
+    #[serde(default, deserialize_with = "or_default")]
+    pub principals: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub not_principals: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub namespaces: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub not_namespaces: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub service_accounts: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub not_service_accounts: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub ip_blocks: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub not_ip_blocks: Vec<String>,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// An entry of `to`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct RuleTo {
+    #[serde(default, deserialize_with = "present")]
+    pub operation: Operation,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// What is asked for. Fields that only L7 can check are among the unknown ones.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct Operation {
+    #[serde(default, deserialize_with = "or_default")]
+    pub ports: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub not_ports: Vec<String>,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// An entry of `when`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct PolicyCondition {
+    #[serde(default, deserialize_with = "or_default")]
+    pub key: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub values: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub not_values: Vec<String>,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// A PeerAuthentication.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct PeerAuthentication {
+    /// Metadata.
+    pub metadata: Metadata,
+    /// What it says.
+    #[serde(default, deserialize_with = "present")]
+    pub spec: PeerAuthenticationSpec,
+}
+
+/// What a PeerAuthentication says.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct PeerAuthenticationSpec {
+    #[serde(default, deserialize_with = "present")]
+    pub selector: PolicySelector,
+    #[serde(default, deserialize_with = "present")]
+    pub mtls: MutualTls,
+    #[serde(default, deserialize_with = "present")]
+    pub port_level_mtls: BTreeMap<u16, MutualTls>,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// A mode with a wrapper around it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct MutualTls {
+    #[serde(default, deserialize_with = "present")]
+    pub mode: MutualTlsMode,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// Whether mutual TLS is required.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub enum MutualTlsMode {
+    #[default]
+    Unset,
+    Disable,
+    Permissive,
+    Strict,
+}
+
+/// A list that may be absent, but neither be written as nothing nor hold an entry that is nothing.
+///
+/// `from:` with nothing behind it reads like "from nobody" and means "from anybody". Nobody writes that on
+/// purpose, but half a file says it easily.
+fn present_list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let entries = Option::<Vec<Option<T>>>::deserialize(deserializer)?;
+    entries
+        .and_then(|entries| entries.into_iter().collect::<Option<Vec<T>>>())
+        .ok_or_else(|| D::Error::custom("expected a list of entries, found nothing"))
+}
+
+/// A field that may be absent, but not be written as nothing: half a file says `mode:` easily, and absent means
+/// something weaker than whatever was to follow.
+fn present<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer)?
+        .ok_or_else(|| D::Error::custom("expected a value, found nothing"))
+}

@@ -1,0 +1,131 @@
+//! What we know of the cluster: the objects, and the questions that translation and authorization ask about them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::manifest::{
+    AuthorizationPolicy, Namespace, Node, Object, ObjectId, ObjectKey, PeerAuthentication, Pod,
+    Service,
+};
+
+/// Objects by name. Clones are cheap enough to look at from another task: the objects are shared.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+    nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    pods: Table<Pod>,
+    services: Table<Service>,
+    authorization_policies: Table<AuthorizationPolicy>,
+    peer_authentications: Table<PeerAuthentication>,
+    pods_by_node: BTreeMap<Arc<str>, BTreeSet<ObjectKey>>,
+}
+
+/// Objects of a namespaced kind.
+pub type Table<T> = BTreeMap<ObjectKey, Arc<T>>;
+
+impl Objects {
+    /// Adds or replaces an object.
+    pub fn upsert(&mut self, object: Object) {
+        let key = object.id().key;
+        match object {
+            Object::Namespace(object) => {
+                self.namespaces.insert(key.name, Arc::new(object));
+            }
+            Object::Node(object) => {
+                self.nodes.insert(key.name, Arc::new(object));
+            }
+            Object::Pod(object) => {
+                self.remove_pod(&key);
+                let node = object.spec.node_name.as_str().into();
+                self.pods_by_node
+                    .entry(node)
+                    .or_default()
+                    .insert(key.clone());
+                self.pods.insert(key, Arc::new(object));
+            }
+            Object::Service(object) => {
+                self.services.insert(key, Arc::new(object));
+            }
+            Object::AuthorizationPolicy(object) => {
+                self.authorization_policies.insert(key, Arc::new(object));
+            }
+            Object::PeerAuthentication(object) => {
+                self.peer_authentications.insert(key, Arc::new(object));
+            }
+        }
+    }
+
+    /// Removes an object.
+    pub fn remove(&mut self, id: &ObjectId) {
+        use crate::manifest::Kind;
+        match id.kind {
+            Kind::Namespace => drop(self.namespaces.remove(&id.key.name)),
+            Kind::Node => drop(self.nodes.remove(&id.key.name)),
+            Kind::Pod => self.remove_pod(&id.key),
+            Kind::Service => drop(self.services.remove(&id.key)),
+            Kind::AuthorizationPolicy => drop(self.authorization_policies.remove(&id.key)),
+            Kind::PeerAuthentication => drop(self.peer_authentications.remove(&id.key)),
+        }
+    }
+
+    fn remove_pod(&mut self, key: &ObjectKey) {
+        let Some(pod) = self.pods.remove(key) else {
+            return;
+        };
+        let node: Arc<str> = pod.spec.node_name.as_str().into();
+        if let Some(pods) = self.pods_by_node.get_mut(&node) {
+            pods.remove(key);
+            if pods.is_empty() {
+                self.pods_by_node.remove(&node);
+            }
+        }
+    }
+
+    /// A namespace.
+    pub fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(name)
+    }
+
+    /// A node.
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.get(name)
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> &Table<Pod> {
+        &self.pods
+    }
+
+    /// All services.
+    pub fn services(&self) -> &Table<Service> {
+        &self.services
+    }
+
+    /// All authorization policies.
+    pub fn authorization_policies(&self) -> &Table<AuthorizationPolicy> {
+        &self.authorization_policies
+    }
+
+    /// All peer authentications.
+    pub fn peer_authentications(&self) -> &Table<PeerAuthentication> {
+        &self.peer_authentications
+    }
+
+    /// The pods on a node.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Pod>> {
+        let keys = self.pods_by_node.get(node).into_iter().flatten();
+        keys.filter_map(|key| self.pods.get(key))
+    }
+}
+
+/// The objects of one namespace.
+pub fn in_namespace<'t, 'n, T>(
+    table: &'t Table<T>,
+    namespace: &'n str,
+) -> impl Iterator<Item = (&'t ObjectKey, &'t Arc<T>)> + use<'t, 'n, T> {
+    table
+        .range(ObjectKey::new(namespace, "")..)
+        .take_while(move |(key, _)| *key.namespace == *namespace)
+}

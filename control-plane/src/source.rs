@@ -1,0 +1,20 @@
+//! Where objects come from.
+
+pub mod directory;
+mod document;
+mod folder;
+mod watch;
+
+pub use document::{Document, InvalidDocument};
+pub use folder::{BrokenFile, Duplicate, Folder};
+
+use crate::manifest::{Object, ObjectId};
+
+/// One change of what a source holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The object is new, or differs from before.
+    Upsert(Box<Object>),
+    /// The object is gone.
+    Remove(ObjectId),
+}

@@ -1,0 +1,37 @@
+//! Objects for tests, from YAML as people write it.
+
+use crate::{manifest::Object, source::Document};
+
+/// The objects of some YAML documents.
+pub(crate) fn objects(yaml: &str) -> Vec<Object> {
+    Document::parse(yaml)
+        .unwrap_or_else(|error| panic!("{error}:\n{yaml}"))
+        .objects
+}
+
+macro_rules! parse_one {
+    ($name:ident, $kind:ident) => {
+        pub(crate) fn $name(rest: &str) -> crate::manifest::$kind {
+            let version = crate::testing::api_version(stringify!($kind));
+            let yaml = format!("apiVersion: {version}\nkind: {}\n{rest}", stringify!($kind));
+            match objects(&yaml).pop() {
+                Some(Object::$kind(object)) => object,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+}
+
+parse_one!(pod, Pod);
+parse_one!(service, Service);
+parse_one!(namespace, Namespace);
+parse_one!(node, Node);
+parse_one!(authorization_policy, AuthorizationPolicy);
+parse_one!(peer_authentication, PeerAuthentication);
+
+pub(crate) fn api_version(kind: &str) -> &'static str {
+    match kind {
+        "AuthorizationPolicy" | "PeerAuthentication" => "security.istio.io/v1",
+        _ => "v1",
+    }
+}

@@ -1,0 +1,36 @@
+//! Objects into resources: pure functions, one object's resource at a time, whose dependencies are their arguments.
+
+mod authorization;
+mod owner;
+mod peer_authentication;
+mod port;
+mod report;
+mod service;
+mod workload;
+
+pub use authorization::{authorization, is_sent};
+pub use peer_authentication::{
+    Enforcement, Modes, PortMap, WorkloadLevel, derived_policy, effective,
+    peer_authentication_report, static_strict,
+};
+pub use report::{Finding, Outcome, PolicyReport};
+pub use service::{service, service_key};
+pub use workload::{Surroundings, Untranslatable, locality, workload, workload_uid};
+
+use crate::manifest::Labels;
+
+/// Whether an object with these labels is selected. A selector without labels selects everything.
+pub fn selects(selector: &Labels, labels: &Labels) -> bool {
+    selector
+        .iter()
+        .all(|(name, value)| labels.get(name) == Some(value))
+}
+
+/// The first of these labels that says something.
+fn first_label<'a>(labels: &'a Labels, names: &[&str]) -> Option<&'a str> {
+    names
+        .iter()
+        .filter_map(|name| labels.get(*name))
+        .map(String::as_str)
+        .find(|value| !value.is_empty())
+}

@@ -1,0 +1,274 @@
+//! AuthorizationPolicy into an L4 policy.
+//!
+//! The node proxy sees identities, addresses and ports. What a policy says beyond that cannot be enforced here, and
+//! must not make the policy allow more than it says. So, for every part that cannot be translated exactly:
+//!
+//! - under ALLOW the rule with that part is left out, but the policy is sent: its presence refuses what no rule allows;
+//! - under DENY the part is left out, and the rule refuses more. A rule of nothing but such parts refuses everything.
+//!
+//! A part that cannot be translated is a field of L7, a field or key that is not known, or a value that is not valid.
+
+mod values;
+
+use tulle_model::{Action, Authorization, Clause, Match, PolicyKey, Rule, Scope};
+
+use super::{Finding, PolicyReport};
+use crate::{
+    manifest::{
+        AuthorizationPolicy, Kind, ObjectId, PolicyAction, PolicyCondition, PolicyRule, RuleFrom,
+        RuleTo, UnknownFields,
+    },
+    mesh::Mesh,
+};
+use values::Values;
+
+/// The resource of a policy, unless it is not for node proxies, and what became of it.
+pub fn authorization(
+    mesh: &Mesh,
+    policy: &AuthorizationPolicy,
+) -> (Option<Authorization>, PolicyReport) {
+    let id = ObjectId {
+        kind: Kind::AuthorizationPolicy,
+        key: policy.metadata.key(),
+    };
+    let mut translation = Translation {
+        mesh,
+        namespace: policy.metadata.namespace(),
+        findings: Vec::new(),
+    };
+    let sent = match enforced_here(mesh, policy) {
+        Ok(action) => Some(translation.policy(policy, action)),
+        Err(finding) => {
+            translation.findings.push(finding);
+            None
+        }
+    };
+    let report = PolicyReport::new(&id, sent.is_some(), translation.findings);
+    (sent, report)
+}
+
+/// Whether a policy is sent to node proxies.
+pub fn is_sent(mesh: &Mesh, policy: &AuthorizationPolicy) -> bool {
+    enforced_here(mesh, policy).is_ok()
+}
+
+/// The action of a policy that node proxies enforce, or why this one is not for them.
+fn enforced_here(mesh: &Mesh, policy: &AuthorizationPolicy) -> Result<Action, Finding> {
+    let spec = &policy.spec;
+    if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
+        let message = "not sent to node proxies: a policy with a target is for waypoints";
+        return Err(Finding::new("spec.targetRefs", message));
+    }
+    if is_dry_run(policy) && !mesh.dry_run_policies {
+        let message = "not sent: dry run is switched off, since old node proxies would enforce it";
+        return Err(Finding::new(
+            format!("metadata.annotations[{DRY_RUN}]"),
+            message,
+        ));
+    }
+    let unsupported = |action| {
+        let message = format!("not sent: {action} is not supported by node proxies");
+        Err(Finding::new("spec.action", message))
+    };
+    match spec.action {
+        PolicyAction::Allow => Ok(Action::Allow),
+        PolicyAction::Deny => Ok(Action::Deny),
+        PolicyAction::Audit => unsupported("AUDIT"),
+        PolicyAction::Custom => unsupported("CUSTOM"),
+    }
+}
+
+fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
+    let annotation = policy.metadata.annotations.get(DRY_RUN);
+    annotation.is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+/// The translation of one policy.
+struct Translation<'a> {
+    mesh: &'a Mesh,
+    namespace: &'a str,
+    findings: Vec<Finding>,
+}
+
+/// What is left of a part of a rule, and whether that is all of it.
+struct Part<T> {
+    value: T,
+    exact: bool,
+}
+
+impl Translation<'_> {
+    fn policy(&mut self, policy: &AuthorizationPolicy, action: Action) -> Authorization {
+        let spec = &policy.spec;
+        let mut exact = self.known("spec", &spec.unknown);
+        exact &= self.known("spec.selector", &spec.selector.unknown);
+        let rules = spec.rules.iter().enumerate().filter_map(|(index, rule)| {
+            let path = format!("spec.rules[{index}]");
+            let rule = self.rule(&path, rule, action);
+            if action == Action::Allow && !(rule.exact && exact) {
+                let message = "left out: the rule would allow more than it says";
+                self.findings.push(Finding::new(path, message));
+                return None;
+            }
+            Some(rule.value)
+        });
+        Authorization {
+            key: PolicyKey::new(policy.metadata.namespace(), policy.metadata.name.as_str()),
+            rules: rules.collect(),
+            scope: scope(self.mesh, policy),
+            action,
+            dry_run: is_dry_run(policy),
+        }
+    }
+
+    fn rule(&mut self, path: &str, rule: &PolicyRule, action: Action) -> Part<Rule> {
+        let mut exact = self.known(path, &rule.unknown);
+        let mut clauses = Vec::new();
+        let from = rule.from.iter().enumerate();
+        let from: Vec<_> = from
+            .map(|(index, entry)| self.from(&format!("{path}.from[{index}]"), entry))
+            .collect();
+        let to = rule.to.iter().enumerate();
+        let to: Vec<_> = to
+            .map(|(index, entry)| self.to(&format!("{path}.to[{index}]"), entry))
+            .collect();
+        let when = rule.when.iter().enumerate();
+        let when: Vec<_> = when
+            .map(|(index, entry)| vec![self.when(&format!("{path}.when[{index}]"), entry)])
+            .collect();
+        for entries in [from, to].into_iter().chain(when) {
+            exact &= entries.iter().all(|entry| entry.exact);
+            let matches: Vec<_> = entries.into_iter().map(|entry| entry.value).collect();
+            // One entry that nothing is left of holds for everything, and so does the list.
+            if !matches.is_empty() && !matches.contains(&Match::default()) {
+                clauses.push(Clause { matches });
+            }
+        }
+        if action == Action::Deny && !exact {
+            let message = if clauses.is_empty() {
+                "the rule refuses every connection"
+            } else {
+                "the rule refuses more than it says"
+            };
+            self.findings.push(Finding::new(path, message));
+        }
+        Part {
+            value: Rule { clauses },
+            exact,
+        }
+    }
+
+    fn from(&mut self, path: &str, entry: &RuleFrom) -> Part<Match> {
+        let source = &entry.source;
+        let mut exact = self.known(path, &entry.unknown);
+        let path = format!("{path}.source");
+        exact &= self.known(&path, &source.unknown);
+        let mut values = Values::new(self, &path);
+        let value = Match {
+            principals: values.principals("principals", &source.principals),
+            not_principals: values.principals("notPrincipals", &source.not_principals),
+            namespaces: values.strings("namespaces", &source.namespaces),
+            not_namespaces: values.strings("notNamespaces", &source.not_namespaces),
+            service_accounts: values.accounts("serviceAccounts", &source.service_accounts),
+            not_service_accounts: values
+                .accounts("notServiceAccounts", &source.not_service_accounts),
+            source_ips: values.addresses("ipBlocks", &source.ip_blocks),
+            not_source_ips: values.addresses("notIpBlocks", &source.not_ip_blocks),
+            ..Match::default()
+        };
+        exact &= values.exact;
+        self.not_empty(&path, value, exact)
+    }
+
+    fn to(&mut self, path: &str, entry: &RuleTo) -> Part<Match> {
+        let operation = &entry.operation;
+        let mut exact = self.known(path, &entry.unknown);
+        let path = format!("{path}.operation");
+        exact &= self.known(&path, &operation.unknown);
+        let mut values = Values::new(self, &path);
+        let value = Match {
+            destination_ports: values.ports("ports", &operation.ports),
+            not_destination_ports: values.ports("notPorts", &operation.not_ports),
+            ..Match::default()
+        };
+        exact &= values.exact;
+        self.not_empty(&path, value, exact)
+    }
+
+    fn when(&mut self, path: &str, entry: &PolicyCondition) -> Part<Match> {
+        let mut exact = self.known(path, &entry.unknown);
+        let mut found = Match::default();
+        let mut values = Values::new(self, path);
+        let (wanted, refused) = (&entry.values, &entry.not_values);
+        match entry.key.as_str() {
+            "source.ip" => {
+                found.source_ips = values.addresses("values", wanted);
+                found.not_source_ips = values.addresses("notValues", refused);
+            }
+            "source.namespace" => {
+                found.namespaces = values.strings("values", wanted);
+                found.not_namespaces = values.strings("notValues", refused);
+            }
+            "source.principal" => {
+                found.principals = values.principals("values", wanted);
+                found.not_principals = values.principals("notValues", refused);
+            }
+            "source.serviceAccount" => {
+                found.service_accounts = values.accounts("values", wanted);
+                found.not_service_accounts = values.accounts("notValues", refused);
+            }
+            "destination.ip" => {
+                found.destination_ips = values.addresses("values", wanted);
+                found.not_destination_ips = values.addresses("notValues", refused);
+            }
+            "destination.port" => {
+                found.destination_ports = values.ports("values", wanted);
+                found.not_destination_ports = values.ports("notValues", refused);
+            }
+            key => {
+                let message = format!("{key} cannot be checked by node proxies");
+                values.inexact("key", message);
+            }
+        }
+        exact &= values.exact;
+        self.not_empty(path, found, exact)
+    }
+
+    /// An entry that says nothing is not a match of nothing but a mistake.
+    fn not_empty(&mut self, path: &str, value: Match, exact: bool) -> Part<Match> {
+        let says_nothing = exact && value == Match::default();
+        if says_nothing {
+            self.findings.push(Finding::new(path, "says nothing"));
+        }
+        Part {
+            value,
+            exact: exact && !says_nothing,
+        }
+    }
+
+    /// Whether there is no field that we do not know or cannot check.
+    fn known(&mut self, path: &str, unknown: &UnknownFields) -> bool {
+        for field in unknown.keys() {
+            let message = "cannot be checked by node proxies";
+            self.findings
+                .push(Finding::new(format!("{path}.{field}"), message));
+        }
+        unknown.is_empty()
+    }
+}
+
+/// An empty selector is no selector: the policy is for the whole namespace.
+fn scope(mesh: &Mesh, policy: &AuthorizationPolicy) -> Scope {
+    if !policy.spec.selector.match_labels.is_empty() {
+        Scope::WorkloadSelector
+    } else if policy.metadata.namespace() == mesh.root_namespace {
+        Scope::Global
+    } else {
+        Scope::Namespace
+    }
+}
+
+/// Annotation of policies that are to be evaluated only.
+const DRY_RUN: &str = "istio.io/dry-run";
+
+#[cfg(test)]
+mod tests;

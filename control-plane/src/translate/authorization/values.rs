@@ -1,0 +1,137 @@
+//! Lists of values. A list with an invalid value is left out as a whole: without that value it would mean something
+//! else, and what the rest means then depends on the action.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use tulle_model::{ServiceAccountMatch, StringMatch};
+
+use super::{Finding, Translation};
+
+/// Translates the lists of one entry.
+pub(super) struct Values<'a, 'b> {
+    translation: &'a mut Translation<'b>,
+    path: &'a str,
+    /// Nothing was left out so far.
+    pub(super) exact: bool,
+}
+
+impl<'a, 'b> Values<'a, 'b> {
+    pub(super) fn new(translation: &'a mut Translation<'b>, path: &'a str) -> Self {
+        Self {
+            translation,
+            path,
+            exact: true,
+        }
+    }
+
+    pub(super) fn strings(&mut self, field: &str, texts: &[String]) -> Vec<StringMatch> {
+        self.list(field, texts, |_, text| {
+            string(text).map(|found| vec![found])
+        })
+    }
+
+    pub(super) fn principals(&mut self, field: &str, texts: &[String]) -> Vec<StringMatch> {
+        self.list(field, texts, Self::principal)
+    }
+
+    pub(super) fn accounts(&mut self, field: &str, texts: &[String]) -> Vec<ServiceAccountMatch> {
+        self.list(field, texts, |values, text| {
+            let (namespace, name) = match text.split_once('/') {
+                Some((namespace, name)) => (namespace, name),
+                None => (values.translation.namespace, text),
+            };
+            let valid = |part: &str| !part.is_empty() && !part.contains(['/', '*']);
+            (valid(namespace) && valid(name)).then(|| {
+                vec![ServiceAccountMatch {
+                    namespace: namespace.into(),
+                    service_account: name.into(),
+                }]
+            })
+        })
+    }
+
+    pub(super) fn addresses(&mut self, field: &str, texts: &[String]) -> Vec<IpNet> {
+        self.list(field, texts, |_, text| {
+            let range = match text.parse::<IpAddr>() {
+                Ok(address) => IpNet::from(address),
+                Err(_) => text.parse::<IpNet>().ok()?.trunc(),
+            };
+            Some(vec![range])
+        })
+    }
+
+    pub(super) fn ports(&mut self, field: &str, texts: &[String]) -> Vec<u16> {
+        self.list(field, texts, |_, text| {
+            let port = text.parse::<u16>().ok().filter(|port| *port != 0)?;
+            // `+80` is a number to Rust.
+            text.bytes().all(|b| b.is_ascii_digit()).then(|| vec![port])
+        })
+    }
+
+    /// Notes that something cannot be translated.
+    pub(super) fn inexact(&mut self, field: &str, message: impl Into<String>) {
+        let path = format!("{}.{field}", self.path);
+        self.translation.findings.push(Finding::new(path, message));
+        self.exact = false;
+    }
+
+    /// A principal that names our own trust domain, or the one that stands for it, names its aliases as well.
+    fn principal(&self, text: &str) -> Option<Vec<StringMatch>> {
+        if text.starts_with("spiffe://") {
+            return None; // principals are written without
+        }
+        let mesh = self.translation.mesh;
+        let own = |domain: &str| {
+            domain == LOCAL
+                || domain == mesh.trust_domain.as_str()
+                || mesh
+                    .trust_domain_aliases
+                    .iter()
+                    .any(|alias| alias.as_str() == domain)
+        };
+        match text.split_once('/') {
+            Some((domain, path)) if own(domain) => std::iter::once(&mesh.trust_domain)
+                .chain(&mesh.trust_domain_aliases)
+                .map(|domain| string(&format!("{domain}/{path}")))
+                .collect(),
+            Some(_) | None => string(text).map(|found| vec![found]),
+        }
+    }
+
+    fn list<T>(
+        &mut self,
+        field: &str,
+        texts: &[String],
+        translate: impl Fn(&Self, &str) -> Option<Vec<T>>,
+    ) -> Vec<T> {
+        let mut translated = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            match translate(self, text) {
+                Some(values) => translated.extend(values),
+                None => {
+                    self.inexact(
+                        &format!("{field}[{index}]"),
+                        format!("{text:?} is not valid"),
+                    );
+                    return Vec::new();
+                }
+            }
+        }
+        translated
+    }
+}
+
+/// `*`, `*suffix`, `prefix*`, or the text itself.
+fn string(text: &str) -> Option<StringMatch> {
+    let found = match (text.strip_prefix('*'), text.strip_suffix('*')) {
+        (Some(""), _) => return Some(StringMatch::Presence),
+        (Some(suffix), _) => (suffix, StringMatch::Suffix(suffix.into())),
+        (None, Some(prefix)) => (prefix, StringMatch::Prefix(prefix.into())),
+        (None, None) => (text, StringMatch::Exact(text.into())),
+    };
+    (!found.0.is_empty() && !found.0.contains('*')).then_some(found.1)
+}
+
+/// The trust domain that stands for the mesh's own, whatever that is called.
+const LOCAL: &str = "cluster.local";

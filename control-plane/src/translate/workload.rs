@@ -1,0 +1,150 @@
+//! Pod into workload.
+
+use std::collections::BTreeMap;
+
+use tulle_model::{
+    Health, InvalidSpiffeId, Locality, NetworkMode, PolicyKey, TunnelProtocol, Workload,
+};
+
+use super::{first_label, owner::workload_name, port::mappings, service_key};
+use crate::{
+    manifest::{Labels, Node, Pod, Service},
+    mesh::Mesh,
+};
+
+/// What a workload depends on besides its pod.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings<'a> {
+    /// Network of the cluster.
+    pub network: &'a str,
+    /// The node that the pod runs on, if it is known.
+    pub node: Option<&'a Node>,
+    /// Services that select the pod.
+    pub services: Vec<&'a Service>,
+    /// Policies that apply to the pod by selector, each of which is sent as well.
+    pub policies: Vec<PolicyKey>,
+}
+
+/// Why a running pod is no workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Untranslatable {
+    /// An address of the pod is not an address.
+    #[error("an address in its status cannot be understood")]
+    Address,
+    /// The service account cannot be part of an identity.
+    #[error("its service account cannot be part of an identity")]
+    Identity(#[from] InvalidSpiffeId),
+}
+
+/// The key of a pod's workload.
+pub fn workload_uid(mesh: &Mesh, namespace: &str, name: &str) -> String {
+    let cluster = &mesh.cluster_id;
+    format!("{cluster}//Pod/{namespace}/{name}")
+}
+
+/// The workload of a pod; `None` when it has ended, or has no address yet.
+///
+/// # Errors
+/// [`Untranslatable`] when it should be a workload but says something impossible.
+pub fn workload(
+    mesh: &Mesh,
+    pod: &Pod,
+    around: &Surroundings<'_>,
+) -> Result<Option<Workload>, Untranslatable> {
+    let metadata = &pod.metadata;
+    let has_address = !pod.status.pod_ip.is_empty() || !pod.status.pod_ips.is_empty();
+    if pod.status.phase.is_terminal() || !has_address {
+        return Ok(None);
+    }
+    let addresses = pod.addresses().ok_or(Untranslatable::Address)?;
+    let namespace = metadata.namespace();
+    let start = Workload::new(
+        &workload_uid(mesh, namespace, &metadata.name),
+        mesh.trust_domain.clone(),
+        namespace,
+        pod.spec.service_account(),
+    )?;
+    let (tunnel_protocol, native_tunnel) = tunnel(pod);
+    let workload_name = workload_name(pod);
+    let canonical_name = first_label(&metadata.labels, CANONICAL_NAME).unwrap_or(&workload_name);
+    let canonical_revision = first_label(&metadata.labels, CANONICAL_REVISION).unwrap_or("latest");
+    let network_mode = if pod.spec.host_network {
+        NetworkMode::HostNetwork
+    } else {
+        NetworkMode::Standard
+    };
+    let health = if pod.is_ready() && metadata.deletion_timestamp.is_none() {
+        Health::Healthy
+    } else {
+        Health::Unhealthy
+    };
+    let services = around.services.iter();
+    let services: BTreeMap<_, _> = services
+        .filter(|service| service.spec.service_type != "ExternalName")
+        .map(|service| (service_key(mesh, service), mappings(service, pod)))
+        .collect();
+    Ok(Some(Workload {
+        name: metadata.name.as_str().into(),
+        addresses,
+        network: around.network.into(),
+        network_mode,
+        tunnel_protocol,
+        native_tunnel,
+        services,
+        authorization_policies: around.policies.clone(),
+        health,
+        node: pod.spec.node_name.as_str().into(),
+        locality: around.node.map(locality).unwrap_or_default(),
+        cluster_id: mesh.cluster_id.as_str().into(),
+        canonical_name: canonical_name.into(),
+        canonical_revision: canonical_revision.into(),
+        workload_name: workload_name.as_str().into(),
+        ..start
+    }))
+}
+
+/// Where a node is.
+pub fn locality(node: &Node) -> Locality {
+    let label = |name: &str| {
+        let value = node.metadata.labels.get(name);
+        value.map_or("", String::as_str).into()
+    };
+    Locality {
+        region: label("topology.kubernetes.io/region"),
+        zone: label("topology.kubernetes.io/zone"),
+        subzone: label("topology.istio.io/subzone"),
+    }
+}
+
+/// How a pod is reached, and whether it terminates HBONE itself.
+fn tunnel(pod: &Pod) -> (TunnelProtocol, bool) {
+    let redirection = pod.metadata.annotations.get("ambient.istio.io/redirection");
+    if redirection.is_some_and(|value| value == "enabled") {
+        (TunnelProtocol::Hbone, false)
+    } else if terminates_hbone(&pod.metadata.labels) {
+        (TunnelProtocol::Hbone, true)
+    } else {
+        (TunnelProtocol::None, false)
+    }
+}
+
+/// Whether the labels say that the pod terminates HBONE itself, as sidecars and gateways do.
+pub(crate) fn terminates_hbone(labels: &Labels) -> bool {
+    labels
+        .get("networking.istio.io/tunnel")
+        .is_some_and(|value| value.split(',').any(|protocol| protocol.trim() == "http"))
+}
+
+const CANONICAL_NAME: &[&str] = &[
+    "service.istio.io/canonical-name",
+    "app.kubernetes.io/name",
+    "app",
+];
+const CANONICAL_REVISION: &[&str] = &[
+    "service.istio.io/canonical-revision",
+    "app.kubernetes.io/version",
+    "version",
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! The mesh of real binaries on network namespaces.
+
+use std::{process::ExitCode, time::Duration};
+
+use tulle_tests::{case, harness};
+
+mod control;
+mod isolation;
+mod local;
+mod observed;
+mod paths;
+mod pods;
+mod policy;
+mod services;
+mod streams;
+mod telemetry;
+mod traffic;
+mod upgrade;
+mod world;
+
+fn main() -> ExitCode {
+    harness::main(&[
+        case!(streams::gigabyte).limit(Duration::from_secs(180)),
+        case!(control::ca_gone_past_expiry),
+        case!(control::renewed_under_traffic),
+        case!(control::plane_gone_and_back),
+        case!(isolation::proxy_ports),
+        case!(local::file_is_reloaded),
+        case!(paths::permissive),
+        case!(paths::strict),
+        case!(pods::removed_under_load),
+        case!(pods::entering_and_leaving),
+        case!(policy::allow_and_deny),
+        case!(policy::attaching_closes),
+        case!(policy::tightening_closes),
+        case!(policy::strict_closes_plaintext),
+        case!(policy::loosening_closes_nothing),
+        case!(services::headless),
+        case!(services::named_target_port),
+        case!(services::unhealthy_is_skipped),
+        case!(services::refusing_is_replaced),
+        case!(services::unknown_destination),
+        case!(streams::half_close),
+        case!(streams::reset),
+        case!(streams::nobody_listens),
+        case!(streams::server_first),
+        case!(streams::thousand_at_once),
+        case!(telemetry::standard_metrics),
+        case!(upgrade::killed_and_restarted),
+        case!(upgrade::drains),
+        case!(upgrade::handed_over),
+    ])
+}
