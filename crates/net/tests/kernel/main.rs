@@ -3,8 +3,15 @@
 //! They need root or unprivileged user namespaces, leave nothing behind, and run side by side.
 
 #![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "all of this is test code; clippy exempts only the test functions themselves"
+)]
 
 mod netns;
 mod nft;
 mod process;
+mod redirect;
+mod sockets;
 mod support;
