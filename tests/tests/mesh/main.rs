@@ -1,5 +1,7 @@
 //! The mesh of real binaries on network namespaces.
 
+#![expect(clippy::indexing_slicing, reason = "a test that is wrong may panic")]
+
 use std::{process::ExitCode, time::Duration};
 
 use tulle_tests::{case, harness};
