@@ -108,7 +108,8 @@ impl TlsStream {
         inner.budget = READ_BUDGET;
         inner.reading.park();
         inner.seal_gathered()?;
-        if inner.records.key_update_owed() {
+        // A peer that reads no answers gets no more of them; what is owed goes out before the next data in any case.
+        if inner.records.key_update_owed() && inner.queued < MAX_QUEUED {
             let mut sealed = Vec::new();
             let update = inner
                 .records
