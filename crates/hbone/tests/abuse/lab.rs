@@ -52,7 +52,7 @@ pub(crate) struct Lab {
     pub(crate) server: SocketAddr,
     pub(crate) client_svid: Arc<Svid>,
     pub(crate) state: Rc<State>,
-    honest: RefCell<TcpStream>,
+    honest: Cell<Option<TcpStream>>,
 }
 
 impl Lab {
@@ -91,7 +91,7 @@ impl Lab {
             server,
             client_svid,
             state,
-            honest: RefCell::new(application_of(tunnel).await),
+            honest: Cell::new(Some(application_of(tunnel).await)),
         }
     }
 
@@ -102,13 +102,20 @@ impl Lab {
 
     /// The honest client's tunnel, open since before the attack, still works.
     pub(crate) async fn assert_honest_client_is_served(&self) {
-        echo(&mut self.honest.borrow_mut()).await;
+        let mut honest = self.honest.take().unwrap();
+        echo(&mut honest).await;
+        self.honest.set(Some(honest));
     }
 
     /// How the server ended an attacker's connection.
     pub(crate) async fn end_of(&self, attacker: &Raw) -> Result<(), ServerError> {
-        wait_until(|| self.state.ended.borrow().contains_key(&attacker.address)).await;
-        let ended = self.state.ended.borrow_mut().remove(&attacker.address);
+        self.end_at(attacker.address).await
+    }
+
+    /// The same for the attacker with this address.
+    pub(crate) async fn end_at(&self, attacker: SocketAddr) -> Result<(), ServerError> {
+        wait_until(|| self.state.ended.borrow().contains_key(&attacker)).await;
+        let ended = self.state.ended.borrow_mut().remove(&attacker);
         ended.unwrap()
     }
 
@@ -120,10 +127,17 @@ impl Lab {
         }
     }
 
-    /// Sealed bytes that wait for an attacker to read, now.
-    pub(crate) fn queued(&self, attacker: &Raw) -> usize {
+    /// Bytes that came from an attacker, now; `None` when its connection has ended.
+    pub(crate) fn received(&self, attacker: &Raw) -> Option<u64> {
         let live = self.state.live.borrow();
-        live.get(&attacker.address).map_or(0, |io| io.queued())
+        live.get(&attacker.address).map(|io| io.received())
+    }
+
+    /// Sealed bytes that wait for an attacker to read, now.
+    /// `None` when its connection has ended.
+    pub(crate) fn queued(&self, attacker: &Raw) -> Option<usize> {
+        let live = self.state.live.borrow();
+        live.get(&attacker.address).map(|io| io.queued())
     }
 }
 

@@ -7,3 +7,4 @@ mod frames;
 mod lab;
 mod raw;
 mod server;
+mod tls;

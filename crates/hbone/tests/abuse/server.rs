@@ -59,8 +59,8 @@ fn requests_that_are_given_up_leave_nothing_behind() {
 /// CVE-2025-8671, RUSTSEC-2024-0003: the resets are ours, provoked.
 #[test]
 fn provoked_resets_end_the_connection() {
-    const SETTINGS_BEFORE: usize = 64;
-    let provocations: [(&str, fn(u32) -> Vec<u8>); 4] = [
+    type Provoke = fn(u32) -> Vec<u8>;
+    let provocations: [(&str, Provoke); 4] = [
         ("window update of zero", |stream| window_update(stream, 0)),
         ("window too large", |stream| {
             window_update(stream, i32::MAX as u32)
@@ -74,7 +74,7 @@ fn provoked_resets_end_the_connection() {
             .concat()
         }),
     ];
-    assert_eq!(Settings::default().max_error_resets, SETTINGS_BEFORE);
+    let limit = Settings::default().max_error_resets;
     for (name, provoke) in provocations {
         run(async move {
             let lab = Lab::start().await;
@@ -88,7 +88,7 @@ fn provoked_resets_end_the_connection() {
             let allowed = [Reason::ENHANCE_YOUR_CALM, Reason::PROTOCOL_ERROR];
             assert!(allowed.contains(&reason), "{name}: {reason}");
             let requests = lab.state.requests.get();
-            assert!(requests <= SETTINGS_BEFORE + 100, "{name}: {requests}");
+            assert!(requests <= limit + 100, "{name}: {requests}");
             wait_until(|| lab.state.held.get() == 0).await;
             lab.assert_honest_client_is_served().await;
         });
@@ -258,7 +258,7 @@ fn answers_that_nobody_reads_are_bounded() {
             });
             let sent = attacker.flood(blocks.take(100_000)).await;
             assert!(sent < 64 << 20, "{name}: {sent} bytes taken");
-            let queued = lab.queued(&attacker);
+            let queued = lab.queued(&attacker).unwrap_or(0);
             assert!(queued < 1 << 20, "{name}: {queued} bytes of answers");
             lab.assert_honest_client_is_served().await;
         });
