@@ -229,6 +229,10 @@ impl<K: Hash + Eq + Clone + 'static> Pool<K> {
     async fn dial(&self, dial: DialFuture) -> Result<Client, ConnectError> {
         let settings = &self.inner.settings;
         let (io, usable_until) = dial.await?;
+        // Nobody could use it, and everybody would dial again at once.
+        if usable_until.is_some_and(|until| Instant::now() >= until) {
+            return Err(ConnectError::Certificate("expired".to_owned()));
+        }
         let limits = ClientLimits {
             max_streams: settings.max_streams,
             idle_release: settings.idle_release,
