@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, task::spawn_local};
+use tokio::{net::TcpListener, task::spawn_local, time::Instant};
 use tulle_hbone::{Broken, ConnectError, Pool, PoolSettings, Side, Tunnel};
 use tulle_identity::Svid;
 
@@ -20,7 +20,7 @@ use crate::{
         PUSH_PROMISE, RST_STREAM, SETTINGS, block, bomb, frame, goodbye, reset, setting,
         window_update,
     },
-    lab::{ECHO, application_of, echo, open, pool, run, svids, wait_until},
+    lab::{ECHO, application_of, echo, open, open_until, pool, run, svids, wait_until},
     raw::{Raw, STATUS_200},
 };
 
@@ -286,6 +286,55 @@ fn answers_to_a_server_that_reads_nothing_are_bounded() {
         wait_until(|| sent.borrow().len() == 2).await;
         let taken: usize = sent.borrow().iter().sum();
         assert!(taken < 64 << 20, "{taken} bytes taken");
+    });
+}
+
+#[test]
+fn a_connection_that_nobody_uses_is_released() {
+    run(async {
+        let server = Hostile::honest().await;
+        let settings = PoolSettings {
+            idle_release: Duration::from_millis(50),
+            ..PoolSettings::default()
+        };
+        let pool = pool(settings);
+        let tunnel = open(&pool, ECHO, server.address, &server.client_svid).await;
+        let mut app = application_of(tunnel.unwrap()).await;
+        assert_eq!(pool.usage(), (1, 1));
+        // Many of its periods later it is still there, since it is in use.
+        tokio::time::timeout(Duration::from_millis(500), app.readable())
+            .await
+            .unwrap_err();
+        echo(&mut app).await;
+        drop(app);
+        wait_until(|| pool.usage() == (0, 0)).await;
+    });
+}
+
+#[test]
+fn a_connection_is_not_used_beyond_its_time() {
+    run(async {
+        let server = Hostile::honest().await;
+        let open_until = |until| {
+            let svid = &server.client_svid;
+            open_until(&server.pool, ECHO, server.address, svid, Some(until))
+        };
+        let error = open_until(Instant::now()).await.err();
+        assert!(
+            matches!(
+                error.as_ref().map(ConnectError::root),
+                Some(ConnectError::Certificate(_))
+            ),
+            "{error:?}"
+        );
+        assert_eq!(server.connections(), 1, "no second try");
+
+        let until = Instant::now() + Duration::from_millis(300);
+        let mut old = application_of(open_until(until).await.unwrap()).await;
+        tokio::time::sleep_until(until).await;
+        open_until(until + Duration::from_secs(60)).await.unwrap();
+        assert_eq!(server.connections(), 3);
+        echo(&mut old).await;
     });
 }
 

@@ -16,6 +16,7 @@ use tokio::{
     runtime::{Builder, LocalOptions},
     sync::Notify,
     task::spawn_local,
+    time::Instant,
 };
 use tulle_hbone::{
     ConnectError, DialFuture, Incoming, Meter, Pool, PoolSettings, Relay, Server, ServerError,
@@ -234,6 +235,17 @@ pub(crate) async fn open(
     server: SocketAddr,
     svid: &Arc<Svid>,
 ) -> Result<Tunnel, ConnectError> {
+    open_until(pool, authority, server, svid, None).await
+}
+
+/// The same over connections that serve new streams only until some time.
+pub(crate) async fn open_until(
+    pool: &Pool<String>,
+    authority: &str,
+    server: SocketAddr,
+    svid: &Arc<Svid>,
+    usable_until: Option<Instant>,
+) -> Result<Tunnel, ConnectError> {
     let request = || {
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
@@ -245,7 +257,7 @@ pub(crate) async fn open(
         Box::pin(async move {
             let tcp = TcpStream::connect(server).await.unwrap();
             let (io, _) = tls::connect(tcp, svid.client_config().clone(), &[expected]).await?;
-            Ok((io, None))
+            Ok((io, usable_until))
         })
     };
     let opened = pool.open(&server.to_string(), request, dial).await;
