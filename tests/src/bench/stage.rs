@@ -1,0 +1,258 @@
+//! The pods that everything is measured with, and the mesh that they are in or not.
+
+use std::{
+    env, fs, io,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use tulle_lab::{
+    Lab, LabSpec, Mesh, MeshConfig, PodSpec, Process, Program, http, sandbox::Sandbox, wait_for,
+};
+
+use crate::{report::Mode, usage};
+
+/// On the first node.
+pub(crate) const CLIENT: &str = "bench/client";
+/// On the second node.
+pub(crate) const SERVER: &str = "bench/server";
+/// On the second node too.
+pub(crate) const NEAR: &str = "bench/near";
+/// Where nginx listens.
+pub(crate) const HTTP_PORT: u16 = 8080;
+/// Where iperf3 listens.
+pub(crate) const IPERF_PORT: u16 = 5201;
+
+/// Two nodes, three pods, servers in one of them, and a mesh.
+pub(crate) struct Stage {
+    mesh: Mesh,
+    /// They end with the stage.
+    _servers: Vec<Process>,
+}
+
+impl Stage {
+    /// Makes everything; the pods are not in the mesh yet.
+    pub(crate) async fn set_up(sandbox: &Sandbox) -> Result<Self> {
+        let mut lab = Lab::create(sandbox, &LabSpec::default()).await?;
+        for (pod, node) in [(CLIENT, "node1"), (SERVER, "node2"), (NEAR, "node2")] {
+            lab.add_pod(PodSpec::new(pod, node)).await?;
+        }
+        for pod in lab.pods() {
+            pod.netns().enter(widen_port_range)??;
+        }
+        let servers = start_servers(&lab).await?;
+        Ok(Self {
+            mesh: Mesh::start(lab, MeshConfig::new()?).await?,
+            _servers: servers,
+        })
+    }
+
+    /// Takes the pods into the mesh or out of it.
+    pub(crate) async fn switch(&mut self, mode: Mode) -> Result<()> {
+        match mode {
+            Mode::Plain => {
+                self.mesh
+                    .unlabel_namespace(NAMESPACE, DATAPLANE_MODE)
+                    .await?
+            }
+            Mode::Mesh => {
+                self.mesh
+                    .label_namespace(NAMESPACE, DATAPLANE_MODE, "ambient")
+                    .await?
+            }
+        }
+        // The first connections make certificates and tunnels, which no figure is about.
+        for pod in [CLIENT, NEAR] {
+            let netns = self.mesh.pod(pod).netns();
+            http::get(netns, SocketAddr::new(self.server_ip(), HTTP_PORT), "/").await?;
+        }
+        Ok(())
+    }
+
+    /// The address that clients use.
+    pub(crate) fn server_ip(&self) -> IpAddr {
+        self.mesh.pod(SERVER).ip()
+    }
+
+    /// Runs a program in a pod and returns what it printed.
+    pub(crate) async fn run(
+        &self,
+        pod: &str,
+        program: &str,
+        args: impl IntoIterator<Item = String>,
+    ) -> Result<String> {
+        self.output(pod, Program::new(program, find(program)?).args(args))
+            .await
+    }
+
+    /// Runs a subcommand of this program in a pod and returns what it printed.
+    pub(crate) async fn run_own(
+        &self,
+        pod: &str,
+        args: impl IntoIterator<Item = String>,
+    ) -> Result<String> {
+        self.output(pod, Program::new("load", env::current_exe()?).args(args))
+            .await
+    }
+
+    /// Starts a subcommand of this program in a pod.
+    pub(crate) fn start_own(
+        &self,
+        pod: &str,
+        name: &str,
+        args: impl IntoIterator<Item = String>,
+    ) -> Result<Process> {
+        self.mesh
+            .lab()
+            .spawn(pod, Program::new(name, env::current_exe()?).args(args))
+    }
+
+    async fn output(&self, pod: &str, program: Program) -> Result<String> {
+        let output = self.mesh.pod(pod).exec(&program).await?;
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "{program:?} failed ({}): {stderr}{stdout}",
+            output.status
+        );
+        Ok(stdout.into_owned())
+    }
+
+    /// CPU time of the two ztunnels so far.
+    pub(crate) fn cpu(&self) -> Result<[Duration; 2]> {
+        let [one, two] = self.ztunnels()?;
+        Ok([usage::cpu(one)?, usage::cpu(two)?])
+    }
+
+    /// Memory of the two ztunnels.
+    pub(crate) fn resident_megabytes(&self) -> Result<[f64; 2]> {
+        let [one, two] = self.ztunnels()?;
+        Ok([
+            usage::resident_megabytes(one)?,
+            usage::resident_megabytes(two)?,
+        ])
+    }
+
+    fn ztunnels(&self) -> Result<[u32; 2]> {
+        let pid = |node: &str| {
+            let process = self.mesh.ztunnel(node).process();
+            process
+                .pid()
+                .with_context(|| format!("the ztunnel of {node} is gone"))
+        };
+        Ok([pid("node1")?, pid("node2")?])
+    }
+
+    /// Waits until no connection is left in the ztunnels, and none in the making.
+    pub(crate) async fn wait_until_quiet(&self) -> Result<()> {
+        for node in ["node1", "node2"] {
+            let ztunnel = self.mesh.ztunnel(node);
+            wait_for("an end of all connections", QUIET_LIMIT, async || {
+                let metrics = ztunnel.metrics().await.ok()?;
+                let opened = metrics.sum("istio_tcp_connections_opened_total", &[]);
+                let closed = metrics.sum("istio_tcp_connections_closed_total", &[]);
+                (opened == closed).then_some(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps everything until somebody presses Ctrl-C.
+    pub(crate) async fn hold(&self, sandbox: &Sandbox) -> Result<()> {
+        let pid = sandbox
+            .outer_pid()
+            .map_or_else(|| "<pid>".to_owned(), |pid| pid.to_string());
+        eprintln!(
+            "Kept until Ctrl-C. To look around, as this user: nsenter -t {pid} -a --preserve-credentials"
+        );
+        tokio::signal::ctrl_c().await?;
+        Ok(())
+    }
+}
+
+/// The servers of the server pod.
+async fn start_servers(lab: &Lab) -> Result<Vec<Process>> {
+    let folder = lab.dir().join("nginx");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("nginx.conf"), nginx_config())?;
+    let nginx = Program::new("nginx", find("nginx")?).args([
+        "-p".to_owned(),
+        folder.display().to_string(),
+        "-c".to_owned(),
+        "nginx.conf".to_owned(),
+        "-e".to_owned(),
+        "stderr".to_owned(),
+    ]);
+    let iperf = Program::new("iperf3", find("iperf3")?)
+        .args(["--server".to_owned(), format!("--port={IPERF_PORT}")]);
+    let mut servers = Vec::new();
+    for (program, port) in [(nginx, HTTP_PORT), (iperf, IPERF_PORT)] {
+        let mut server = lab.spawn(SERVER, program)?;
+        let address = SocketAddr::new(lab.pod(SERVER).ip(), port);
+        server
+            .wait_until("open port", START_LIMIT, || async {
+                lab.pod(SERVER).connect(address).await.ok()
+            })
+            .await?;
+        servers.push(server);
+    }
+    Ok(servers)
+}
+
+/// One process: it needs no user of its own then, which a user namespace would not have. The response has
+/// about 600 bytes.
+fn nginx_config() -> String {
+    let body = "x".repeat(440);
+    format!(
+        "daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr warn;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    client_body_temp_path tmp;
+    proxy_temp_path tmp;
+    fastcgi_temp_path tmp;
+    uwsgi_temp_path tmp;
+    scgi_temp_path tmp;
+    keepalive_requests 1000000000;
+    keepalive_timeout 600s;
+    server {{
+        listen [::]:{HTTP_PORT} ipv6only=off backlog=4096;
+        default_type text/plain;
+        location / {{ return 200 {body}; }}
+    }}
+}}
+"
+    )
+}
+
+/// The rates of new connections would otherwise end where a client runs out of ports. Applies to the thread's
+/// network namespace.
+fn widen_port_range() -> io::Result<()> {
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535")
+}
+
+/// A program in the search path, or where servers are installed, which is not in everybody's path.
+fn find(program: &str) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|candidate| is_file(candidate))
+        .with_context(|| format!("{program} is not installed: run scripts/peers.sh bench"))
+}
+
+fn is_file(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.is_file())
+}
+
+const NAMESPACE: &str = "bench";
+const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+const QUIET_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(10);
