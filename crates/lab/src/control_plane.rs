@@ -24,15 +24,14 @@ pub struct ControlPlane {
     process: Process,
     program: PathBuf,
     node: Node,
-    data: PathBuf,
+    state: PathBuf,
     address: SocketAddr,
 }
 
 impl ControlPlane {
     pub(crate) async fn start(lab: &Lab, config: &MeshConfig, manifests: &Path) -> Result<Self> {
         let node = lab.control().clone();
-        let data = lab.dir().join("tulled");
-        fs::create_dir_all(&data)?;
+        let state = lab.dir().join("state");
         let ip = *node
             .addresses()
             .first()
@@ -40,18 +39,18 @@ impl ControlPlane {
         let address = SocketAddr::new(ip, PORT);
         let program = config.binaries.path("tulled")?;
         let serve = Program::new("tulled", &program)
-            .args(["serve", "--manifests"])
-            .args([manifests.to_string_lossy()])
-            .args(["--data"])
-            .args([data.to_string_lossy()])
-            .args(["--listen".to_owned(), address.to_string()])
-            .env("RUST_LOG", config.log_filter.as_str());
+            .args(["serve".into(), "--manifests".into(), path_text(manifests)])
+            .args(["--state".into(), path_text(&state)])
+            .args(["--listen".into(), address.to_string()])
+            .args(["--http".into(), SocketAddr::new(ip, HTTP_PORT).to_string()])
+            .args(["--advertise".into(), ip.to_string()])
+            .args(["--log", &config.log_filter]);
         let process = Process::spawn(node.netns(), &lab.logs(), serve)?;
         let mut control_plane = Self {
             process,
             program,
             node,
-            data,
+            state,
             address,
         };
         control_plane.wait_ready(READY_LIMIT).await?;
@@ -68,7 +67,7 @@ impl ControlPlane {
     /// # Errors
     /// When it exits or is not ready within `limit`.
     pub async fn wait_ready(&mut self, limit: Duration) -> Result<()> {
-        let ready = SocketAddr::new(self.address.ip(), READINESS_PORT);
+        let ready = SocketAddr::new(self.address.ip(), HTTP_PORT);
         let netns = self.node.netns().clone();
         self.process
             .wait_until("readiness", limit, async || {
@@ -87,21 +86,21 @@ impl ControlPlane {
 
     /// The root certificate that its own certificate hangs from.
     pub(crate) fn root(&self) -> PathBuf {
-        self.data.join("root-cert.pem")
+        self.state.join("root-cert.pem")
     }
 
     /// Writes the token of a ztunnel to a file in `dir`.
-    pub(crate) async fn token(&self, pod: &ZtunnelPod, dir: &Path) -> Result<PathBuf> {
+    pub(crate) async fn token(&self, pod: &ZtunnelPod, node: &str, dir: &Path) -> Result<PathBuf> {
         let program = Program::new("token", &self.program)
-            .args(["token", "--data"])
-            .args([self.data.to_string_lossy()])
+            .args(["token".into(), "--state".into(), path_text(&self.state)])
             .args([
                 "--namespace",
                 SYSTEM_NAMESPACE,
                 "--service-account",
                 ZTUNNEL_ACCOUNT,
             ])
-            .args(["--pod", &pod.name, "--uid", &pod.uid]);
+            .args(["--pod", &pod.name, "--pod-uid", &pod.uid, "--node", node])
+            .args(["--ttl", TOKEN_LIFE]);
         let output = program.output_in(self.node.netns()).await?;
         ensure!(
             output.status.success(),
@@ -115,6 +114,13 @@ impl ControlPlane {
     }
 }
 
+/// A path of the lab as an argument; they are all plain text.
+fn path_text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
 const PORT: u16 = 15012;
-const READINESS_PORT: u16 = 15021;
+const HTTP_PORT: u16 = 15014;
+/// Longer than anybody looks at a lab.
+const TOKEN_LIFE: &str = "168h";
 const READY_LIMIT: Duration = Duration::from_secs(20);

@@ -375,7 +375,7 @@ impl Mesh {
         let socket = dir.join("ztunnel.sock");
         let agent = NodeAgent::start(&socket, self.lab.families())?;
         let pod = ZtunnelPod::of(node);
-        let token = self.control_plane.token(&pod, &dir).await?;
+        let token = self.control_plane.token(&pod, name, &dir).await?;
         let control_plane = self.control_plane.address();
         let yes_no = |value: bool| if value { "true" } else { "false" };
         let program = Program::new(

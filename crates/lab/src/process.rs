@@ -1,6 +1,7 @@
 //! Processes of the lab: started in a namespace, logged to a file, killed when dropped.
 
 use std::{
+    env,
     fs::{self, File},
     future::Future,
     io,
@@ -30,7 +31,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// A program without arguments. Its environment is the lab's own.
+    /// A program without arguments. Of our environment it gets no more than [`INHERITED`].
     pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
@@ -66,6 +67,11 @@ impl Program {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
+        // A lab is the same whatever is set where it is started.
+        let inherited = INHERITED
+            .into_iter()
+            .filter_map(|name| Some((name, env::var_os(name)?)));
+        command.env_clear().envs(inherited);
         command.args(&self.args).envs(self.env.iter().cloned());
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
@@ -329,6 +335,9 @@ pub async fn wait_for<T, F: Future<Output = Option<T>>>(
         sleep(POLL).await;
     }
 }
+
+/// The variables that programs inherit.
+pub const INHERITED: [&str; 4] = ["PATH", "HOME", "TERM", "RUST_BACKTRACE"];
 
 const TAIL_LINES: usize = 15;
 /// How often a condition is looked at again.
