@@ -150,14 +150,14 @@ impl Rule {
     #[must_use]
     pub fn mark(self, mark: u32, mask: u32) -> Self {
         self.masked_mark(mask)
-            .with(Expr::equal(&mark.to_ne_bytes()))
+            .with(Expr::equal(&(mark & mask).to_ne_bytes()))
     }
 
     /// The packet's mark is not `mark` in the bits of `mask`.
     #[must_use]
     pub fn not_mark(self, mark: u32, mask: u32) -> Self {
         self.masked_mark(mask)
-            .with(Expr::not_equal(&mark.to_ne_bytes()))
+            .with(Expr::not_equal(&(mark & mask).to_ne_bytes()))
     }
 
     /// The connection's mark is `mark` in the bits of `mask`.
@@ -165,7 +165,7 @@ impl Rule {
     pub fn connection_mark(self, mark: u32, mask: u32) -> Self {
         self.with(Expr::load_ct(CtKey::Mark))
             .with(Expr::bitwise(&mask.to_ne_bytes(), &[0; 4]))
-            .with(Expr::equal(&mark.to_ne_bytes()))
+            .with(Expr::equal(&(mark & mask).to_ne_bytes()))
     }
 
     /// One packet in `n`, at random. Zero counts as one.
@@ -187,7 +187,10 @@ impl Rule {
     #[must_use]
     pub fn set_mark(self, mark: u32, mask: u32) -> Self {
         self.with(Expr::load(Property::Mark))
-            .with(Expr::bitwise(&(!mask).to_ne_bytes(), &mark.to_ne_bytes()))
+            .with(Expr::bitwise(
+                &(!mask).to_ne_bytes(),
+                &(mark & mask).to_ne_bytes(),
+            ))
             .with(Expr::store_mark())
     }
 
@@ -195,7 +198,10 @@ impl Rule {
     #[must_use]
     pub fn set_connection_mark(self, mark: u32, mask: u32) -> Self {
         self.with(Expr::load_ct(CtKey::Mark))
-            .with(Expr::bitwise(&(!mask).to_ne_bytes(), &mark.to_ne_bytes()))
+            .with(Expr::bitwise(
+                &(!mask).to_ne_bytes(),
+                &(mark & mask).to_ne_bytes(),
+            ))
             .with(Expr::store_ct(CtKey::Mark))
     }
 

@@ -39,7 +39,7 @@ fn exit_code_and_signal_of_the_child_are_passed_on() {
     for (script, code) in [
         ("exit 0", 0),
         ("exit 7", 7),
-        ("sh -c 'kill -9 $$'; exit $?", 137),
+        ("exec 2>/dev/null; sh -c 'kill -9 $$'; exit $?", 137),
     ] {
         assert_eq!(
             shell(script).status().unwrap().code(),
@@ -86,4 +86,20 @@ fn everything_inside_dies_with_the_one_that_was_spawned() {
     let mut rest = Vec::new();
     std::io::Read::read_to_end(&mut output, &mut rest).unwrap();
     assert_eq!(rest, b"");
+}
+
+#[test]
+fn a_child_does_not_outlive_the_thread_that_started_it() {
+    let starter = std::thread::spawn(|| {
+        let mut child = shell("echo ready; sleep 1000").spawn().unwrap();
+        let mut output = child.stdout.take().unwrap();
+        std::io::Read::read_exact(&mut output, &mut [0; 6]).unwrap();
+        (child, output)
+    });
+    let (mut child, mut output) = starter.join().unwrap();
+    assert_eq!(
+        std::io::Read::read_to_end(&mut output, &mut Vec::new()).unwrap(),
+        0
+    );
+    assert_eq!(child.wait().unwrap().code(), None);
 }

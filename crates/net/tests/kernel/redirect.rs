@@ -176,6 +176,7 @@ fn j_k_dns_is_captured_when_asked_for() {
         };
         let (cable, _ztunnel) = meshed(&config).await;
         let tcp = proxy(&cable.pod, 15053);
+        let own_resolver = app(&cable.pod, 53);
         for family in FAMILIES {
             let resolver = SocketAddr::new(family.peer, 53);
             let ours = udp(&cable.pod, SocketAddr::new(family.loopback, 15053));
@@ -203,6 +204,8 @@ fn j_k_dns_is_captured_when_asked_for() {
             let len = soon(forwarding.recv(&mut buffer)).await.unwrap();
             assert_eq!(&buffer[..len], b"resolved");
 
+            let _client = dial(&cable.pod, family.loopback, 53).await;
+            assert_eq!(accept(&own_resolver).await.1, family.loopback);
             let _client = dial(&cable.pod, family.peer, 53).await;
             let (accepted, _) = accept(&tcp).await;
             assert_eq!(original_dst(&accepted).unwrap(), resolver);
@@ -227,7 +230,6 @@ fn exclusions_pass_by_the_mesh() {
         let config = RedirectConfig {
             exclude_inbound_ports: BTreeSet::from([81]),
             exclude_outbound_ports: BTreeSet::from([82]),
-            exclude_inbound: FAMILIES.iter().map(|family| net(family.stranger)).collect(),
             exclude_outbound: FAMILIES.iter().map(|family| net(family.probe)).collect(),
             ..plain()
         };
@@ -237,11 +239,7 @@ fn exclusions_pass_by_the_mesh() {
         for family in FAMILIES {
             let _by_port = dial(&cable.peer, family.pod, 81).await;
             accept(&inside[1]).await;
-            let strange = ConnectOptions {
-                source: Some(family.peer),
-                ..ConnectOptions::default()
-            };
-            let _captured = dial_as(&cable.peer, family.pod, 80, &strange).await;
+            let _captured = dial(&cable.peer, family.pod, 80).await;
             accept(&ztunnel.inbound).await;
 
             let _by_port = dial(&cable.pod, family.peer, 82).await;
@@ -252,6 +250,17 @@ fn exclusions_pass_by_the_mesh() {
             accept(&ztunnel.outbound).await;
         }
         verify(&cable.pod, &config).unwrap();
+
+        let wider = |ip| ipnet::IpNet::new(ip, 30).unwrap().trunc();
+        let config = RedirectConfig {
+            exclude_inbound: FAMILIES.iter().map(|family| wider(family.peer)).collect(),
+            ..plain()
+        };
+        apply(&cable.pod, &config).unwrap();
+        for family in FAMILIES {
+            let _by_source = dial(&cable.peer, family.pod, 80).await;
+            assert_eq!(accept(&inside[0]).await.1, family.peer);
+        }
     });
 }
 

@@ -62,6 +62,21 @@ fn accepted_sockets_inherit_the_settings_of_their_listener() {
 }
 
 #[test]
+fn the_wildcard_serves_ipv4_where_ipv6_is_switched_off() {
+    isolated_async(async || {
+        let netns = Netns::create().unwrap();
+        let switch = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+        netns
+            .enter(|| std::fs::write(switch, "1"))
+            .unwrap()
+            .unwrap();
+        let app = app(&netns, 80);
+        let _client = dial(&netns, FAMILIES[0].loopback, 80).await;
+        assert_eq!(accept(&app).await.1, FAMILIES[0].loopback);
+    });
+}
+
+#[test]
 fn dialled_sockets_have_what_was_asked_for_and_no_more() {
     isolated_async(async || {
         let netns = Netns::create().unwrap();
