@@ -180,7 +180,9 @@ fn certificate(status: &SvidStatus) -> CertificateDump {
     CertificateDump {
         identity: status.id.to_string(),
         state,
-        cert_chain: svid.map(|svid| describe_all(svid.chain())).unwrap_or_default(),
+        cert_chain: svid
+            .map(|svid| describe_all(svid.chain()))
+            .unwrap_or_default(),
         root_certs: svid
             .map(|svid| describe_all(svid.roots().certificates()))
             .unwrap_or_default(),

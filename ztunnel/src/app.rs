@@ -88,9 +88,7 @@ impl App {
         let ca = CaClient::new(config.ca_client()).context("certificate authority client")?;
         let (svids, svid_worker) =
             SvidStore::new(config.svid_store(), Arc::new(ca), WallClock::default());
-        tasks.spawn_local(async move {
-            match svid_worker.run().await {}
-        });
+        tasks.spawn_local(async move { match svid_worker.run().await {} });
         let (followed, kept) = (snapshots.clone(), svids.clone());
         tasks.spawn_local(async move {
             certificates::follow(followed, kept).await;
@@ -204,9 +202,7 @@ async fn start_state(
     let xds = match config.xds_client() {
         Some(client) => {
             let metrics = client.metrics.clone();
-            tasks.spawn_local(async move {
-                match run_client(client, writer, heard).await {}
-            });
+            tasks.spawn_local(async move { match run_client(client, writer, heard).await {} });
             metrics
         }
         None => {
@@ -223,9 +219,9 @@ async fn serve(
     router: Router,
 ) -> anyhow::Result<()> {
     let server = Server::bind(listen, router, ServerConfig::default());
-    let server = server.await.with_context(|| format!("listen on {listen:?}"))?;
-    tasks.spawn_local(async move {
-        match server.run().await {}
-    });
+    let server = server
+        .await
+        .with_context(|| format!("listen on {listen:?}"))?;
+    tasks.spawn_local(async move { match server.run().await {} });
     Ok(())
 }

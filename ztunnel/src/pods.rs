@@ -1,12 +1,6 @@
 //! The pods of this node, as the node agent hands them over.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    os::fd::OwnedFd,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -135,7 +129,12 @@ impl Pods {
         self.shared.metrics.pods_stopped.inc();
         count(&self.shared, &self.table);
         let info = &entry.spec.info;
-        info!(uid, pod = info.name, namespace = info.namespace, "pod let go");
+        info!(
+            uid,
+            pod = info.name,
+            namespace = info.namespace,
+            "pod let go"
+        );
     }
 }
 

@@ -7,5 +7,5 @@ mod metrics;
 
 pub use access::{AccessRecord, early_failure};
 pub use control::ControlMetrics;
-pub use labels::{ResponseFlag, Reporter, SecurityPolicy, TrafficLabels, WorkloadLabels};
+pub use labels::{Reporter, ResponseFlag, SecurityPolicy, TrafficLabels, WorkloadLabels};
 pub use metrics::{Metrics, SharedMeter, Traffic, TrafficCache, TrafficMeter};

@@ -33,6 +33,10 @@ pub trait Side {
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Broken>;
     /// Ends both directions so that the far end sees an error and not an end of stream.
     fn reset(&mut self);
+    /// Whether dropping a side that has been read to its end says by itself that nothing more will be written.
+    fn ends_when_dropped(&self) -> bool {
+        false
+    }
 }
 
 /// How a side failed.
@@ -116,9 +120,12 @@ impl<L: Side, R: Side, M: Meter> Relay<L, R, M> {
 
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<RelayEnd> {
         let meter = &self.meter;
+        let last = matches!(self.backward, Direction::Ended);
         let forward = self
             .forward
-            .poll(cx, &mut self.left, &mut self.right, |n| meter.forward(n));
+            .poll(cx, &mut self.left, &mut self.right, last, |n| {
+                meter.forward(n)
+            });
         match forward {
             Poll::Ready(Err(Failed::Reader(broken))) => {
                 return Poll::Ready(RelayEnd::LeftBroken(broken));
@@ -128,9 +135,12 @@ impl<L: Side, R: Side, M: Meter> Relay<L, R, M> {
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
+        let last = matches!(self.forward, Direction::Ended);
         let backward = self
             .backward
-            .poll(cx, &mut self.right, &mut self.left, |n| meter.backward(n));
+            .poll(cx, &mut self.right, &mut self.left, last, |n| {
+                meter.backward(n)
+            });
         match backward {
             Poll::Ready(Err(Failed::Reader(broken))) => {
                 return Poll::Ready(RelayEnd::RightBroken(broken));
@@ -174,6 +184,7 @@ impl Direction {
         cx: &mut Context<'_>,
         reader: &mut A,
         writer: &mut B,
+        last: bool,
         moved: impl Fn(u64),
     ) -> Poll<Result<(), Failed>> {
         let mut budget = POLL_BUDGET;
@@ -200,7 +211,10 @@ impl Direction {
                     ready!(written).map_err(Failed::Writer)?;
                 }
                 Self::Ending => {
-                    ready!(writer.poll_end(cx)).map_err(Failed::Writer)?;
+                    // The end of both directions is one system call, and not two.
+                    if !(last && writer.ends_when_dropped()) {
+                        ready!(writer.poll_end(cx)).map_err(Failed::Writer)?;
+                    }
                     *self = Self::Ended;
                 }
                 Self::Ended => return Poll::Ready(Ok(())),
@@ -255,6 +269,11 @@ impl Side for TcpSide {
     fn reset(&mut self) {
         // Fails only for a socket that is gone already.
         let _ = self.0.set_zero_linger();
+    }
+
+    /// Closing sends the FIN, once nothing is left to be read.
+    fn ends_when_dropped(&self) -> bool {
+        true
     }
 }
 

@@ -170,7 +170,7 @@ impl Pod {
         if self.checked.replace(Some(snapshot.policy_epoch())) == Some(snapshot.policy_epoch()) {
             return;
         }
-        // Unknown is not allowed: the pod may have been replaced.
+        // The control plane forgets a pod shortly before the node agent takes it away, with all its connections.
         let Some(local) = self.local() else { return };
         let closed = self
             .live

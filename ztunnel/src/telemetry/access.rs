@@ -92,7 +92,10 @@ impl<'a> Fields<'a> {
     fn of(labels: &'a TrafficLabels) -> Self {
         Self {
             source_identity: labels.source_principal.as_ref().map(ToString::to_string),
-            destination_identity: labels.destination_principal.as_ref().map(ToString::to_string),
+            destination_identity: labels
+                .destination_principal
+                .as_ref()
+                .map(ToString::to_string),
             service: labels.service.as_ref().map(|(host, _, _)| &**host),
         }
     }

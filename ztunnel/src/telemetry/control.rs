@@ -47,8 +47,14 @@ impl Collector for ControlMetrics {
         for (name, help, pick) in PER_TYPE {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (url, metrics) in [
-                ("type.googleapis.com/istio.workload.Address", &client.addresses),
-                ("type.googleapis.com/istio.security.Authorization", &client.policies),
+                (
+                    "type.googleapis.com/istio.workload.Address",
+                    &client.addresses,
+                ),
+                (
+                    "type.googleapis.com/istio.security.Authorization",
+                    &client.policies,
+                ),
             ] {
                 let metric = ConstCounter::new(pick(metrics));
                 metric.encode(family.encode_family(&[("url", url)])?)?;

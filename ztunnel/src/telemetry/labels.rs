@@ -149,10 +149,19 @@ impl EncodeLabelSet for TrafficLabels {
         put("reporter", &self.reporter.as_str())?;
         let (source, destination) = (&self.source, &self.destination);
         put("source_workload", &or_unknown(&source.workload))?;
-        put("source_canonical_service", &or_unknown(&source.canonical_service))?;
-        put("source_canonical_revision", &or_unknown(&source.canonical_revision))?;
+        put(
+            "source_canonical_service",
+            &or_unknown(&source.canonical_service),
+        )?;
+        put(
+            "source_canonical_revision",
+            &or_unknown(&source.canonical_revision),
+        )?;
         put("source_workload_namespace", &or_unknown(&source.namespace))?;
-        put("source_principal", &principal(self.source_principal.as_ref()))?;
+        put(
+            "source_principal",
+            &principal(self.source_principal.as_ref()),
+        )?;
         put("source_app", &or_unknown(&source.canonical_service))?;
         put("source_version", &or_unknown(&source.canonical_revision))?;
         put("source_cluster", &or_unknown(&source.cluster))?;
@@ -164,17 +173,40 @@ impl EncodeLabelSet for TrafficLabels {
         put("destination_service_namespace", &or_unknown(namespace))?;
         put("destination_service_name", &or_unknown(name))?;
         put("destination_workload", &or_unknown(&destination.workload))?;
-        put("destination_canonical_service", &or_unknown(&destination.canonical_service))?;
-        put("destination_canonical_revision", &or_unknown(&destination.canonical_revision))?;
-        put("destination_workload_namespace", &or_unknown(&destination.namespace))?;
-        put("destination_principal", &principal(self.destination_principal.as_ref()))?;
-        put("destination_app", &or_unknown(&destination.canonical_service))?;
-        put("destination_version", &or_unknown(&destination.canonical_revision))?;
+        put(
+            "destination_canonical_service",
+            &or_unknown(&destination.canonical_service),
+        )?;
+        put(
+            "destination_canonical_revision",
+            &or_unknown(&destination.canonical_revision),
+        )?;
+        put(
+            "destination_workload_namespace",
+            &or_unknown(&destination.namespace),
+        )?;
+        put(
+            "destination_principal",
+            &principal(self.destination_principal.as_ref()),
+        )?;
+        put(
+            "destination_app",
+            &or_unknown(&destination.canonical_service),
+        )?;
+        put(
+            "destination_version",
+            &or_unknown(&destination.canonical_revision),
+        )?;
         put("destination_cluster", &or_unknown(&destination.cluster))?;
         put("request_protocol", &"tcp")?;
         put("response_flags", &self.flag.as_str())?;
         put("connection_security_policy", &self.security.as_str())?;
-        let localities = [&source.region, &source.zone, &destination.region, &destination.zone];
+        let localities = [
+            &source.region,
+            &source.zone,
+            &destination.region,
+            &destination.zone,
+        ];
         if localities.iter().any(|part| !part.is_empty()) {
             put("source_region", &or_unknown(&source.region))?;
             put("source_zone", &or_unknown(&source.zone))?;
@@ -185,11 +217,7 @@ impl EncodeLabelSet for TrafficLabels {
     }
 }
 
-fn encode(
-    encoder: &mut LabelSetEncoder<'_>,
-    name: &str,
-    value: &dyn fmt::Display,
-) -> fmt::Result {
+fn encode(encoder: &mut LabelSetEncoder<'_>, name: &str, value: &dyn fmt::Display) -> fmt::Result {
     use prometheus_client::encoding::{EncodeLabelKey, EncodeLabelValue};
     let mut label = encoder.encode_label();
     let mut key = label.encode_label_key()?;

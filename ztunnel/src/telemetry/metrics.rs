@@ -50,8 +50,16 @@ impl Metrics {
     /// Registers everything under its standard name.
     pub fn register(&self, registry: &mut Registry) {
         let istio = registry.sub_registry_with_prefix("istio");
-        istio.register("tcp_connections_opened", "Connections opened", self.opened.clone());
-        istio.register("tcp_connections_closed", "Connections closed", self.closed.clone());
+        istio.register(
+            "tcp_connections_opened",
+            "Connections opened",
+            self.opened.clone(),
+        );
+        istio.register(
+            "tcp_connections_closed",
+            "Connections closed",
+            self.closed.clone(),
+        );
         istio.register(
             "tcp_connections_failed",
             "Connections that did not end well (unstable)",
@@ -62,7 +70,11 @@ impl Metrics {
             "Bytes from client to server",
             self.received.clone(),
         );
-        istio.register("tcp_sent_bytes", "Bytes from server to client", self.sent.clone());
+        istio.register(
+            "tcp_sent_bytes",
+            "Bytes from server to client",
+            self.sent.clone(),
+        );
         let tulle = registry.sub_registry_with_prefix("tulle");
         tulle.register(
             "connections_refused",
@@ -90,8 +102,16 @@ impl Metrics {
             "Pods whose listeners could not be opened yet (unstable)",
             self.pending_pods.clone(),
         );
-        pods.register("proxies_started", "Pods taken over (unstable)", self.pods_started.clone());
-        pods.register("proxies_stopped", "Pods let go (unstable)", self.pods_stopped.clone());
+        pods.register(
+            "proxies_started",
+            "Pods taken over (unstable)",
+            self.pods_started.clone(),
+        );
+        pods.register(
+            "proxies_stopped",
+            "Pods let go (unstable)",
+            self.pods_stopped.clone(),
+        );
     }
 
     /// Counts one refused connection.
@@ -205,7 +225,6 @@ impl Meter for SharedMeter {
         self.0.traffic.sent(bytes);
     }
 }
-
 
 /// Resolved counters of one thread. Labels are built and hashed once per kind of connection and not per connection.
 #[derive(Default)]

@@ -186,15 +186,7 @@ impl Inner {
     /// Writes the queue to the socket until it is empty or the socket is full.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.queue.is_empty() {
-            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-            let mut count = 0;
-            for (slice, record) in slices.iter_mut().zip(&self.queue) {
-                let skip = if count == 0 { self.queue_sent } else { 0 };
-                *slice = IoSlice::new(record.get(skip..).unwrap_or_default());
-                count += 1;
-            }
-            let slices = slices.get(..count).unwrap_or_default();
-            let sent = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, slices))?;
+            let sent = ready!(self.poll_send_some(cx))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -204,6 +196,24 @@ impl Inner {
             self.queue = VecDeque::new();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Hands as much of the queue to the kernel as one call takes.
+    fn poll_send_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let tcp = Pin::new(&mut self.tcp);
+        let unsent = |record: &Vec<u8>| self.queue_sent.min(record.len());
+        if let (1, Some(record)) = (self.queue.len(), self.queue.front()) {
+            let rest = record.get(unsent(record)..).unwrap_or_default();
+            return tcp.poll_write(cx, rest);
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let mut count = 0;
+        for (slice, record) in slices.iter_mut().zip(&self.queue) {
+            let skip = if count == 0 { unsent(record) } else { 0 };
+            *slice = IoSlice::new(record.get(skip..).unwrap_or_default());
+            count += 1;
+        }
+        tcp.poll_write_vectored(cx, slices.get(..count).unwrap_or_default())
     }
 
     fn forget_sent(&mut self, sent: usize) {
