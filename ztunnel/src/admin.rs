@@ -122,7 +122,7 @@ fn renew_now(svids: &SvidStore, request: &Request) -> Response {
     };
     match identity.parse::<SpiffeId>() {
         Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-        Ok(id) if svids.refresh_now(&id) => text(StatusCode::ACCEPTED, "renewing\n"),
+        Ok(id) if svids.refresh_now(&id) => text(StatusCode::OK, "renewing\n"),
         Ok(_) => text(StatusCode::NOT_FOUND, "no such identity on this node\n"),
     }
 }
