@@ -85,7 +85,7 @@ struct BenchOptions {
     /// Fail if a figure misses its first bar.
     #[arg(long)]
     strict: bool,
-    /// Keep the pods and the mesh afterwards, until Ctrl-C.
+    /// Keep the pods and the mesh afterwards, also after a failure, until Ctrl-C.
     #[arg(long)]
     hold: bool,
 }
@@ -167,18 +167,27 @@ async fn bench(sandbox: &Sandbox, options: &BenchOptions) -> Result<ExitCode> {
     }
     let mut stage = Stage::set_up(sandbox).await?;
     let mut samples = Samples::default();
-    memory::measure(&mut stage, options, &mut samples).await?;
-    rounds::measure(&mut stage, options, &mut samples).await?;
+    let measured = measure(&mut stage, options, &mut samples).await;
+    if let Err(error) = &measured {
+        stage.print_logs();
+        eprintln!("{error:#}");
+    }
+    if options.hold {
+        stage.hold(sandbox).await?;
+    }
+    measured?;
     let lines = samples.report();
     println!("{}", report::table(&lines));
     if let Some(path) = &options.json {
         write(path, options, &lines)?;
     }
-    if options.hold {
-        stage.hold(sandbox).await?;
-    }
     let failed = options.strict && lines.iter().any(Line::is_below);
     Ok(ExitCode::from(u8::from(failed)))
+}
+
+async fn measure(stage: &mut Stage, options: &BenchOptions, samples: &mut Samples) -> Result<()> {
+    memory::measure(stage, options, samples).await?;
+    rounds::measure(stage, options, samples).await
 }
 
 fn write(path: &PathBuf, options: &BenchOptions, figures: &[Line]) -> Result<()> {

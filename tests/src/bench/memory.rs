@@ -8,8 +8,9 @@ use tulle_lab::Process;
 
 use crate::{
     BenchOptions, idle,
+    probe::iperf,
     report::{Mode, Samples},
-    stage::{CLIENT, HTTP_PORT, IPERF_PORT, SERVER, Stage},
+    stage::{CLIENT, HTTP_PORT, SERVER, Stage},
 };
 
 /// Takes every figure of memory that is wanted. Goes first, since what was never used is not idle memory.
@@ -68,15 +69,9 @@ async fn burst(stage: &Stage) -> Result<()> {
         &format!("-d{BURST_SECONDS}s"),
         &format!("http://{ip}:{HTTP_PORT}/"),
     ];
-    let bulk = [
-        format!("--client={ip}"),
-        format!("--port={IPERF_PORT}"),
-        format!("--time={BURST_SECONDS}"),
-        "--parallel=8".to_owned(),
-    ];
     tokio::try_join!(
         stage.run(CLIENT, "wrk", requests.map(str::to_owned)),
-        stage.run(CLIENT, "iperf3", bulk)
+        iperf(stage, CLIENT, 8, false, BURST_SECONDS)
     )?;
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! One measurement each: run a load generator in a pod, read what it says.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
 use crate::{
     load::LoadResult,
-    stage::{CLIENT, HTTP_PORT, IPERF_PORT, NEAR, Stage},
+    stage::{CLIENT, HTTP_PORT, NEAR, Stage},
     tools::{parse_iperf, parse_wrk},
 };
 
@@ -133,16 +135,7 @@ async fn bulk_rate(
     reverse: bool,
     seconds: u32,
 ) -> Result<Finding> {
-    let mut args = vec![
-        "--client".to_owned(),
-        stage.server_ip().to_string(),
-        format!("--port={IPERF_PORT}"),
-        format!("--time={seconds}"),
-        format!("--parallel={streams}"),
-        "--json".to_owned(),
-    ];
-    args.extend(reverse.then(|| "--reverse".to_owned()));
-    let (bytes, gigabits) = parse_iperf(&stage.run(from, "iperf3", args).await?)?;
+    let (bytes, gigabits) = iperf(stage, from, streams, reverse, seconds).await?;
     let per_gigabyte = Work {
         figure: "cpu_gigabyte",
         amount: bytes / 1e9,
@@ -153,6 +146,31 @@ async fn bulk_rate(
         work: (figure == "bulk_1_up").then_some(per_gigabyte),
     })
 }
+
+/// Bytes, and gigabits per second.
+pub(crate) async fn iperf(
+    stage: &Stage,
+    from: &str,
+    streams: u32,
+    reverse: bool,
+    seconds: u32,
+) -> Result<(f64, f64)> {
+    let (mut server, port) = stage.start_iperf().await?;
+    let mut args = vec![
+        format!("--client={}", stage.server_ip()),
+        format!("--port={port}"),
+        format!("--time={seconds}"),
+        format!("--parallel={streams}"),
+        "--json".to_owned(),
+    ];
+    args.extend(reverse.then(|| "--reverse".to_owned()));
+    let result = parse_iperf(&stage.run(from, "iperf3", args).await?)?;
+    server.wait(IPERF_END_LIMIT).await?;
+    Ok(result)
+}
+
+/// What the server may take to end after the client has.
+const IPERF_END_LIMIT: Duration = Duration::from_secs(5);
 
 struct Wrk {
     connections: u32,

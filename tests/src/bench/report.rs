@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use serde::Serialize;
 
 use crate::figure::{Compare, FIGURES, Figure};
@@ -140,7 +140,7 @@ impl Line {
 /// The table for people.
 pub(crate) fn table(lines: &[Line]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(ASCII_MARKDOWN);
     table.set_header([
         "", "unit", "plain", "mesh", "compared", "first", "budget", "",
     ]);

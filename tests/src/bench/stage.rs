@@ -1,6 +1,7 @@
 //! The pods that everything is measured with, and the mesh that they are in or not.
 
 use std::{
+    cell::Cell,
     env, fs, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -22,14 +23,13 @@ pub(crate) const SERVER: &str = "bench/server";
 pub(crate) const NEAR: &str = "bench/near";
 /// Where nginx listens.
 pub(crate) const HTTP_PORT: u16 = 8080;
-/// Where iperf3 listens.
-pub(crate) const IPERF_PORT: u16 = 5201;
 
-/// Two nodes, three pods, servers in one of them, and a mesh.
+/// Two nodes, three pods, a web server in one of them, and a mesh.
 pub(crate) struct Stage {
     mesh: Mesh,
-    /// They end with the stage.
-    _servers: Vec<Process>,
+    /// Ends with the stage.
+    _nginx: Process,
+    next_port: Cell<u16>,
 }
 
 impl Stage {
@@ -42,10 +42,11 @@ impl Stage {
         for pod in lab.pods() {
             pod.netns().enter(widen_port_range)??;
         }
-        let servers = start_servers(&lab).await?;
+        let nginx = start_nginx(&lab).await?;
         Ok(Self {
             mesh: Mesh::start(lab, MeshConfig::new()?).await?,
-            _servers: servers,
+            _nginx: nginx,
+            next_port: Cell::new(FIRST_IPERF_PORT),
         })
     }
 
@@ -76,6 +77,22 @@ impl Stage {
         self.mesh.pod(SERVER).ip()
     }
 
+    /// Starts an iperf3 server for one test, on a port of its own: one that serves test after test closes its listener
+    /// in between, and refuses who comes at that moment.
+    pub(crate) async fn start_iperf(&self) -> Result<(Process, u16)> {
+        let port = self.next_port.get();
+        self.next_port.set(port + 1);
+        let args = [
+            "--server".to_owned(),
+            "--one-off".to_owned(),
+            format!("--port={port}"),
+        ];
+        let program = Program::new(format!("iperf3-{port}"), find("iperf3")?).args(args);
+        let mut server = self.mesh.lab().spawn(SERVER, program)?;
+        wait_for_port(&mut server, port).await?;
+        Ok((server, port))
+    }
+
     /// Runs a program in a pod and returns what it printed.
     pub(crate) async fn run(
         &self,
@@ -93,7 +110,7 @@ impl Stage {
         pod: &str,
         args: impl IntoIterator<Item = String>,
     ) -> Result<String> {
-        self.output(pod, Program::new("load", env::current_exe()?).args(args))
+        self.output(pod, Program::new("load", OWN_PROGRAM).args(args))
             .await
     }
 
@@ -106,7 +123,7 @@ impl Stage {
     ) -> Result<Process> {
         self.mesh
             .lab()
-            .spawn(pod, Program::new(name, env::current_exe()?).args(args))
+            .spawn(pod, Program::new(name, OWN_PROGRAM).args(args))
     }
 
     async fn output(&self, pod: &str, program: Program) -> Result<String> {
@@ -161,6 +178,14 @@ impl Stage {
         Ok(())
     }
 
+    /// Prints the last lines of the proxies' logs, for when something went wrong.
+    pub(crate) fn print_logs(&self) {
+        for ztunnel in self.mesh.ztunnels() {
+            let process = ztunnel.process();
+            eprintln!("{}, last lines:\n{}", process.name(), process.log_tail(5));
+        }
+    }
+
     /// Keeps everything until somebody presses Ctrl-C.
     pub(crate) async fn hold(&self, sandbox: &Sandbox) -> Result<()> {
         let pid = sandbox
@@ -174,41 +199,51 @@ impl Stage {
     }
 }
 
-/// The servers of the server pod.
-async fn start_servers(lab: &Lab) -> Result<Vec<Process>> {
+async fn start_nginx(lab: &Lab) -> Result<Process> {
     let folder = lab.dir().join("nginx");
     fs::create_dir_all(&folder)?;
     fs::write(folder.join("nginx.conf"), nginx_config())?;
-    let nginx = Program::new("nginx", find("nginx")?).args([
-        "-p".to_owned(),
-        folder.display().to_string(),
-        "-c".to_owned(),
-        "nginx.conf".to_owned(),
-        "-e".to_owned(),
-        "stderr".to_owned(),
-    ]);
-    let iperf = Program::new("iperf3", find("iperf3")?)
-        .args(["--server".to_owned(), format!("--port={IPERF_PORT}")]);
-    let mut servers = Vec::new();
-    for (program, port) in [(nginx, HTTP_PORT), (iperf, IPERF_PORT)] {
-        let mut server = lab.spawn(SERVER, program)?;
-        let address = SocketAddr::new(lab.pod(SERVER).ip(), port);
-        server
-            .wait_until("open port", START_LIMIT, || async {
-                lab.pod(SERVER).connect(address).await.ok()
-            })
-            .await?;
-        servers.push(server);
-    }
-    Ok(servers)
+    let folder = folder.display().to_string();
+    let args = ["-p", &folder, "-c", "nginx.conf", "-e", "stderr"];
+    let mut nginx = lab.spawn(SERVER, Program::new("nginx", find("nginx")?).args(args))?;
+    wait_for_port(&mut nginx, HTTP_PORT).await?;
+    Ok(nginx)
 }
 
-/// One process: it needs no user of its own then, which a user namespace would not have. The response has
+/// Waits until something listens on `port` in the namespace of `server`, without connecting to it: the first
+/// connection may be all that it takes.
+async fn wait_for_port(server: &mut Process, port: u16) -> Result<()> {
+    let pid = server.pid().context("a server ended at once")?;
+    let listens = move || {
+        ["tcp", "tcp6"]
+            .iter()
+            .any(|table| has_listener(pid, table, port))
+    };
+    server
+        .wait_until("open port", START_LIMIT, || {
+            std::future::ready(listens().then_some(()))
+        })
+        .await
+}
+
+/// Spec: `proc_net_tcp.rst` of the kernel: the second field is the local address, the fourth the state.
+fn has_listener(pid: u32, table: &str, port: u16) -> bool {
+    let sockets = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+    let (port, listening) = (format!(":{port:04X}"), "0A");
+    sockets.lines().any(|socket| {
+        let mut fields = socket.split_ascii_whitespace().skip(1);
+        let (local, state) = (fields.next(), fields.nth(1));
+        local.is_some_and(|local| local.ends_with(&port)) && state == Some(listening)
+    })
+}
+
+/// One process that stays the user it is: a user namespace may have no other. The response has
 /// about 600 bytes.
 fn nginx_config() -> String {
     let body = "x".repeat(440);
     format!(
-        "daemon off;
+        "user root;
+daemon off;
 master_process off;
 pid nginx.pid;
 error_log stderr warn;
@@ -232,10 +267,10 @@ http {{
     )
 }
 
-/// The rates of new connections would otherwise end where a client runs out of ports. Applies to the thread's
-/// network namespace.
+/// The rates of new connections would otherwise end where a client runs out of ports. The proxy's own ports stay
+/// out of it. Applies to the thread's network namespace.
 fn widen_port_range() -> io::Result<()> {
-    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535")
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "16384 65535")
 }
 
 /// A program in the search path, or where servers are installed, which is not in everybody's path.
@@ -254,5 +289,8 @@ fn is_file(path: &Path) -> bool {
 
 const NAMESPACE: &str = "bench";
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+/// Itself, also if its file has been replaced by a newer build in the meantime.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+const FIRST_IPERF_PORT: u16 = 5201;
 const QUIET_LIMIT: Duration = Duration::from_secs(30);
 const START_LIMIT: Duration = Duration::from_secs(10);
