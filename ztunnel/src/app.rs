@@ -14,7 +14,7 @@ use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 use tracing::{info, warn};
@@ -66,6 +66,9 @@ struct App {
     workers: Arc<[Worker]>,
     /// Every task of the control thread. None of them ends by itself.
     tasks: JoinSet<&'static str>,
+    /// The conversation with the node agent.
+    agent: AbortHandle,
+    readiness: Readiness,
 }
 
 impl App {
@@ -115,7 +118,7 @@ impl App {
             "pending pods"
         });
         let socket = config.zds_socket.clone();
-        tasks.spawn_local(async move {
+        let agent = tasks.spawn_local(async move {
             // A pod must not be told that it is served before its policies are known.
             state.known.await.ok();
             match tulle_zds::run(socket, pods).await {}
@@ -141,7 +144,12 @@ impl App {
         for (listen, router) in servers {
             serve(&mut tasks, listen, router).await?;
         }
-        Ok(Self { workers, tasks })
+        Ok(Self {
+            workers,
+            tasks,
+            agent,
+            readiness,
+        })
     }
 
     /// Returns when a task has ended that should not.
@@ -154,14 +162,22 @@ impl App {
     }
 
     /// Closes the listeners, lets connections end for as long as they may, then drops them.
-    async fn drain(mut self, deadline: Duration) {
-        self.tasks.abort_all();
+    ///
+    /// Meanwhile policy and certificates are followed, and the admin server tells what is still open.
+    async fn drain(self, deadline: Duration) {
+        self.agent.abort();
+        self.readiness.task("drained");
         let drained = async {
+            let mut all = Vec::new();
+            // All threads first: none takes anything new while another waits for its connections.
             for worker in &*self.workers {
                 let (done, drained) = oneshot::channel();
                 if worker.send(Command::Drain(done)).await.is_ok() {
-                    let _ = drained.await;
+                    all.push(drained);
                 }
+            }
+            for drained in all {
+                let _ = drained.await;
             }
         };
         if timeout(deadline, drained).await.is_err() {

@@ -107,17 +107,16 @@ struct Pods {
 impl Pods {
     async fn follow(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut snapshots = self.thread.shared.snapshots.clone();
+        let mut changing = true;
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.execute(command),
                     None => return,
                 },
-                changed = snapshots.changed() => {
-                    if changed.is_none() {
-                        // Only at the end of the process.
-                        return;
-                    }
+                changed = snapshots.changed(), if changing => {
+                    // A source that says all it has to say once is no reason to end.
+                    changing = changed.is_some();
                     for pod in self.pods.values() {
                         pod.recheck();
                     }
