@@ -1,7 +1,7 @@
 //! The listening sockets of a pod.
 
 use std::{
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
@@ -33,6 +33,7 @@ pub fn open_listeners(
     settings: &ProxySettings,
     threads: usize,
 ) -> io::Result<Vec<PodListeners>> {
+    hand_over_what_waits(netns);
     (0..threads)
         .map(|_| {
             let outbound = open(netns, settings, threads, settings.outbound_port)?;
@@ -46,6 +47,17 @@ pub fn open_listeners(
             })
         })
         .collect()
+}
+
+/// Lets connections that wait on a listener which closes go to another one of the same port, as of the ztunnel that
+/// takes over. Without it they are reset.
+///
+/// Kernels before 5.14 cannot do it, and the setting may be out of reach; then the node agent may have made it.
+fn hand_over_what_waits(netns: &Netns) {
+    let written = netns.enter(|| fs::write(MIGRATE, "1")).flatten();
+    if let Err(error) = written {
+        tracing::debug!(%error, "connections that wait on a closing listener will be reset");
+    }
 }
 
 fn open(
@@ -73,3 +85,5 @@ fn open(
     listen(netns, &options)
         .map_err(|error| io::Error::new(error.kind(), format!("listen on port {port}: {error}")))
 }
+
+const MIGRATE: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
