@@ -419,7 +419,11 @@ impl Failed {
     fn is_retryable(&self) -> bool {
         match self {
             Self::Route(_) => false,
-            Self::Tunnel(error) => error.is_retryable(),
+            // Unavailable: the app behind that endpoint was not reached, so nothing has been relayed.
+            Self::Tunnel(error) => match error.root() {
+                ConnectError::Refused(status) => *status == http::StatusCode::SERVICE_UNAVAILABLE,
+                _ => error.is_retryable(),
+            },
             Self::Connect(_) => true,
         }
     }
