@@ -97,7 +97,7 @@ pub fn enter() -> Result<Run, SandboxError> {
     ];
     let mut awaited = SigSet::from_iter(passed_on);
     awaited.add(Signal::SIGCHLD);
-    // Before the child exists, so that none is missed. The standard library gives children an empty mask.
+    // Before the child exists, so that none is missed. It inherits this, and takes it back as it settles in.
     awaited
         .thread_block()
         .map_err(|errno| step("block signals", errno))?;
@@ -207,6 +207,14 @@ fn settle_in() -> Result<Sandbox, SandboxError> {
             source: io::ErrorKind::InvalidInput.into(),
         });
     }
+    // Whatever is started in here would inherit it too, and not hear that it should end.
+    SigSet::empty()
+        .thread_set_mask()
+        .map_err(|errno| step("unblock signals", errno))?;
+    // Inherited from the outer run, which waits for signals, and passed on to everything started here.
+    SigSet::empty()
+        .thread_set_mask()
+        .map_err(|errno| step("unblock signals", errno))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(
         Some("tulle"),
