@@ -207,10 +207,6 @@ fn settle_in() -> Result<Sandbox, SandboxError> {
             source: io::ErrorKind::InvalidInput.into(),
         });
     }
-    // Whatever is started in here would inherit it too, and not hear that it should end.
-    SigSet::empty()
-        .thread_set_mask()
-        .map_err(|errno| step("unblock signals", errno))?;
     // Inherited from the outer run, which waits for signals, and passed on to everything started here.
     SigSet::empty()
         .thread_set_mask()
