@@ -155,11 +155,14 @@ impl Try<'_> {
         Ok(())
     }
 
-    /// Talks, and sees that what should happen does. Returns the client's own address.
+    /// Talks, and sees that what should happen does. Returns the client's own address, if it was let in.
     async fn exchange(&self, listener: &TcpListener) -> Result<SocketAddr> {
         let client = soon("the client", self.client.connect(self.to)).await?;
         if self.outcome == Refused {
-            let mut stream = client?;
+            // The reset may come as early as that.
+            let Ok(mut stream) = client else {
+                return Ok(self.to);
+            };
             return select! {
                 accepted = listener.accept() => {
                     anyhow::bail!("the server was reached from {:?}", accepted?.1);
@@ -167,7 +170,7 @@ impl Try<'_> {
                 ended = soon("the refusal", ask(&mut stream, &self.request)) => {
                     let answer = ended?;
                     ensure!(answer.is_err(), "{answer:?} came in place of a reset");
-                    Ok(stream.local_addr()?)
+                    Ok(self.to)
                 }
             };
         }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
-use tulle_lab::{PodSpec, sandbox::Sandbox};
+use tulle_lab::{Mesh, PodSpec, sandbox::Sandbox};
 
 use crate::{
     observed::access,
@@ -69,13 +69,23 @@ pub(crate) async fn removed_under_load(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A connection keeps the way it was opened with, whatever becomes of its pods; new ones take the new way.
-pub(crate) async fn entering_and_leaving(sandbox: Sandbox) -> Result<()> {
+/// A connection keeps the way it was opened with when its pods enter the mesh.
+pub(crate) async fn entering(sandbox: Sandbox) -> Result<()> {
     let mut mesh = world::start(&sandbox).await?;
-    let _servers = [WEB, LEGACY]
-        .map(|pod| Echo::start(mesh.pod(pod)).context(pod))
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
+    mesh.unlabel_namespace("shop", MODE).await?;
+    while_changing(&mut mesh, &[("shop", true), ("out", true)]).await
+}
+
+/// And when they leave it.
+pub(crate) async fn leaving(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    mesh.label_namespace("out", MODE, "ambient").await?;
+    while_changing(&mut mesh, &[("out", false), ("shop", false)]).await
+}
+
+/// Opens connections before each change and sees that they outlast it.
+async fn while_changing(mesh: &mut Mesh, changes: &[(&str, bool)]) -> Result<()> {
+    let _servers = (Echo::start(mesh.pod(WEB))?, Echo::start(mesh.pod(LEGACY))?);
     let ways = [
         (VISITOR, LEGACY),
         (VISITOR, WEB),
@@ -83,19 +93,14 @@ pub(crate) async fn entering_and_leaving(sandbox: Sandbox) -> Result<()> {
         (CART, WEB),
     ];
     let mut open = Vec::new();
-    for (namespace, enter) in [
-        ("out", true),
-        ("out", false),
-        ("shop", false),
-        ("shop", true),
-    ] {
-        let change = format!("{namespace} {}", if enter { "enters" } else { "leaves" });
+    for (namespace, enter) in changes {
+        let change = format!("{namespace} {}", if *enter { "enters" } else { "leaves" });
         for (client, server) in ways {
             let what = format!("{client} to {server}, opened before {change}");
             let held = Held::open(mesh.pod(client), at(mesh.pod(server))).await;
             open.push((what.clone(), held.context(what)?));
         }
-        if enter {
+        if *enter {
             mesh.label_namespace(namespace, MODE, "ambient").await?;
         } else {
             mesh.unlabel_namespace(namespace, MODE).await?;

@@ -1,13 +1,13 @@
 //! Who may talk to whom, and what a change of that does to connections that are open.
 
 use anyhow::{Result, ensure};
-use tulle_lab::{Mesh, sandbox::Sandbox};
+use tulle_lab::{Access, Mesh, sandbox::Sandbox};
 
 use crate::{
     observed::access,
     paths::STRICT,
     traffic::{Echo, End, Held, at, call, call_until_reached, call_until_refused},
-    world::{self, CART, NEAR, VISITOR, WEB, identity},
+    world::{self, CART, NEAR, SOON, VISITOR, WEB, identity},
 };
 
 /// Denied by name, allowed by name, allowed by nobody.
@@ -43,9 +43,14 @@ pub(crate) async fn allow_and_deny(sandbox: Sandbox) -> Result<()> {
                 ("error", error),
             ];
             access(&mesh, "node2", "a refusal", &line).await?;
-            let line = [("direction", "outbound"), ("src.identity", source.as_str())];
-            let line = access(&mesh, "node1", "the client's side", &line).await?;
-            ensure!(line.error().is_some(), "{line:?}");
+            let refused = |line: &Access| {
+                line.is("direction", "outbound")
+                    && line.is("src.identity", &source)
+                    && line.error().is_some_and(|error| error.contains("401"))
+            };
+            mesh.ztunnel("node1")
+                .wait_for_access("the client's side", SOON, refused)
+                .await?;
         }
         let name = mesh_policy_name(policy);
         mesh.remove("AuthorizationPolicy", "shop", name).await?;
