@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use hyper::{Method, StatusCode};
+use hyper::Method;
 use serde_json::Value;
 use tulle_net::Netns;
 
@@ -104,7 +104,7 @@ impl Ztunnel {
     pub async fn post(&self, path: &str) -> Result<String> {
         let answer = http::request(&self.netns, Method::POST, self.local(ADMIN_PORT), path).await?;
         ensure!(
-            answer.status == StatusCode::OK,
+            answer.status.is_success(),
             "{path} answered {}: {}",
             answer.status,
             answer.body

@@ -3,14 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "the helpers are part of the tests")]
 
 use std::{
-    env, fs, io,
+    env, fs,
+    io::{self, BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
-use nix::unistd::geteuid;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, geteuid},
+};
 use tokio::runtime;
 use tulle_lab::{Lab, LabSpec, PodSpec, Program, sandbox, wait_for};
 
@@ -88,6 +92,25 @@ fn a_program_that_ends_early_is_reported_with_its_last_words() {
             "{error}"
         );
     });
+}
+
+#[test]
+fn signals_reach_the_inner_run_and_its_exit_code_comes_back() {
+    let folder = env::current_exe().unwrap();
+    // Cargo builds examples with tests and puts them here.
+    let example = folder.ancestors().nth(2).unwrap().join("examples/lab");
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut outer = Command::new(&example)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(outer.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+        assert!(line.starts_with("nsenter -t "), "{line}");
+        kill(Pid::from_raw(outer.id().try_into().unwrap()), signal).unwrap();
+        assert_eq!(outer.wait().unwrap().code(), Some(7), "{signal}");
+    }
 }
 
 /// For the one test that root cannot speak for: it runs another test of this folder as `nobody`.
