@@ -42,6 +42,6 @@ pub(super) async fn tell(world: &mut World, tale: &mut Tale) {
 fn close(tale: &mut Tale, told: anyhow::Result<()>) {
     if let Err(error) = told {
         tale.evidence("failed", format!("{error:#}"));
-        tale.claim("the chapter could be told to its end", false);
+        tale.cut_short();
     }
 }

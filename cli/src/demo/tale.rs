@@ -1,6 +1,10 @@
 //! What the demo says: chapters with evidence and claims, as a story for people or as JSON for machines.
 
-use std::{io, time::Duration};
+use std::{
+    fmt,
+    io::{self, Write},
+    time::Duration,
+};
 
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -37,7 +41,7 @@ struct Evidence {
 
 #[derive(Debug, Serialize)]
 struct Claim {
-    claim: &'static str,
+    claim: String,
     held: bool,
     /// Why not, or in numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,14 +69,14 @@ impl Tale {
 
     pub(super) fn begin(&self) {
         if let Audience::People(style) = self.audience {
-            println!("{}", style.bold("tulle demo: a mesh on this machine"));
+            say(style.bold("tulle demo: a mesh on this machine"));
         }
     }
 
     /// Says something on the way.
-    pub(super) fn note(&self, text: impl std::fmt::Display) {
+    pub(super) fn note(&self, text: impl fmt::Display) {
         if let Audience::People(style) = self.audience {
-            println!("{}", style.dim(text));
+            say(style.dim(text));
         }
     }
 
@@ -84,7 +88,10 @@ impl Tale {
         });
         if let Audience::People(style) = self.audience {
             let number = self.chapters.len();
-            println!("\n{}", style.bold(format!("{number}. {title}")));
+            say(format_args!(
+                "\n{}",
+                style.bold(format!("{number}. {title}"))
+            ));
         }
     }
 
@@ -92,7 +99,10 @@ impl Tale {
     pub(super) fn evidence(&mut self, what: &'static str, seen: impl Into<String>) {
         let seen = seen.into();
         if let Audience::People(style) = self.audience {
-            println!("   {} {seen}", style.dim(format!("{what:<LABEL$}")));
+            say(format_args!(
+                "   {} {seen}",
+                style.dim(format!("{what:<LABEL$}"))
+            ));
         }
         if let Some(chapter) = self.chapters.last_mut() {
             chapter.evidence.push(Evidence { what, seen });
@@ -101,17 +111,23 @@ impl Tale {
 
     /// Says whether a claim held.
     pub(super) fn claim(&mut self, claim: &'static str, held: bool) {
-        self.conclude_claim(claim, held, None);
+        self.conclude_claim(claim.into(), held, None);
     }
 
     /// As [`Tale::claim`], with the figures for the table.
     pub(super) fn claim_with(&mut self, claim: &'static str, held: bool, note: impl Into<String>) {
-        self.conclude_claim(claim, held, Some(note.into()));
+        self.conclude_claim(claim.into(), held, Some(note.into()));
     }
 
-    fn conclude_claim(&mut self, claim: &'static str, held: bool, note: Option<String>) {
+    /// Ends a chapter that could not be told to its end.
+    pub(super) fn cut_short(&mut self) {
+        let title = self.chapters.last().map_or("", |chapter| chapter.title);
+        self.conclude_claim(format!("told to its end: {title}"), false, None);
+    }
+
+    fn conclude_claim(&mut self, claim: String, held: bool, note: Option<String>) {
         if let Audience::People(style) = self.audience {
-            println!("   {} {claim}", style.verdict(held));
+            say(format_args!("   {} {claim}", style.verdict(held)));
         }
         if let Some(chapter) = self.chapters.last_mut() {
             chapter.claims.push(Claim { claim, held, note });
@@ -125,17 +141,24 @@ impl Tale {
     }
 
     /// Ends the story with the table of claims, or prints the document.
+    ///
+    /// # Errors
+    /// When the document cannot be written.
     pub(super) fn conclude(&self) -> Result<()> {
         let held = self.all_held();
         match self.audience {
-            Audience::People(style) => println!("\n{}\n\n{}", self.table(), style.summary(held)),
+            Audience::People(style) => say(format_args!(
+                "\n{}\n\n{}",
+                self.table(),
+                style.summary(held)
+            )),
             Audience::Machines => {
                 let document = Document {
                     held,
                     chapters: &self.chapters,
                 };
-                serde_json::to_writer_pretty(io::stdout(), &document)?;
-                println!();
+                let text = serde_json::to_string_pretty(&document)?;
+                writeln!(io::stdout(), "{text}")?;
             }
         }
         Ok(())
@@ -147,10 +170,13 @@ impl Tale {
         table
             .load_style(presets::UTF8_FULL_CONDENSED)
             .set_content_arrangement(ContentArrangement::Disabled)
-            .set_header(["claim", "held", "figures"]);
-        for claim in self.claims() {
-            let note = claim.note.clone().unwrap_or_default();
-            table.add_row([claim.claim.to_owned(), verdict(claim.held).into(), note]);
+            .set_header(["", "claim", "held", "figures"]);
+        for (number, chapter) in (1..).zip(&self.chapters) {
+            for claim in &chapter.claims {
+                let held = if claim.held { "yes" } else { "NO" };
+                let note = claim.note.clone().unwrap_or_default();
+                table.add_row([format!("{number}"), claim.claim.clone(), held.into(), note]);
+            }
         }
         table
     }
@@ -162,11 +188,10 @@ impl Tale {
 
 impl Style {
     fn verdict(self, held: bool) -> String {
-        let verdict = verdict(held);
         if held {
-            self.good(verdict)
+            self.good("✓")
         } else {
-            self.bad(verdict)
+            self.bad("✗")
         }
     }
 
@@ -179,8 +204,9 @@ impl Style {
     }
 }
 
-fn verdict(held: bool) -> &'static str {
-    if held { "yes" } else { "NO" }
+/// Writes a line. Who reads no more, as `head` does, has not made a claim fail.
+fn say(line: impl fmt::Display) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// A duration as people write it.

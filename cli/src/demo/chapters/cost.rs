@@ -1,12 +1,13 @@
 //! What the mesh costs here, measured like the first chapter: same pods, same programs.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
 use super::super::{
     tale::{Tale, human},
     world::{Cost, World},
 };
-use std::time::Duration;
 
 pub(super) async fn tell(world: &mut World, tale: &mut Tale) -> Result<()> {
     let meshed = world.measure("mesh").await?;
@@ -17,12 +18,11 @@ pub(super) async fn tell(world: &mut World, tale: &mut Tale) -> Result<()> {
     tale.evidence("without", plain.describe());
     tale.evidence("with the mesh", meshed.describe());
     let failed = plain.requests.failed + meshed.requests.failed;
-    let added =
-        |of: fn(&Cost) -> u64| human(Duration::from_micros(of(&meshed).saturating_sub(of(plain))));
+    let change = |of: fn(&Cost) -> u64| format!("{} → {}", micros(of(plain)), micros(of(&meshed)));
     let latency = format!(
-        "p50 +{}, p99 +{}",
-        added(|cost| cost.requests.p50_us),
-        added(|cost| cost.requests.p99_us)
+        "p50 {}, p99 {}",
+        change(|cost| cost.requests.p50_us),
+        change(|cost| cost.requests.p99_us)
     );
     tale.claim_with(
         "cost: latency measured, no request failed",
@@ -38,7 +38,7 @@ pub(super) async fn tell(world: &mut World, tale: &mut Tale) -> Result<()> {
     if cfg!(debug_assertions) {
         tale.evidence(
             "note",
-            "these are development builds; `make demo` measures release builds",
+            "these are development builds; release builds cost less",
         );
     }
     Ok(())
@@ -47,7 +47,6 @@ pub(super) async fn tell(world: &mut World, tale: &mut Tale) -> Result<()> {
 impl Cost {
     /// The figures in one line.
     pub(super) fn describe(&self) -> String {
-        let micros = |us| human(Duration::from_micros(us));
         format!(
             "{} requests at 500/s: p50 {}, p99 {}; bulk {:.1} Gbit/s",
             self.requests.succeeded,
@@ -56,4 +55,8 @@ impl Cost {
             self.bulk.megabits_per_second / 1e3
         )
     }
+}
+
+fn micros(micros: u64) -> String {
+    human(Duration::from_micros(micros))
 }
