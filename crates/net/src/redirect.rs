@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Only packets that open a connection are redirected, so connections that exist when the rules come
-//! stay what they are. Connections that were redirected live on while the rules are replaced; they
+//! stay what they are. An opening that would slip past the redirect rules because connection tracking
+//! remembers something older is lost instead: nothing new passes by the mesh. Connections that were redirected live on while the rules are replaced; they
 //! break when the rules are removed, because their packets are no longer translated.
 //!
 //! Spec: `cni-and-redirection.md` §3 (facts of the ambient contract).

@@ -43,9 +43,10 @@ pub(crate) enum Property {
     TransportProtocol,
 }
 
-/// What connection tracking knows, and a rule can set.
+/// What connection tracking knows. Mark and zone can be set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CtKey {
+    Status = 2,
     Mark = 3,
     Zone = 17,
 }

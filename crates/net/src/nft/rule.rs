@@ -127,6 +127,13 @@ impl Rule {
         self.equal(Property::InputInterface, &interface(name))
     }
 
+    /// The packet arrived on another interface than `name`.
+    #[must_use]
+    pub fn not_input_interface(self, name: &str) -> Self {
+        self.with(Expr::load(Property::InputInterface))
+            .with(Expr::not_equal(&interface(name)))
+    }
+
     /// The packet leaves by the interface `name`.
     #[must_use]
     pub fn output_interface(self, name: &str) -> Self {
@@ -166,6 +173,20 @@ impl Rule {
         self.with(Expr::load_ct(CtKey::Mark))
             .with(Expr::bitwise(&mask.to_ne_bytes(), &[0; 4]))
             .with(Expr::equal(&(mark & mask).to_ne_bytes()))
+    }
+
+    /// Connection tracking follows this packet, and never heard of the connection before.
+    #[must_use]
+    pub fn connection_unknown(self) -> Self {
+        self.with(Expr::load_ct(CtKey::Status))
+            .with(Expr::bitwise(&CONNECTION_CONFIRMED.to_ne_bytes(), &[0; 4]))
+            .with(Expr::equal(&[0; 4]))
+    }
+
+    /// The connection's destination is translated.
+    #[must_use]
+    pub fn connection_redirected(self) -> Self {
+        self.has_status(CONNECTION_DNAT)
     }
 
     /// One packet in `n`, at random. Zero counts as one.
@@ -277,6 +298,12 @@ impl Rule {
             .with(Expr::bitwise(&mask.to_ne_bytes(), &[0; 4]))
     }
 
+    fn has_status(self, bit: u32) -> Self {
+        self.with(Expr::load_ct(CtKey::Status))
+            .with(Expr::bitwise(&bit.to_ne_bytes(), &[0; 4]))
+            .with(Expr::not_equal(&[0; 4]))
+    }
+
     fn in_network(self, field: Field, network: IpNet) -> Self {
         let rule = self
             .family(family_of(network))
@@ -320,4 +347,8 @@ const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
+/// `IPS_CONFIRMED`.
+const CONNECTION_CONFIRMED: u32 = 1 << 3;
+/// `IPS_DST_NAT`.
+const CONNECTION_DNAT: u32 = 1 << 5;
 const INTERFACE_NAME: usize = 16;

@@ -24,15 +24,19 @@ pub(super) fn table(config: &RedirectConfig) -> Table {
 
 fn chains(config: &RedirectConfig) -> Vec<Chain> {
     let mut chains = vec![
+        Chain::regular(EXEMPT_INBOUND, exempt_inbound(config)),
+        Chain::regular(EXEMPT_OUTBOUND, exempt_outbound(config)),
+        Chain::regular(GUARD_INBOUND, guard_inbound(config)),
+        Chain::regular(GUARD_OUTBOUND, guard_outbound(config)),
         Chain::base(
             "mangle-prerouting",
             BaseChain::MANGLE_PREROUTING,
-            [remember_own_connections(config)],
+            mangle_prerouting(config),
         ),
         Chain::base(
             "mangle-output",
             BaseChain::MANGLE_OUTPUT,
-            [bring_replies_back(config)],
+            mangle_output(config),
         ),
         Chain::base(
             "nat-prerouting",
@@ -56,6 +60,20 @@ fn chains(config: &RedirectConfig) -> Vec<Chain> {
         ]);
     }
     chains
+}
+
+fn mangle_prerouting(config: &RedirectConfig) -> Vec<Rule> {
+    let mut rules = vec![remember_own_connections(config)];
+    if config.inbound {
+        let opens = Rule::new().syn().not_input_interface("lo");
+        rules.push(opens.jump(GUARD_INBOUND));
+    }
+    rules
+}
+
+fn mangle_output(config: &RedirectConfig) -> Vec<Rule> {
+    let opens = Rule::new().syn().not_output_interface("lo");
+    vec![bring_replies_back(config), opens.jump(GUARD_OUTBOUND)]
 }
 
 /// A packet of ztunnel that arrives here was sent to the app, perhaps from a borrowed address.
@@ -88,19 +106,7 @@ fn nat_prerouting(config: &RedirectConfig) -> Vec<Rule> {
     if !config.inbound {
         return rules;
     }
-    for probe in probes(config) {
-        rules.push(Rule::new().tcp().source(probe).counter().accept());
-    }
-    if !config.exclude_inbound_ports.is_empty() {
-        let excluded = Rule::new().tcp().destination_port_in(INBOUND_PORTS);
-        rules.push(excluded.counter().accept());
-    }
-    for family in families(config) {
-        if has_any(&config.exclude_inbound, family) {
-            let excluded = Rule::new().tcp().source_in(family, inbound_set(family));
-            rules.push(excluded.counter().accept());
-        }
-    }
+    rules.push(Rule::new().tcp().jump(EXEMPT_INBOUND));
     for loopback in loopbacks(config) {
         let rule = Rule::new()
             .not_destination(loopback)
@@ -113,27 +119,12 @@ fn nat_prerouting(config: &RedirectConfig) -> Vec<Rule> {
 }
 
 fn nat_output(config: &RedirectConfig) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    for probe in probes(config) {
-        rules.push(Rule::new().tcp().destination(probe).counter().accept());
-    }
-    rules.extend(dns(config));
+    let mut rules = dns(config);
     let reply = Rule::new().tcp().mark(config.reply_mark, config.mark_mask);
     rules.push(reply.counter().accept());
     // The pod talks to itself, whichever of its addresses it uses.
     rules.push(Rule::new().output_interface("lo").counter().accept());
-    if !config.exclude_outbound_ports.is_empty() {
-        let excluded = Rule::new().tcp().destination_port_in(OUTBOUND_PORTS);
-        rules.push(excluded.counter().accept());
-    }
-    for family in families(config) {
-        if has_any(&config.exclude_outbound, family) {
-            let excluded = Rule::new()
-                .tcp()
-                .destination_in(family, outbound_set(family));
-            rules.push(excluded.counter().accept());
-        }
-    }
+    rules.push(Rule::new().tcp().jump(EXEMPT_OUTBOUND));
     for loopback in loopbacks(config) {
         let rule = Rule::new()
             .not_destination(loopback)
@@ -142,6 +133,83 @@ fn nat_output(config: &RedirectConfig) -> Vec<Rule> {
         rules.push(rule.counter().redirect(config.outbound_port));
     }
     rules
+}
+
+fn exempt_inbound(config: &RedirectConfig) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for probe in probes(config) {
+        rules.push(Rule::new().source(probe).counter().accept());
+    }
+    if !config.exclude_inbound_ports.is_empty() {
+        let excluded = Rule::new().destination_port_in(INBOUND_PORTS);
+        rules.push(excluded.counter().accept());
+    }
+    for family in families(config) {
+        if has_any(&config.exclude_inbound, family) {
+            let excluded = Rule::new().source_in(family, inbound_set(family));
+            rules.push(excluded.counter().accept());
+        }
+    }
+    rules
+}
+
+fn exempt_outbound(config: &RedirectConfig) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for probe in probes(config) {
+        rules.push(Rule::new().destination(probe).counter().accept());
+    }
+    if !config.exclude_outbound_ports.is_empty() {
+        let excluded = Rule::new().destination_port_in(OUTBOUND_PORTS);
+        rules.push(excluded.counter().accept());
+    }
+    for family in families(config) {
+        if has_any(&config.exclude_outbound, family) {
+            let excluded = Rule::new().destination_in(family, outbound_set(family));
+            rules.push(excluded.counter().accept());
+        }
+    }
+    rules
+}
+
+/// Loses openings that would pass the redirect rules unseen.
+///
+/// NAT chains are asked once per entry of connection tracking. An entry that came from elsewhere says
+/// "not redirected" for ever: one made for a connection older than the rules, or for a lone ACK that
+/// somebody sent to prepare the ground. A SYN that meets such an entry would go straight to the app.
+fn guard_inbound(config: &RedirectConfig) -> Vec<Rule> {
+    let mut rules = seen_by_nat().to_vec();
+    rules.push(Rule::new().destination_port(config.hbone_port).accept());
+    rules.extend(not_redirected_families(config));
+    rules.push(Rule::new().mark(config.mark, config.mark_mask).accept());
+    rules.push(Rule::new().jump(EXEMPT_INBOUND));
+    rules.push(Rule::new().counter().drop());
+    rules
+}
+
+/// The same for openings that would leave without the mesh.
+fn guard_outbound(config: &RedirectConfig) -> Vec<Rule> {
+    let mut rules = seen_by_nat().to_vec();
+    rules.extend(not_redirected_families(config));
+    for mark in [config.mark, config.reply_mark] {
+        rules.push(Rule::new().mark(mark, config.mark_mask).accept());
+    }
+    rules.push(Rule::new().jump(EXEMPT_OUTBOUND));
+    rules.push(Rule::new().counter().drop());
+    rules
+}
+
+/// Either it is redirected, or its entry is made for this packet and the NAT chains come next. Neither
+/// holds for a packet that connection tracking does not follow.
+fn seen_by_nat() -> [Rule; 2] {
+    [
+        Rule::new().connection_redirected().accept(),
+        Rule::new().connection_unknown().accept(),
+    ]
+}
+
+fn not_redirected_families(config: &RedirectConfig) -> Option<Rule> {
+    let ipv6 = Rule::new().family(AddressFamily::Ipv6).accept();
+    (!config.ipv6).then_some(ipv6)
 }
 
 fn dns(config: &RedirectConfig) -> Vec<Rule> {
@@ -255,6 +323,10 @@ fn loopbacks(config: &RedirectConfig) -> impl Iterator<Item = IpAddr> + use<> {
     })
 }
 
+const EXEMPT_INBOUND: &str = "exempt-inbound";
+const EXEMPT_OUTBOUND: &str = "exempt-outbound";
+const GUARD_INBOUND: &str = "guard-inbound";
+const GUARD_OUTBOUND: &str = "guard-outbound";
 const INBOUND_PORTS: &str = "exclude-inbound-ports";
 const OUTBOUND_PORTS: &str = "exclude-outbound-ports";
 const DNS: u16 = 53;

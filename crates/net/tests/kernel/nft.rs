@@ -47,6 +47,11 @@ fn everything() -> Table {
             .not_mark(1, u32::MAX)
             .connection_mark(0x111, 0xfff)
             .set_mark(0x111, 0xfff),
+        Rule::new()
+            .not_input_interface("lo")
+            .connection_redirected()
+            .accept(),
+        Rule::new().connection_unknown().accept(),
         Rule::new().one_in(3).accept(),
     ];
     let output = [

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use tokio::net::UdpSocket;
+use tokio::time::timeout;
 use tulle_net::Netns;
 use tulle_net::connect::ConnectOptions;
 use tulle_net::nft::{Batch, Family, read_table, table_names};
@@ -459,12 +461,13 @@ fn every_drift_is_seen_and_mended() {
             .unwrap()
             .unwrap();
 
+        let chain = |name| good.chains.iter().position(|c| c.name == name).unwrap();
         let mut without_rule = good.clone();
-        without_rule.chains[3].rules.remove(2);
+        without_rule.chains[chain("nat-output")].rules.remove(2);
         let mut swapped = good.clone();
-        swapped.chains[2].rules.swap(1, 2);
+        swapped.chains[chain("nat-prerouting")].rules.swap(1, 2);
         let mut without_chain = good.clone();
-        without_chain.chains.remove(0);
+        without_chain.chains.pop();
         let mut other_set = good.clone();
         other_set.sets.push(tulle_net::nft::Set::ports("more", [1]));
         let mut older = good.clone();
@@ -511,4 +514,132 @@ fn every_drift_is_seen_and_mended() {
         }
         verify(&cable.pod, &plain()).unwrap();
     });
+}
+
+/// Connection tracking may remember a connection from before the rules as one that needs no redirection.
+/// A new one with the same addresses and ports must not profit from it.
+#[test]
+fn a_connection_from_before_is_no_way_past_the_rules() {
+    isolated_async(async || {
+        let cable = Cable::new().await;
+        let ends = [(&cable.peer, &cable.pod), (&cable.pod, &cable.peer)];
+        for family in FAMILIES {
+            let addresses = [(family.peer, family.pod), (family.pod, family.peer)];
+            for ((from, to), (from_ip, to_ip)) in ends.into_iter().zip(addresses) {
+                let app = app(to, 80);
+                let to_ip = SocketAddr::new(to_ip, 80);
+                let from_ip = SocketAddr::new(from_ip, 40000);
+                let mut client = socket_at(from, from_ip).connect(to_ip).await.unwrap();
+                let (mut server, _) = accept(&app).await;
+                apply(&cable.pod, &plain()).unwrap();
+                talk(&mut client, &mut server).await;
+                tulle_net::socket::reset_on_close(&server).unwrap();
+                drop(server);
+                soon(client.readable()).await.unwrap();
+                drop(client);
+
+                let again = socket_at(from, from_ip).connect(to_ip);
+                let lost = timeout(Duration::from_millis(300), again).await;
+                assert!(lost.is_err(), "{from_ip} reached {to_ip}: {lost:?}");
+                remove(&cable.pod).unwrap();
+            }
+        }
+    });
+}
+
+/// What need not be redirected may come again from the same port.
+#[test]
+fn a_connection_from_before_is_no_obstacle_to_what_is_exempt() {
+    isolated_async(async || {
+        let (cable, ztunnel) = meshed(&plain()).await;
+        let (inside, outside) = (app(&cable.pod, 80), app(&cable.peer, 80));
+        for family in FAMILIES {
+            for (from, from_ip, mark, to, listener) in [
+                (
+                    &cable.peer,
+                    family.peer,
+                    0,
+                    (family.pod, 15008),
+                    &ztunnel.hbone,
+                ),
+                (&cable.peer, family.probe, 0, (family.pod, 80), &inside),
+                (&cable.pod, family.pod, 0x539, (family.peer, 80), &outside),
+            ] {
+                for _ in 0..2 {
+                    let socket = socket_at(from, SocketAddr::new(from_ip, 40000));
+                    socket2::SockRef::from(&socket).set_mark(mark).unwrap();
+                    let mut client = soon(socket.connect(to.into())).await.unwrap();
+                    let (mut server, _) = accept(listener).await;
+                    talk(&mut client, &mut server).await;
+                    tulle_net::socket::reset_on_close(&server).unwrap();
+                    drop(server);
+                    soon(client.readable()).await.unwrap();
+                }
+            }
+        }
+    });
+}
+
+/// A lone ACK makes an entry in connection tracking, and an attacker can send one.
+#[test]
+fn a_stray_packet_does_not_prepare_a_way_past_the_rules() {
+    isolated_async(async || {
+        let (cable, ztunnel) = meshed(&plain()).await;
+        let app = app(&cable.pod, 80);
+        let [family, _] = FAMILIES;
+        let from = SocketAddr::new(family.peer, 40000);
+        let to = SocketAddr::new(family.pod, 80);
+        send_lone_ack(&cable.peer, from, to);
+        let mut client = soon(socket_at(&cable.peer, from).connect(to))
+            .await
+            .unwrap();
+        let (mut captured, _) = accept(&ztunnel.inbound).await;
+        talk(&mut client, &mut captured).await;
+        let nobody = timeout(Duration::from_millis(1), app.accept()).await;
+        assert!(nobody.is_err(), "{nobody:?}");
+    });
+}
+
+/// Sends a bare TCP ACK over IPv4.
+fn send_lone_ack(netns: &Netns, from: SocketAddr, to: SocketAddr) {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip(), to.ip()) else {
+        panic!("IPv4 only");
+    };
+    let mut segment = Vec::new();
+    segment.extend(from.port().to_be_bytes());
+    segment.extend(to.port().to_be_bytes());
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+    let mut pseudo = [source.octets(), destination.octets()].concat();
+    pseudo.extend([0, 6, 0, 20]);
+    pseudo.extend(&segment);
+    let sum: u32 = pseudo
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
+        .sum();
+    let checksum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    segment[16..18].copy_from_slice(&checksum.to_be_bytes());
+
+    let raw = || {
+        socket2::Socket::new(
+            socket2::Domain::IPV4,
+            socket2::Type::RAW,
+            Some(socket2::Protocol::TCP),
+        )
+    };
+    let socket = netns.enter(raw).unwrap().unwrap();
+    socket.bind(&SocketAddr::new(from.ip(), 0).into()).unwrap();
+    socket
+        .send_to(&segment, &SocketAddr::new(to.ip(), 0).into())
+        .unwrap();
+}
+
+fn socket_at(netns: &Netns, addr: SocketAddr) -> tokio::net::TcpSocket {
+    let socket = netns.enter(|| match addr {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+    });
+    let socket = socket.unwrap().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(addr).unwrap();
+    socket
 }
