@@ -7,7 +7,7 @@ use rcgen::{
     CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, OtherNameValue, SanType, string::Ia5String,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use tulle_model::SpiffeId;
 
 /// A root, or an intermediate below one.
@@ -30,6 +30,21 @@ impl TestCa {
             intermediates: Vec::new(),
             root_pem: root.pem(),
             root: root.der().clone(),
+        }
+    }
+
+    /// The CA of somebody else, whose certificate and key have been stolen. It is taken to be a root.
+    ///
+    /// # Panics
+    /// When one of them is not PEM.
+    pub fn from_pem(certificate: &str, key: &str) -> Self {
+        let key = KeyPair::from_pem(key).expect("a private key");
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
+        Self {
+            issuer: Issuer::from_ca_cert_der(&der, key).expect("a CA's certificate"),
+            intermediates: Vec::new(),
+            root_pem: certificate.to_owned(),
+            root: der,
         }
     }
 
