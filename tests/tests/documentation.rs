@@ -1,5 +1,7 @@
 //! What the pages in `docs/` say about metrics is so, and is all there is.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -83,7 +85,7 @@ async fn connect_once(mesh: &Mesh) {
 /// The metrics pages of all processes.
 async fn scrape(mesh: &Mesh) -> Vec<String> {
     let control = mesh.lab().control();
-    let tulled = SocketAddr::new(control.addresses()[0], 15014);
+    let tulled = SocketAddr::new(*control.addresses().first().unwrap(), 15014);
     let mut served = vec![
         http::get(control.netns(), tulled, "/metrics")
             .await
