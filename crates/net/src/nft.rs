@@ -20,20 +20,18 @@
 //! # }
 //! ```
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
 mod batch;
 mod expr;
 mod message;
 mod read;
 mod rule;
+mod set;
 
 pub use batch::{Batch, CommitError};
 pub use expr::Expr;
 pub use read::{read_table, table_names};
 pub use rule::Rule;
+pub use set::{AddressFamily, Element, Set, SetKey};
 
 /// A table with everything in it.
 ///
@@ -187,141 +185,4 @@ pub enum Policy {
     Accept = 1,
     /// It is lost.
     Drop = 0,
-}
-
-/// A named set of values that rules can look into.
-#[derive(Clone, Debug)]
-pub struct Set {
-    /// Its name, unique within the table.
-    pub name: String,
-    /// What its values are.
-    pub key: SetKey,
-    /// The values.
-    pub elements: Vec<Element>,
-}
-
-impl Set {
-    /// A set of single addresses of one family; others are left out.
-    #[must_use]
-    pub fn addresses(
-        name: impl Into<String>,
-        key: AddressFamily,
-        addresses: impl IntoIterator<Item = IpAddr>,
-    ) -> Self {
-        Self {
-            name: name.into(),
-            key: SetKey::Address(key),
-            elements: addresses
-                .into_iter()
-                .filter_map(|ip| key.element(ip))
-                .collect(),
-        }
-    }
-
-    /// A set of address ranges of one family; others are left out. Overlaps are merged.
-    #[must_use]
-    pub fn networks(
-        name: impl Into<String>,
-        key: AddressFamily,
-        networks: impl IntoIterator<Item = IpNet>,
-    ) -> Self {
-        let networks: Vec<_> = networks.into_iter().collect();
-        Self {
-            name: name.into(),
-            key: SetKey::Network(key),
-            elements: expr::intervals(key, &networks),
-        }
-    }
-
-    /// A set of TCP or UDP ports.
-    #[must_use]
-    pub fn ports(name: impl Into<String>, ports: impl IntoIterator<Item = u16>) -> Self {
-        Self {
-            name: name.into(),
-            key: SetKey::Port,
-            elements: ports.into_iter().map(Element::port).collect(),
-        }
-    }
-
-    fn sorted_elements(&self) -> Vec<&Element> {
-        let mut elements: Vec<_> = self.elements.iter().collect();
-        elements.sort_unstable();
-        elements.dedup();
-        elements
-    }
-}
-
-impl PartialEq for Set {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-            && self.key == other.key
-            && self.sorted_elements() == other.sorted_elements()
-    }
-}
-
-impl Eq for Set {}
-
-/// What the values of a set are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SetKey {
-    /// Single addresses.
-    Address(AddressFamily),
-    /// Ranges of addresses.
-    Network(AddressFamily),
-    /// Ports.
-    Port,
-}
-
-/// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum AddressFamily {
-    /// IPv4.
-    Ipv4,
-    /// IPv6.
-    Ipv6,
-}
-
-impl AddressFamily {
-    /// The family of an address.
-    #[must_use]
-    pub fn of(ip: IpAddr) -> Self {
-        match ip {
-            IpAddr::V4(_) => Self::Ipv4,
-            IpAddr::V6(_) => Self::Ipv6,
-        }
-    }
-
-    fn element(self, ip: IpAddr) -> Option<Element> {
-        (Self::of(ip) == self).then(|| Element::address(ip))
-    }
-}
-
-/// One value of a set, or one end of a range.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Element {
-    /// The value in network byte order.
-    pub(crate) value: Vec<u8>,
-    /// Whether a range ends before this value.
-    pub(crate) ends_range: bool,
-}
-
-impl Element {
-    /// A single address.
-    #[must_use]
-    pub fn address(ip: IpAddr) -> Self {
-        Self::single(expr::octets(ip))
-    }
-
-    /// A port.
-    #[must_use]
-    pub fn port(port: u16) -> Self {
-        Self::single(port.to_be_bytes().to_vec())
-    }
-
-    fn single(value: Vec<u8>) -> Self {
-        Self {
-            value,
-            ends_range: false,
-        }
-    }
 }

@@ -4,16 +4,14 @@
 //! bytes, which hold any address.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute,
     Lookup, Meta, MetaKey, Operator, Payload, Register, Verdict, VerdictAttribute,
 };
 
-use super::{AddressFamily, Element};
+use super::AddressFamily;
 
 /// One step of a rule, in a form that can be compared with what the kernel gives back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -337,64 +335,6 @@ impl Decision {
             Self::Jump(_) => Verdict::Jump,
         }
     }
-}
-
-impl AddressFamily {
-    /// `NFPROTO_*`.
-    pub(crate) fn number(self) -> u8 {
-        match self {
-            Self::Ipv4 => 2,
-            Self::Ipv6 => 10,
-        }
-    }
-}
-
-/// The bytes of an address as they stand in a packet.
-pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
-}
-
-/// Ranges as the kernel keeps them: where each starts and the first value after it.
-pub(crate) fn intervals(family: AddressFamily, networks: &[IpNet]) -> Vec<Element> {
-    let merged: Vec<(IpAddr, Option<IpAddr>)> = match family {
-        AddressFamily::Ipv4 => {
-            let networks = networks.iter().filter_map(|net| match net {
-                IpNet::V4(net) => Some(*net),
-                IpNet::V6(_) => None,
-            });
-            let merged = Ipv4Net::aggregate(&networks.collect());
-            let end = |net: &Ipv4Net| net.broadcast().to_bits().checked_add(1);
-            let bounds = |net: Ipv4Net| {
-                let end = end(&net).map(Ipv4Addr::from_bits).map(IpAddr::V4);
-                (IpAddr::V4(net.network()), end)
-            };
-            merged.into_iter().map(bounds).collect()
-        }
-        AddressFamily::Ipv6 => {
-            let networks = networks.iter().filter_map(|net| match net {
-                IpNet::V6(net) => Some(*net),
-                IpNet::V4(_) => None,
-            });
-            let merged = Ipv6Net::aggregate(&networks.collect());
-            let end = |net: &Ipv6Net| net.broadcast().to_bits().checked_add(1);
-            let bounds = |net: Ipv6Net| {
-                let end = end(&net).map(Ipv6Addr::from_bits).map(IpAddr::V6);
-                (IpAddr::V6(net.network()), end)
-            };
-            merged.into_iter().map(bounds).collect()
-        }
-    };
-    let ends = |(start, end): (IpAddr, Option<IpAddr>)| {
-        let end = end.map(|ip| Element {
-            value: octets(ip),
-            ends_range: true,
-        });
-        [Some(Element::address(start)), end].into_iter().flatten()
-    };
-    merged.into_iter().flat_map(ends).collect()
 }
 
 /// What is compared, stored or translated to.

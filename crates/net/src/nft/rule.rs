@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::expr::{CtKey, Decision, Field, NatKind, Property, octets};
+use super::expr::{CtKey, Decision, Field, NatKind, Property};
+use super::set::octets;
 use super::{AddressFamily, Expr};
 
 /// A rule: tests that must all hold, then actions.

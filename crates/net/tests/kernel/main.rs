@@ -15,3 +15,4 @@ mod process;
 mod redirect;
 mod sockets;
 mod support;
+mod walks;

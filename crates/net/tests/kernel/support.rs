@@ -17,6 +17,7 @@ use tulle_net::Netns;
 use tulle_net::connect::{ConnectOptions, connect};
 use tulle_net::listen::{ListenOptions, Transparent, listen};
 use tulle_net::process::ChildNamespaces;
+use tulle_net::redirect::{RedirectConfig, apply};
 
 /// Runs the body of the calling test in a child that is root of new user, mount, PID and network
 /// namespaces. Whatever the body makes is gone with the child.
@@ -98,6 +99,29 @@ impl Cable {
         }
         cable
     }
+}
+
+pub(crate) fn plain() -> RedirectConfig {
+    RedirectConfig::default()
+}
+
+/// A pod with redirection and something that listens on ztunnel's ports.
+pub(crate) async fn meshed(config: &RedirectConfig) -> (Cable, Ztunnel) {
+    let cable = Cable::new().await;
+    let ztunnel = Ztunnel {
+        outbound: proxy(&cable.pod, 15001),
+        inbound: proxy(&cable.pod, 15006),
+        hbone: proxy(&cable.pod, 15008),
+    };
+    apply(&cable.pod, config).unwrap();
+    (cable, ztunnel)
+}
+
+/// What listens on ztunnel's ports.
+pub(crate) struct Ztunnel {
+    pub(crate) outbound: TcpListener,
+    pub(crate) inbound: TcpListener,
+    pub(crate) hbone: TcpListener,
 }
 
 /// Brings `eth0` up with these addresses.
