@@ -1,11 +1,48 @@
 //! The control plane: objects to workload xDS, and the certificate authority.
+//!
+//! ```text
+//! source ──changes──> index ──transactions──> store ──streams──> node proxies
+//! (files)             │  translate (pure)     (tulle-xds)             │
+//!                     └── objects <── access: who may have what ── tokens
+//!                                       └──> authority: certificates
+//! ```
+//!
+//! - [`manifest`]: the objects, trimmed to what we use
+//! - [`source`]: where they come from
+//! - [`translate`]: objects into resources, pure functions
+//! - [`index`]: which resources a change concerns
+//! - [`access`], [`token`], [`callers`]: who calls, and what they may have
+//! - [`authority`], [`serving`]: certificates for workloads and for ourselves
+//! - [`app`]: all of it together; [`config`]: the command line
+//!
+//! ```
+//! use std::sync::Arc;
+//! use tulle_control_plane::{index::Index, mesh::Mesh, source::{Change, Document}};
+//!
+//! let text = "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\n";
+//! let objects = Document::parse(text).unwrap().objects.into_iter();
+//! let mut index = Index::new(Arc::new(Mesh::default()));
+//! let transaction = index.apply(objects.map(|object| Change::Upsert(Box::new(object))).collect());
+//! assert_eq!(transaction.addresses[0].0, "shop/cart.shop.svc.cluster.local");
+//! ```
 
+pub mod access;
+pub mod app;
+pub mod authority;
+pub mod callers;
+pub mod config;
+pub mod debug;
 pub mod index;
 pub mod manifest;
 pub mod mesh;
+pub mod metrics;
 pub mod objects;
+pub mod serving;
 pub mod source;
+pub mod token;
 pub mod translate;
+
+mod files;
 
 #[cfg(test)]
 mod testing;

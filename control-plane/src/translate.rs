@@ -15,6 +15,7 @@ pub use peer_authentication::{
 };
 pub use report::{Finding, Outcome, PolicyReport};
 pub use service::{service, service_key};
+pub(crate) use workload::terminates_hbone;
 pub use workload::{Surroundings, Untranslatable, locality, workload, workload_uid};
 
 use crate::manifest::Labels;

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::manifest::{Metadata, TargetPort};
 
@@ -121,5 +123,12 @@ fn target_ports() {
             panic!("{document:?}")
         };
         assert_eq!(service.spec.ports[0].target_port, expected, "{written}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "(apiVersion|kind|v1|List|Pod|items|spec|[-:,\\[\\]{}&*!|>#'\" \n\t]|[a-z0-9]|\u{0}|\u{fe0f}){0,60}") {
+        let _ = Document::parse(&text);
     }
 }

@@ -1,0 +1,329 @@
+//! Puts the parts together, in the order that safety asks for: everything is translated before the port opens.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tonic::transport::Server as GrpcServer;
+use tracing::{info, warn};
+use tulle_identity::{
+    ca::{LoadError, SigningCa},
+    control_tls::{IncomingConfig, incoming},
+};
+use tulle_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use tulle_runtime::{
+    http::{self, Listen, Router},
+    log::LogHandle,
+    metrics as metric_routes, process,
+    readiness::Readiness,
+};
+use tulle_xds::{
+    Server,
+    store::{StoreConfig, StoreWriter},
+};
+
+use crate::{
+    authority::{Authority, AuthorityConfig},
+    callers::Callers,
+    debug::Debug,
+    files,
+    index::Index,
+    mesh::Mesh,
+    metrics::{Metrics, Sources, StateCollector},
+    serving::{Renewal, ServingConfig, ServingError, unix},
+    source::directory::{Directory, DirectoryConfig, OpenError},
+    token::{KeyError, TokenKey},
+};
+
+/// What a control plane needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The mesh.
+    pub mesh: Mesh,
+    /// The manifests.
+    pub source: DirectoryConfig,
+    /// Where the CA, the token key and the roots for clients are kept.
+    pub state: PathBuf,
+    /// A CA made elsewhere; without it, one is made and kept in the state directory.
+    pub ca: Option<PathBuf>,
+    /// Where xDS and CA are served.
+    pub listen: SocketAddr,
+    /// Where metrics and debug pages are served.
+    pub http: SocketAddr,
+    /// Names of the server.
+    pub serving: ServingConfig,
+    /// Life and pace of certificates.
+    pub authority: AuthorityConfig,
+}
+
+/// A control plane that serves. Dropping it ends everything at once.
+pub struct ControlPlane {
+    address: SocketAddr,
+    http: Vec<SocketAddr>,
+    xds: Server,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    background: Vec<AbortOnDrop>,
+}
+
+/// Why a control plane did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is no CA.
+    #[error("certificate authority")]
+    Ca(#[from] LoadError),
+    /// There is no key for tokens.
+    #[error("tokens")]
+    Token(#[from] KeyError),
+    /// The manifests cannot be used.
+    #[error("manifests")]
+    Source(#[from] OpenError),
+    /// There is no serving certificate.
+    #[error("serving certificate")]
+    Serving(#[from] ServingError),
+    /// A file cannot be written, or an address not listened on.
+    #[error("{what}")]
+    Io {
+        /// Which one.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The server ended by itself.
+    #[error("the gRPC server failed")]
+    Grpc(#[source] tonic::transport::Error),
+}
+
+impl ControlPlane {
+    /// Translates everything, then opens the ports.
+    ///
+    /// # Errors
+    /// [`RunError`] names what is missing.
+    pub async fn start(config: Config, log: Option<&LogHandle>) -> Result<Self, RunError> {
+        let now = SystemTime::now();
+        let readiness = Readiness::new();
+        let serving_ready = readiness.task("serving certificate");
+        let mesh = Arc::new(config.mesh.clone());
+        let ca = Arc::new(load_ca(&config, now)?);
+        let key = TokenKey::load_or_generate(&config.state)?;
+
+        let (source, changes) = Directory::open(config.source.clone()).await?;
+        let problems = source.problems();
+        let mut writer = StoreWriter::new(StoreConfig::default());
+        let store = writer.store();
+        let index = Arc::new(RwLock::new(Index::new(Arc::clone(&mesh))));
+        let transaction = index.write().apply(changes);
+        writer.commit(transaction);
+        let resources = store.len();
+        info!(
+            addresses = resources.addresses,
+            policies = resources.policies,
+            "manifests translated"
+        );
+
+        let metrics = Arc::<Metrics>::default();
+        let callers = Callers::new(mesh, key, Arc::clone(&index), Arc::clone(&metrics));
+        let callers = Arc::new(callers);
+        let xds = Server::new(store.clone(), Arc::clone(&callers) as _);
+        let renewal = Renewal::start(Arc::clone(&ca), config.serving.clone())?;
+        let authority = Authority::new(
+            Arc::clone(&ca),
+            callers,
+            config.authority.clone(),
+            Arc::clone(&metrics),
+        );
+
+        let debug = Debug {
+            index: Arc::clone(&index),
+            store: store.clone(),
+            server: xds.metrics(),
+            problems: Arc::clone(&problems),
+        };
+        let registry = registry(
+            &metrics,
+            Sources {
+                index: Arc::clone(&index),
+                store,
+                server: xds.metrics(),
+                problems,
+                serving_not_after: renewal.not_after(),
+                ca_not_after: unix(ca.not_after()),
+            },
+        );
+        let routes = routes(config.http, registry, &readiness, &debug, log);
+        let http_server = http::Server::bind(
+            Listen::Address(config.http),
+            routes,
+            http::ServerConfig::default(),
+        );
+        let http_server = http_server.await.map_err(listening(config.http))?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(listening(config.listen))?;
+        let address = listener.local_addr().map_err(listening(config.listen))?;
+        let tls = renewal.key().server_config().map_err(ServingError::from)?;
+
+        let (stop, stopped) = oneshot::channel();
+        let router = grpc_server().add_service(xds.clone()).add_service(
+            IstioCertificateServiceServer::new(authority)
+                .max_decoding_message_size(MAX_CERTIFICATE_REQUEST),
+        );
+        let connections = incoming(listener, Arc::new(tls), IncomingConfig::default());
+        let serving = tokio::spawn(router.serve_with_incoming_shutdown(connections, async {
+            // An error means that nobody is left to stop us, which is the same.
+            let _ = stopped.await;
+        }));
+        serving_ready.ready();
+        let http = http_server.addresses();
+        let background = vec![
+            AbortOnDrop::spawn(async move { match http_server.run().await {} }),
+            AbortOnDrop::spawn(async move { match renewal.run(serving_ready).await {} }),
+            AbortOnDrop::spawn(follow(source, index, writer)),
+        ];
+        info!(%address, http = ?http, "serving");
+        Ok(Self {
+            address,
+            http,
+            xds,
+            stop,
+            serving,
+            background,
+        })
+    }
+
+    /// Where xDS and CA are served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where metrics and debug pages are served.
+    pub fn http_addresses(&self) -> &[SocketAddr] {
+        &self.http
+    }
+
+    /// Returns when the server failed; never, as long as it serves.
+    ///
+    /// # Errors
+    /// Always.
+    pub async fn failed(&mut self) -> Result<(), RunError> {
+        match (&mut self.serving).await {
+            Ok(ended) => ended.map_err(RunError::Grpc),
+            Err(panic) => Err(RunError::Io {
+                what: "the gRPC server".to_owned(),
+                source: io::Error::other(panic),
+            }),
+        }
+    }
+
+    /// Ends streams in good order, spread over most of `grace`, and then everything.
+    pub async fn drain(self, grace: Duration) {
+        self.xds.drain(grace * 4 / 5);
+        // Receivers are gone only if the server has ended already.
+        let _ = self.stop.send(());
+        let mut serving = self.serving;
+        if tokio::time::timeout(grace, &mut serving).await.is_err() {
+            warn!("connections were still open at the end of the drain");
+            serving.abort();
+        }
+        drop(self.background);
+    }
+}
+
+/// Commits what the source changes, for as long as it exists.
+async fn follow(mut source: Directory, index: Arc<RwLock<Index>>, mut writer: StoreWriter) {
+    loop {
+        let changes = source.next().await;
+        let objects = changes.len();
+        let transaction = index.write().apply(changes);
+        let version = writer.commit(transaction);
+        info!(objects, version = version.0, "changes committed");
+    }
+}
+
+fn load_ca(config: &Config, now: SystemTime) -> Result<SigningCa, RunError> {
+    let ca = match &config.ca {
+        Some(directory) => SigningCa::load(directory, now)?,
+        None => {
+            let directory = config.state.join("ca");
+            SigningCa::load_or_generate(directory, &config.mesh.trust_domain, now)?
+        }
+    };
+    let roots = config.state.join("root-cert.pem");
+    files::replace_public(&roots, ca.roots_pem()).map_err(|source| RunError::Io {
+        what: format!("cannot write {}", roots.display()),
+        source,
+    })?;
+    Ok(ca)
+}
+
+fn grpc_server() -> GrpcServer {
+    GrpcServer::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+        .tcp_nodelay(true)
+}
+
+fn registry(metrics: &Metrics, sources: Sources) -> Arc<Registry> {
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    registry.register_collector(Box::new(StateCollector(sources)));
+    registry.register_collector(Box::new(process::ProcessMetrics::new()));
+    Arc::new(registry)
+}
+
+/// Debug pages show every policy, and the log can be changed: that is for the machine itself only.
+fn routes(
+    http: SocketAddr,
+    registry: Arc<Registry>,
+    readiness: &Readiness,
+    debug: &Debug,
+    log: Option<&LogHandle>,
+) -> Router {
+    let mut routes = Router::new("tulled")
+        .merge(readiness.routes())
+        .merge(metric_routes::routes(registry));
+    if !http.ip().is_loopback() {
+        info!(%http, "debug pages are served on loopback addresses only");
+        return routes;
+    }
+    routes = routes.merge(debug.routes());
+    match log {
+        Some(log) => routes.merge(log.routes()),
+        None => routes,
+    }
+}
+
+fn listening(at: SocketAddr) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::Io {
+        what: format!("cannot listen on {at}"),
+        source,
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl AbortOnDrop {
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(task))
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A node proxy needs one for xDS and a few for certificates at once.
+const MAX_STREAMS_PER_CONNECTION: u32 = 256;
+/// A signing request and a name.
+const MAX_CERTIFICATE_REQUEST: usize = 64 << 10;

@@ -1,0 +1,59 @@
+//! What is counted. Names are listed in `docs/control-plane.md`.
+
+mod collector;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+
+pub(crate) use collector::{Sources, StateCollector};
+
+/// Counters of what the services decide.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    issued: Counter,
+    certificates_refused: Family<Reason, Counter>,
+    streams_refused: Family<Reason, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+impl Metrics {
+    /// Makes the counters visible.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "tulle_control_plane_certificates_issued",
+            "Certificates issued",
+            self.issued.clone(),
+        );
+        registry.register(
+            "tulle_control_plane_certificates_refused",
+            "Certificate requests refused, by reason",
+            self.certificates_refused.clone(),
+        );
+        registry.register(
+            "tulle_control_plane_xds_streams_refused",
+            "xDS streams refused, by reason",
+            self.streams_refused.clone(),
+        );
+    }
+
+    pub(crate) fn certificate_issued(&self) {
+        self.issued.inc();
+    }
+
+    pub(crate) fn certificate_refused(&self, reason: &'static str) {
+        self.certificates_refused
+            .get_or_create(&Reason { reason })
+            .inc();
+    }
+
+    pub(crate) fn stream_refused(&self, reason: &'static str) {
+        self.streams_refused.get_or_create(&Reason { reason }).inc();
+    }
+}
