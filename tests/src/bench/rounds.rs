@@ -97,14 +97,20 @@ async fn take(
 }
 
 /// Makes sure that a figure is of what it says: traffic keeps the proxies busy exactly when it should.
+///
+/// The lightest probe takes more than a hundredth of a processor on each side. An idle proxy takes next to nothing,
+/// but may be giving back the memory of what went before.
 fn check_carried(probe: Probe, mode: Mode, used: [Duration; 2], lasted: Duration) -> Result<()> {
-    let busy = used.map(|used| used > lasted / 200);
-    let expected = match mode {
+    let carries = match mode {
         Mode::Plain => [false, false],
         Mode::Mesh => [probe.crosses_nodes(), true],
     };
+    let fits = |(used, carries): (Duration, bool)| match carries {
+        true => used > lasted / 200,
+        false => used < lasted / 50,
+    };
     ensure!(
-        busy == expected,
+        used.into_iter().zip(carries).all(fits),
         "{mode:?}, {:?}: the proxies used {used:?} of {lasted:?}, which is not what the traffic should cost",
         probe.figures()
     );
