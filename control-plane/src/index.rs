@@ -64,7 +64,7 @@ impl Index {
         let mut dirty = Dirty::default();
         for change in changes {
             let (id, object) = match change {
-                Change::Upsert(object) => (object.id(), Some(*object)),
+                Change::Upsert(object) => (object.id(), Some(object)),
                 Change::Remove(id) => (id, None),
             };
             // Before and after: what a selector no longer selects depends on it one last time.

@@ -22,7 +22,7 @@
 //! let text = "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\n";
 //! let objects = Document::parse(text).unwrap().objects.into_iter();
 //! let mut index = Index::new(Arc::new(Mesh::default()));
-//! let transaction = index.apply(objects.map(|object| Change::Upsert(Box::new(object))).collect());
+//! let transaction = index.apply(objects.map(Change::Upsert).collect());
 //! assert_eq!(transaction.addresses[0].0, "shop/cart.shop.svc.cluster.local");
 //! ```
 

@@ -4,6 +4,8 @@
 //! Policies are different: in a policy an unknown field may be a restriction, so every struct of
 //! [`security`](self) keeps the names of fields it does not know, and translation treats them as restrictions.
 
+use std::sync::Arc;
+
 mod core;
 mod meta;
 mod security;
@@ -19,16 +21,16 @@ pub use security::{
     PolicySelector, RuleFrom, RuleTo, SourceMatch, TargetRef, UnknownFields,
 };
 
-/// One object of a kind that we translate.
+/// One object of a kind that we translate, shared by all that hold it.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the names are the kinds")]
 pub enum Object {
-    Namespace(Namespace),
-    Node(Node),
-    Pod(Pod),
-    Service(Service),
-    AuthorizationPolicy(AuthorizationPolicy),
-    PeerAuthentication(PeerAuthentication),
+    Namespace(Arc<Namespace>),
+    Node(Arc<Node>),
+    Pod(Arc<Pod>),
+    Service(Arc<Service>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    PeerAuthentication(Arc<PeerAuthentication>),
 }
 
 impl Object {

@@ -31,10 +31,10 @@ impl Objects {
         let key = object.id().key;
         match object {
             Object::Namespace(object) => {
-                self.namespaces.insert(key.name, Arc::new(object));
+                self.namespaces.insert(key.name, object);
             }
             Object::Node(object) => {
-                self.nodes.insert(key.name, Arc::new(object));
+                self.nodes.insert(key.name, object);
             }
             Object::Pod(object) => {
                 self.remove_pod(&key);
@@ -43,16 +43,16 @@ impl Objects {
                     .entry(node)
                     .or_default()
                     .insert(key.clone());
-                self.pods.insert(key, Arc::new(object));
+                self.pods.insert(key, object);
             }
             Object::Service(object) => {
-                self.services.insert(key, Arc::new(object));
+                self.services.insert(key, object);
             }
             Object::AuthorizationPolicy(object) => {
-                self.authorization_policies.insert(key, Arc::new(object));
+                self.authorization_policies.insert(key, object);
             }
             Object::PeerAuthentication(object) => {
-                self.peer_authentications.insert(key, Arc::new(object));
+                self.peer_authentications.insert(key, object);
             }
         }
     }

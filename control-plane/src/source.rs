@@ -14,7 +14,7 @@ use crate::manifest::{Object, ObjectId};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// The object is new, or differs from before.
-    Upsert(Box<Object>),
+    Upsert(Object),
     /// The object is gone.
     Remove(ObjectId),
 }

@@ -15,7 +15,7 @@ macro_rules! parse_one {
             let version = crate::testing::api_version(stringify!($kind));
             let yaml = format!("apiVersion: {version}\nkind: {}\n{rest}", stringify!($kind));
             match objects(&yaml).pop() {
-                Some(Object::$kind(object)) => object,
+                Some(Object::$kind(object)) => std::sync::Arc::unwrap_or_clone(object),
                 other => panic!("{other:?}"),
             }
         }

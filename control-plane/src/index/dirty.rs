@@ -112,7 +112,7 @@ impl Dirty {
         self.static_strict = true;
         let old = objects.peer_authentications().get(key).map(AsRef::as_ref);
         let new = match new {
-            Some(Object::PeerAuthentication(new)) => Some(new),
+            Some(Object::PeerAuthentication(new)) => Some(new.as_ref()),
             Some(_) | None => None,
         };
         for policy in [old, new].into_iter().flatten() {

@@ -59,9 +59,7 @@ fn index() -> Index {
 
 fn upserts(yaml: &str) -> Vec<Change> {
     let objects = testing::objects(yaml).into_iter();
-    objects
-        .map(|object| Change::Upsert(Box::new(object)))
-        .collect()
+    objects.map(Change::Upsert).collect()
 }
 
 fn removals(yaml: &str) -> Vec<Change> {

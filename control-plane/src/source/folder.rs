@@ -140,7 +140,7 @@ impl Folder {
             let after = after.and_then(|owner| self.held(&owner, path, &new, id));
             match after {
                 Some(object) if before != Some(object) => {
-                    changes.push(Change::Upsert(Box::new(object.clone())));
+                    changes.push(Change::Upsert(object.clone()));
                 }
                 None if before.is_some() => changes.push(Change::Remove(id.clone())),
                 Some(_) | None => {}
