@@ -13,7 +13,7 @@ use std::{
 use serde::Serialize;
 use tokio::sync::Notify;
 use tulle_hbone::{Meter, Relay, RelayEnd, Side};
-use tulle_model::SpiffeId;
+use tulle_model::{SpiffeId, Uid};
 use tulle_policy::{Connection, Denied};
 
 /// Table of live connections.
@@ -34,7 +34,8 @@ struct Entry {
 enum Direction {
     /// With the client's identity, if it proved one: policy is asked about it again and again.
     Inbound(Option<SpiffeId>),
-    Outbound,
+    /// With the workload at the other end of the tunnel, if it is one.
+    Outbound(Option<Uid>),
 }
 
 /// Where a connection comes from and goes to.
@@ -57,6 +58,8 @@ pub enum Closed {
     Policy(Denied),
     /// Its pod is gone.
     PodGone,
+    /// The workload at the other end is gone.
+    ServerGone,
 }
 
 /// One connection as the configuration dump shows it.
@@ -94,9 +97,13 @@ impl LiveConnections {
         self.register(addresses, Direction::Inbound(identity))
     }
 
-    /// Enters an outbound connection.
-    pub fn register_outbound(self: &Rc<Self>, addresses: Addresses) -> Registered {
-        self.register(addresses, Direction::Outbound)
+    /// Enters an outbound connection. `server` is the workload at the other end of its tunnel, if it has one.
+    pub fn register_outbound(
+        self: &Rc<Self>,
+        addresses: Addresses,
+        server: Option<Uid>,
+    ) -> Registered {
+        self.register(addresses, Direction::Outbound(server))
     }
 
     /// How many there are.
@@ -125,6 +132,18 @@ impl LiveConnections {
         closed.count()
     }
 
+    /// Closes the tunnels to workloads that are not `known`: nobody answers there any more, and without this it would
+    /// take the connection's own timeouts to find out.
+    pub fn close_unknown(&self, known: impl Fn(&Uid) -> bool) {
+        for entry in self.entries.borrow().values() {
+            if let Direction::Outbound(Some(server)) = &entry.direction
+                && !known(server)
+            {
+                entry.kill.kill(Closed::ServerGone);
+            }
+        }
+    }
+
     /// Closes everything.
     pub fn close_all(&self, reason: &Closed) {
         for entry in self.entries.borrow().values() {
@@ -146,10 +165,10 @@ impl LiveConnections {
             match &entry.direction {
                 Direction::Inbound(None) => inbound.push(entry.addresses.dump("TCP")),
                 Direction::Inbound(Some(_)) => inbound.push(entry.addresses.dump("HBONE")),
-                Direction::Outbound if entry.addresses.tunnelled => {
+                Direction::Outbound(_) if entry.addresses.tunnelled => {
                     outbound.push(entry.addresses.dump("HBONE"));
                 }
-                Direction::Outbound => outbound.push(entry.addresses.dump("TCP")),
+                Direction::Outbound(_) => outbound.push(entry.addresses.dump("TCP")),
             }
         }
         (inbound, outbound)
@@ -273,5 +292,38 @@ where
             return Poll::Ready(Err(closed));
         }
         Pin::new(&mut this.relay).poll(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_that_goes_takes_its_tunnels_and_nothing_else() {
+        let table = Rc::new(LiveConnections::default());
+        let address = "10.0.0.1:80".parse().unwrap();
+        let addresses = Addresses {
+            source: address,
+            original: address,
+            actual: address,
+            tunnelled: true,
+        };
+        let outbound = |server: Option<&str>| {
+            let server = server.map(Uid::new);
+            table.register_outbound(addresses, server)
+        };
+        let connections = [
+            outbound(Some("c//Pod/shop/gone")),
+            outbound(Some("c//Pod/shop/there")),
+            outbound(None),
+            table.register_inbound(addresses, None),
+        ];
+        table.close_unknown(|uid| uid.to_string().ends_with("there"));
+        let mut cx = Context::from_waker(Waker::noop());
+        let closed = connections.map(|connection| connection.poll_closed(&mut cx));
+        let gone = Poll::Ready(Closed::ServerGone);
+        let stays = Poll::Pending;
+        assert_eq!(closed, [gone, stays.clone(), stays.clone(), stays]);
     }
 }

@@ -64,6 +64,8 @@ fn refuse(app: TcpStream) {
 struct Prepared {
     upstream: Upstream,
     addresses: Addresses,
+    /// The workload at the other end of the tunnel, if there is one.
+    server: Option<Uid>,
     record: Box<AccessRecord>,
 }
 
@@ -110,11 +112,14 @@ async fn prepare(
                 actual: hop.address,
                 tunnelled: hop.authority.is_some(),
             };
+            let server = hop.workload.as_ref().filter(|_| addresses.tunnelled);
+            let server = server.map(|workload| workload.uid.clone());
             let record = hop.record(pod, &local, source);
             record.meter.traffic().open();
             Some(Prepared {
                 upstream,
                 addresses,
+                server,
                 record: Box::new(record),
             })
         }
@@ -370,7 +375,7 @@ impl Future for Joined {
 impl Prepared {
     /// Joins the app and the next hop. Not async, so that the task keeps no copies of what is moved.
     fn join(self, pod: &Rc<Pod>, app: TcpStream) -> (Joined, Box<AccessRecord>) {
-        let registered = pod.live.register_outbound(self.addresses);
+        let registered = pod.live.register_outbound(self.addresses, self.server);
         let meter = SharedMeter(self.record.meter.clone());
         let app = TcpSide::new(app);
         let joined = match self.upstream {
@@ -411,6 +416,10 @@ pub(super) fn finish(record: &AccessRecord, started: Instant, ended: Result<Rela
         }
         Err(Closed::PodGone) => {
             record.finish(lasted, ResponseFlag::Connect, Some("the pod is gone"));
+        }
+        Err(Closed::ServerGone) => {
+            let reason = "the server's pod is gone";
+            record.finish(lasted, ResponseFlag::Connect, Some(reason));
         }
     }
 }

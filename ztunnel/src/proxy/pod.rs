@@ -161,11 +161,19 @@ impl Pod {
         timeout(self.settings().workload_wait, arrival).await.ok()?
     }
 
-    /// Asks policy about every live inbound connection again and stops using connections to workloads that are gone.
+    /// Asks policy about every live inbound connection again, and ends what goes to workloads that are gone.
     pub fn recheck(&self) {
         let snapshot = self.shared().snapshots.load();
-        self.pool
-            .retain(|key| snapshot.workload(&key.destination).is_some());
+        let known = |uid: &Uid| snapshot.workload(uid).is_some();
+        let mut gone = false;
+        self.pool.retain(|key| {
+            let keep = known(&key.destination);
+            gone |= !keep;
+            keep
+        });
+        if gone {
+            self.live.close_unknown(known);
+        }
         // Most changes are about other nodes and decide nothing here.
         if self.checked.replace(Some(snapshot.policy_epoch())) == Some(snapshot.policy_epoch()) {
             return;
