@@ -1,12 +1,14 @@
 //! Pods come, go, enter the mesh and leave it while connections are open.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 use tulle_lab::{Mesh, PodSpec, sandbox::Sandbox};
 
 use crate::{
     observed::access,
-    traffic::{Echo, Held, at, call, call_until_reached, soon},
+    traffic::{Echo, Held, at, call_until_reached},
     world::{self, CART, LEGACY, MODE, OTHER, VISITOR, WEB, identity},
 };
 
@@ -15,14 +17,14 @@ pub(crate) async fn removed_under_load(sandbox: Sandbox) -> Result<()> {
     let mut mesh = world::start(&sandbox).await?;
     let servers = [WEB, OTHER].map(|pod| Echo::start(mesh.pod(pod)));
     let (mut leaving, mut staying) = (JoinSet::new(), JoinSet::new());
-    for client in [CART, VISITOR] {
-        for _ in 0..HELD {
-            let client = mesh.pod(client);
-            leaving.spawn(
-                Held::open(client, at(mesh.pod(WEB)))
-                    .await?
-                    .ping_until_broken(),
-            );
+    let (cart, visitor) = (mesh.pod(CART), mesh.pod(VISITOR));
+    for _ in 0..HELD {
+        leaving.spawn(
+            Held::open(cart, at(mesh.pod(WEB)))
+                .await?
+                .ping_until_broken(),
+        );
+        for client in [cart, visitor] {
             staying.spawn(
                 Held::open(client, at(mesh.pod(OTHER)))
                     .await?
@@ -32,11 +34,10 @@ pub(crate) async fn removed_under_load(sandbox: Sandbox) -> Result<()> {
     }
     let address = at(mesh.pod(WEB));
     mesh.remove_pod(WEB).await?;
-    // Of those in the mesh the proxies know; those outside learn from their own stack, at some time.
-    for number in 0..HELD {
-        let what = format!("connection {number} to the pod that went has an end");
-        soon(&what, leaving.join_next()).await?;
-    }
+    // Far less than any timeout on the way.
+    timeout(PROMPTLY, leaving.join_all())
+        .await
+        .context("connections to the pod go on")?;
     ensure!(
         staying.try_join_next().is_none(),
         "a connection to another pod broke"
@@ -69,55 +70,74 @@ pub(crate) async fn removed_under_load(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A connection keeps the way it was opened with when its pods enter the mesh.
+/// A connection goes on as it was opened when its pods enter the mesh; new ones go through it.
 pub(crate) async fn entering(sandbox: Sandbox) -> Result<()> {
     let mut mesh = world::start(&sandbox).await?;
     mesh.unlabel_namespace("shop", MODE).await?;
-    while_changing(&mut mesh, &[("shop", true), ("out", true)]).await
-}
-
-/// And when they leave it.
-pub(crate) async fn leaving(sandbox: Sandbox) -> Result<()> {
-    let mut mesh = world::start(&sandbox).await?;
-    mesh.label_namespace("out", MODE, "ambient").await?;
-    while_changing(&mut mesh, &[("out", false), ("shop", false)]).await
-}
-
-/// Opens connections before each change and sees that they outlast it.
-async fn while_changing(mesh: &mut Mesh, changes: &[(&str, bool)]) -> Result<()> {
     let _servers = (Echo::start(mesh.pod(WEB))?, Echo::start(mesh.pod(LEGACY))?);
-    let ways = [
-        (VISITOR, LEGACY),
-        (VISITOR, WEB),
-        (CART, LEGACY),
-        (CART, WEB),
-    ];
     let mut open = Vec::new();
-    for (namespace, enter) in changes {
-        let change = format!("{namespace} {}", if *enter { "enters" } else { "leaves" });
-        for (client, server) in ways {
-            let what = format!("{client} to {server}, opened before {change}");
-            let held = Held::open(mesh.pod(client), at(mesh.pod(server))).await;
-            open.push((what.clone(), held.context(what)?));
-        }
-        if *enter {
-            mesh.label_namespace(namespace, MODE, "ambient").await?;
-        } else {
-            mesh.unlabel_namespace(namespace, MODE).await?;
-        }
-        for (what, held) in &mut open {
-            let context = || format!("{what}, after {change}");
-            held.ping().await.with_context(context)?;
-        }
-        for (client, server) in ways {
-            call(mesh.pod(client), at(mesh.pod(server))).await?;
+    for namespace in ["shop", "out"] {
+        open.extend(every_way(&mesh).await?);
+        mesh.label_namespace(namespace, MODE, "ambient").await?;
+        for held in &mut open {
+            held.ping()
+                .await
+                .with_context(|| format!("after {namespace} has entered"))?;
         }
     }
-    for (what, held) in open {
-        held.finish().await.context(what)?;
+    open.extend(every_way(&mesh).await?);
+    let line = [
+        ("src.identity", identity(VISITOR)),
+        ("dst.identity", identity(LEGACY)),
+    ];
+    let line = line.each_ref().map(|(name, value)| (*name, value.as_str()));
+    for held in open {
+        held.finish().await?;
+    }
+    access(&mesh, "node1", "a connection through the mesh", &line).await?;
+    Ok(())
+}
+
+/// A connection past the mesh goes on when its pods leave the mesh. One through it ends, and new ones go past it.
+pub(crate) async fn leaving(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    mesh.unlabel_namespace("shop", MODE).await?;
+    let _servers = (Echo::start(mesh.pod(WEB))?, Echo::start(mesh.pod(LEGACY))?);
+    let mut past = every_way(&mesh).await?;
+    for namespace in ["shop", "out"] {
+        mesh.label_namespace(namespace, MODE, "ambient").await?;
+    }
+    let through = every_way(&mesh).await?;
+    for namespace in ["shop", "out"] {
+        mesh.unlabel_namespace(namespace, MODE).await?;
+        for held in &mut past {
+            held.ping()
+                .await
+                .with_context(|| format!("after {namespace} has left"))?;
+        }
+    }
+    past.extend(every_way(&mesh).await?);
+    for held in through {
+        timeout(PROMPTLY, held.ping_until_broken())
+            .await
+            .context("a connection through a mesh that is left")?;
+    }
+    for held in past {
+        held.finish().await?;
     }
     Ok(())
 }
 
+async fn every_way(mesh: &Mesh) -> Result<Vec<Held>> {
+    let mut open = Vec::new();
+    for client in [VISITOR, CART] {
+        for server in [LEGACY, WEB] {
+            open.push(Held::open(mesh.pod(client), at(mesh.pod(server))).await?);
+        }
+    }
+    Ok(open)
+}
+
 /// Connections of each client to each server.
 const HELD: usize = 20;
+const PROMPTLY: Duration = Duration::from_secs(5);

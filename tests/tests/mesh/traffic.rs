@@ -225,22 +225,23 @@ impl Held {
 
     /// Sends something and gets it back.
     pub(crate) async fn ping(&mut self) -> Result<()> {
-        let exchange = async {
-            self.stream.write_all(b"ping").await?;
-            let mut answer = [0; 4];
-            self.stream.read_exact(&mut answer).await?;
-            io::Result::Ok(answer)
-        };
-        let answer = soon(&self.name, exchange).await?;
-        let answer = answer.with_context(|| format!("{} is broken", self.name))?;
-        ensure!(&answer == b"ping", "{}: {answer:?} came back", self.name);
-        Ok(())
+        let name = self.name.clone();
+        soon(&name, self.exchange())
+            .await?
+            .with_context(|| format!("{name} is broken"))
     }
 
-    /// Pings until that fails.
-    pub(crate) async fn ping_until_broken(mut self) -> Self {
-        while self.ping().await.is_ok() {}
-        self
+    /// Pings without a pause until the connection is broken.
+    pub(crate) async fn ping_until_broken(mut self) {
+        while self.exchange().await.is_ok() {}
+    }
+
+    async fn exchange(&mut self) -> io::Result<()> {
+        self.stream.write_all(b"ping").await?;
+        let mut answer = [0; 4];
+        self.stream.read_exact(&mut answer).await?;
+        assert_eq!(&answer, b"ping", "{}", self.name);
+        Ok(())
     }
 
     /// Waits until it is closed by the other side.
