@@ -29,6 +29,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 use tulle_lab::sandbox::{self, Run, Sandbox};
+use tulle_runtime::signal::Shutdown;
 
 use crate::{
     figure::FIGURES,
@@ -160,7 +161,16 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.block_on(work)
 }
 
+/// Ends early when told to: process 1 of the sandbox, which this is, would otherwise ignore it.
 async fn bench(sandbox: &Sandbox, options: &BenchOptions) -> Result<ExitCode> {
+    let shutdown = Shutdown::install()?;
+    tokio::select! {
+        done = Box::pin(measure_and_report(sandbox, options)) => done,
+        _ = shutdown.wait() => Ok(ExitCode::from(INTERRUPTED)),
+    }
+}
+
+async fn measure_and_report(sandbox: &Sandbox, options: &BenchOptions) -> Result<ExitCode> {
     options.check()?;
     if cfg!(debug_assertions) {
         eprintln!("This is a development build: its figures say nothing about the mesh.");
@@ -168,21 +178,31 @@ async fn bench(sandbox: &Sandbox, options: &BenchOptions) -> Result<ExitCode> {
     let mut stage = Stage::set_up(sandbox).await?;
     let mut samples = Samples::default();
     let measured = measure(&mut stage, options, &mut samples).await;
-    if let Err(error) = &measured {
-        stage.print_logs();
-        eprintln!("{error:#}");
-    }
-    if options.hold {
-        stage.hold(sandbox).await?;
-    }
-    measured?;
     let lines = samples.report();
     println!("{}", report::table(&lines));
     if let Some(path) = &options.json {
         write(path, options, &lines)?;
     }
+    if let Err(error) = &measured {
+        stage.print_logs();
+        eprintln!("{error:#}");
+    }
+    if options.hold {
+        hold(sandbox).await;
+    }
+    measured?;
     let failed = options.strict && lines.iter().any(Line::is_below);
     Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// Keeps everything until the process is told to end.
+async fn hold(sandbox: &Sandbox) {
+    let pid = sandbox.outer_pid();
+    let pid = pid.map_or_else(|| "<pid>".to_owned(), |pid| pid.to_string());
+    eprintln!(
+        "Kept until Ctrl-C. To look around, as this user: nsenter -t {pid} -a --preserve-credentials"
+    );
+    std::future::pending().await
 }
 
 async fn measure(stage: &mut Stage, options: &BenchOptions, samples: &mut Samples) -> Result<()> {
@@ -203,6 +223,9 @@ fn write(path: &PathBuf, options: &BenchOptions, figures: &[Line]) -> Result<()>
     let json = serde_json::to_string_pretty(&document)?;
     fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
 }
+
+/// What a shell reports for a process that SIGINT ended.
+const INTERRUPTED: u8 = 128 + 2;
 
 impl Machine {
     fn this() -> Self {

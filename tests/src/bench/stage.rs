@@ -185,18 +185,6 @@ impl Stage {
             eprintln!("{}, last lines:\n{}", process.name(), process.log_tail(5));
         }
     }
-
-    /// Keeps everything until somebody presses Ctrl-C.
-    pub(crate) async fn hold(&self, sandbox: &Sandbox) -> Result<()> {
-        let pid = sandbox
-            .outer_pid()
-            .map_or_else(|| "<pid>".to_owned(), |pid| pid.to_string());
-        eprintln!(
-            "Kept until Ctrl-C. To look around, as this user: nsenter -t {pid} -a --preserve-credentials"
-        );
-        tokio::signal::ctrl_c().await?;
-        Ok(())
-    }
 }
 
 async fn start_nginx(lab: &Lab) -> Result<Process> {
