@@ -3,6 +3,7 @@
 //! `cargo bench -p tulle-hbone`. Only the ratio to the direct connection in the same run means anything.
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "a benchmark fails by panicking and measures real time"
 )]

@@ -90,3 +90,31 @@ pub(crate) async fn tunnels_are_bounded_per_pod(sandbox: Sandbox) -> Result<()> 
 }
 
 const REFUSED: &str = "tulle_connections_refused_total";
+
+/// Connection flood of those that have been let in and then ask for nothing.
+pub(crate) async fn connections_without_tunnels_are_bounded_per_pod(
+    sandbox: Sandbox,
+) -> Result<()> {
+    let limits = [("TULLE_MAX_CONNECTIONS_PER_POD", "40")];
+    let world = World::with(&sandbox, &limits).await?;
+    let certificate = world.ca.svid(&world.cart());
+    let mut peers = Vec::new();
+    for _ in 0..200 {
+        let from = world.attacker();
+        let connecting = async {
+            let mut peer = Peer::connect(from, world.web.hbone(), Some(&certificate)).await?;
+            // The server has taken the connection when its settings are there.
+            peer.until(0, &[crate::wire::SETTINGS]).await?;
+            std::io::Result::Ok(peer)
+        };
+        let connected = soon("an answer", async { anyhow::Ok(connecting.await.ok()) });
+        peers.extend(connected.await?);
+    }
+    ensure!(peers.len() <= 40, "{} connections were let in", peers.len());
+    drop(peers);
+    tulle_lab::wait_for("places in the pod", SOON, async || {
+        world.honest_request().await.ok()
+    })
+    .await?;
+    world.recovers().await
+}

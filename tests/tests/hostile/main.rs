@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         case!(claims::headers_decide_nothing),
         case!(connections::stalled_handshakes_leave_places_for_others),
         case!(connections::tunnels_are_bounded_per_pod),
+        case!(connections::connections_without_tunnels_are_bounded_per_pod),
         case!(garbage::what_is_no_hbone_is_cut),
         case!(targets::only_the_pod_itself_is_reached),
         case!(tokens::certificates_need_the_right_token),

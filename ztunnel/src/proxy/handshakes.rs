@@ -1,6 +1,11 @@
-//! Bounds how many strangers may be half way through a handshake.
+//! Bounds how many strangers may be half way through a handshake, and counts those that are through.
 
-use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::IpAddr,
+    rc::Rc,
+};
 
 /// Places for unfinished handshakes of one pod. One address gets at most a quarter of them, so that a single peer that
 /// stalls does not keep the others out.
@@ -10,7 +15,12 @@ pub struct Handshakes(Rc<Places>);
 struct Places {
     limit: usize,
     taken: RefCell<HashMap<IpAddr, usize>>,
+    established: Cell<usize>,
 }
+
+/// Counts one connection that finished its handshake, for as long as it lives: it costs a descriptor even while nobody
+/// opens a tunnel on it.
+pub struct Established(Rc<Places>);
 
 /// A place; free again when dropped.
 pub struct Place {
@@ -24,6 +34,7 @@ impl Handshakes {
         Self(Rc::new(Places {
             limit: limit.max(1),
             taken: RefCell::new(HashMap::new()),
+            established: Cell::new(0),
         }))
     }
 
@@ -40,6 +51,28 @@ impl Handshakes {
             places: self.0.clone(),
             peer,
         })
+    }
+}
+
+impl Handshakes {
+    /// Connections that finished their handshake and live.
+    pub fn established(&self) -> usize {
+        self.0.established.get()
+    }
+}
+
+impl Place {
+    /// The handshake is done.
+    pub fn establish(self) -> Established {
+        let places = self.places.clone();
+        places.established.set(places.established.get() + 1);
+        Established(places)
+    }
+}
+
+impl Drop for Established {
+    fn drop(&mut self) {
+        self.0.established.set(self.0.established.get() - 1);
     }
 }
 
@@ -68,6 +101,17 @@ mod tests {
         assert!(handshakes.take(other).is_some());
         drop(held);
         assert!(handshakes.take(stalled).is_some());
+    }
+
+    #[test]
+    fn a_finished_handshake_frees_its_place_and_counts_until_it_ends() {
+        let handshakes = Handshakes::new(4);
+        let peer = "10.0.0.1".parse().unwrap();
+        let established = handshakes.take(peer).unwrap().establish();
+        assert!(handshakes.take(peer).is_some());
+        assert_eq!(handshakes.established(), 1);
+        drop(established);
+        assert_eq!(handshakes.established(), 0);
     }
 
     #[test]

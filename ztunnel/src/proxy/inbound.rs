@@ -28,7 +28,7 @@ use tulle_policy::Connection;
 use super::{
     Pod,
     announce::proxy_header,
-    handshakes::Place,
+    handshakes::{Established, Place},
     live::{Addresses, Guarded, Registered},
     outbound::finish,
     passthrough::connect_app,
@@ -66,7 +66,8 @@ pub(super) async fn handle(pod: Rc<Pod>, tcp: TcpStream, address: SocketAddr) {
     };
     let gone = pod.gone.clone();
     gone.run_until_cancelled_owned(async move {
-        if let Some((server, peer)) = Box::pin(handshake(pod, tcp, address, place)).await {
+        let shaken = Box::pin(handshake(pod, tcp, address, place)).await;
+        if let Some((server, peer, _established)) = shaken {
             serve(server, Rc::new(peer)).await;
         }
     })
@@ -78,10 +79,9 @@ async fn handshake(
     tcp: TcpStream,
     address: SocketAddr,
     place: Place,
-) -> Option<(Box<Server>, Peer)> {
+) -> Option<(Box<Server>, Peer, Established)> {
     let limit = pod.settings().handshake_timeout;
     let started = timeout(limit, start(&pod, tcp)).await;
-    drop(place);
     let (reason, error) = match started {
         Ok(Ok((server, identity, local))) => {
             let peer = Peer {
@@ -92,7 +92,7 @@ async fn handshake(
                 abandoned: Cell::new(0),
                 answered: Cell::new(0),
             };
-            return Some((server, peer));
+            return Some((server, peer, place.establish()));
         }
         Ok(Err(failed)) => failed,
         Err(_) => ("timeout", "handshake timed out".to_owned()),

@@ -55,7 +55,9 @@ fn admit<F: Future<Output = ()> + 'static>(
     peer: SocketAddr,
     handle: fn(Rc<Pod>, TcpStream, SocketAddr) -> F,
 ) {
-    if pod.live.count() >= pod.settings().max_connections {
+    // Connections that carry tunnels, and those that could, are counted beside the tunnels themselves.
+    let open = pod.live.count() + pod.handshakes.established();
+    if open >= pod.settings().max_connections {
         pod.shared().metrics.refuse("too_many_connections");
         return;
     }
