@@ -12,14 +12,14 @@ use tokio::{
     select,
 };
 use tulle_lab::{
-    Flow, Mesh, Pod,
+    Families, Flow, Mesh, Pod,
     capture::{ContentType, records},
     sandbox::Sandbox,
 };
 
 use crate::{
     observed::{Kind, Tally, access},
-    traffic::{call_until_refused, soon},
+    traffic::{Echo, call, call_from, call_until_refused, soon},
     world::{
         self, CART, LEGACY, NEAR, NEIGHBOUR, PORT, SERVICE_PORT, VISITOR, WEB, identity,
         same_family,
@@ -38,7 +38,44 @@ pub(crate) async fn strict(sandbox: Sandbox) -> Result<()> {
         let to = (mesh.pod(server).ip(), PORT).into();
         call_until_refused(mesh.pod(VISITOR), to).await?;
     }
-    every_path(&mesh, |path| path.strict).await
+    every_path(&mesh, |path| path.strict).await?;
+    // Nor does a process on a node get in, on the pod's own node or on another.
+    let _web = Echo::start(mesh.pod(WEB))?;
+    for node in mesh.lab().nodes() {
+        for ip in mesh.pod(WEB).addresses() {
+            let called = call_from(node.netns(), node.name(), (*ip, PORT).into()).await;
+            ensure!(called.is_err(), "{} has reached {ip}", node.name());
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn ipv4_alone(sandbox: Sandbox) -> Result<()> {
+    single_family(&sandbox, Families::V4).await
+}
+
+pub(crate) async fn ipv6_alone(sandbox: Sandbox) -> Result<()> {
+    single_family(&sandbox, Families::V6).await
+}
+
+async fn single_family(sandbox: &Sandbox, families: Families) -> Result<()> {
+    let mesh = world::start_in(sandbox, families, |_| ()).await?;
+    for path in &PATHS {
+        let (client, server) = (mesh.pod(path.client), mesh.pod(path.server));
+        let _echo = Echo::start(server)?;
+        let service = mesh.lab().service(path.server).ip();
+        for to in [(service, SERVICE_PORT), (server.ip(), PORT)] {
+            call(client, to.into()).await?;
+        }
+        if path.permissive == Encrypted {
+            let line = [
+                ("direction", "outbound"),
+                ("dst.identity", &identity(path.server)),
+            ];
+            access(&mesh, client.node(), "the connection", &line).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Every workload in the mesh takes mutual TLS alone.

@@ -93,6 +93,20 @@ pub(crate) async fn refusing_is_replaced(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// A pod calls itself, by its own addresses and through its service.
+pub(crate) async fn itself(sandbox: Sandbox) -> Result<()> {
+    let mesh = world::start(&sandbox).await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let localhost: [IpAddr; 2] = ["127.0.0.1".parse()?, "::1".parse()?];
+    for ip in mesh.pod(WEB).addresses().iter().chain(&localhost) {
+        call(mesh.pod(WEB), (*ip, PORT).into()).await?;
+    }
+    for ip in mesh.lab().service(WEB).addresses() {
+        call(mesh.pod(WEB), (*ip, SERVICE_PORT).into()).await?;
+    }
+    Ok(())
+}
+
 /// What the mesh does not know is left as it is.
 pub(crate) async fn unknown_destination(sandbox: Sandbox) -> Result<()> {
     let mesh = world::start(&sandbox).await?;

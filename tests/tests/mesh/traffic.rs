@@ -21,6 +21,10 @@ use tokio::{
     time::timeout,
 };
 use tulle_lab::{Mesh, Pod};
+use tulle_net::{
+    Netns,
+    connect::{ConnectOptions, connect},
+};
 
 use crate::world::{PORT, SOON};
 
@@ -158,9 +162,14 @@ async fn echo(mut stream: TcpStream) {
 /// # Errors
 /// When not everything comes back: the connection was refused, reset or ended early.
 pub(crate) async fn call(client: &Pod, to: SocketAddr) -> Result<()> {
-    let text = format!("from {} to {to}", client.full_name());
+    call_from(client.netns(), &client.full_name(), to).await
+}
+
+/// The same from any namespace.
+pub(crate) async fn call_from(netns: &Netns, name: &str, to: SocketAddr) -> Result<()> {
+    let text = format!("from {name} to {to}");
     let answer = async {
-        let mut stream = client.connect(to).await?;
+        let mut stream = connect(netns, to, &ConnectOptions::default()).await?;
         stream.write_all(text.as_bytes()).await?;
         stream.shutdown().await?;
         let mut answer = String::new();

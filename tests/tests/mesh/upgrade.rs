@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tulle_lab::{Mesh, Process, Program, http, sandbox::Sandbox};
 
 use crate::{
-    traffic::{Echo, Held, at, call, call_until_refused},
+    traffic::{Echo, Held, at, call, call_until_reached, call_until_refused, eventually},
     world::{self, CART, LEGACY, SOON, VISITOR, WEB},
 };
 
@@ -45,6 +45,27 @@ pub(crate) async fn killed_and_restarted(sandbox: Sandbox) -> Result<()> {
     ztunnel.wait_ready(SOON).await?;
     for (client, server) in ways {
         call(mesh.pod(client), at(mesh.pod(server))).await?;
+    }
+    Ok(())
+}
+
+/// One that starts without a control plane lets nothing through before it knows the policies.
+pub(crate) async fn restarted_without_control_plane(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let web = Echo::start(mesh.pod(WEB))?;
+    mesh.control_plane().process_mut().kill().await?;
+    mesh.ztunnel_mut("node2").process_mut().restart().await?;
+    let metrics = async || mesh.ztunnel("node2").metrics().await;
+    eventually("it runs", async || metrics().await.is_ok()).await?;
+    for client in [CART, VISITOR] {
+        let called = call(mesh.pod(client), at(mesh.pod(WEB))).await;
+        ensure!(called.is_err(), "{client} was let in");
+    }
+    ensure!(web.accepted() == 0, "the app was reached");
+    mesh.control_plane().process_mut().restart().await?;
+    mesh.ztunnel_mut("node2").wait_ready(SOON).await?;
+    for client in [CART, VISITOR] {
+        call_until_reached(mesh.pod(client), at(mesh.pod(WEB))).await?;
     }
     Ok(())
 }
@@ -180,7 +201,7 @@ impl Callers {
         let made = || self.made.load(std::sync::atomic::Ordering::Relaxed);
         let before = made();
         let failed = || self.tasks.iter().any(JoinHandle::is_finished);
-        crate::traffic::eventually("calls", async || failed() || made() > before + 100).await
+        eventually("calls", async || failed() || made() > before + 100).await
     }
 
     async fn stop(self) -> Result<()> {

@@ -8,7 +8,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::Result;
-use tulle_lab::{Lab, LabSpec, Mesh, MeshConfig, PodSpec, ServiceSpec, sandbox::Sandbox};
+use tulle_lab::{Families, Lab, LabSpec, Mesh, MeshConfig, PodSpec, ServiceSpec, sandbox::Sandbox};
 
 /// Starts the mesh.
 pub(crate) async fn start(sandbox: &Sandbox) -> Result<Mesh> {
@@ -20,7 +20,20 @@ pub(crate) async fn start_with(
     sandbox: &Sandbox,
     configure: impl FnOnce(&mut MeshConfig),
 ) -> Result<Mesh> {
-    let mut lab = Lab::create(sandbox, &LabSpec::default()).await?;
+    start_in(sandbox, Families::Dual, configure).await
+}
+
+/// Starts the mesh in a network of these address families.
+pub(crate) async fn start_in(
+    sandbox: &Sandbox,
+    families: Families,
+    configure: impl FnOnce(&mut MeshConfig),
+) -> Result<Mesh> {
+    let spec = LabSpec {
+        families,
+        ..LabSpec::default()
+    };
+    let mut lab = Lab::create(sandbox, &spec).await?;
     for (pod, node) in PODS {
         lab.add_pod(PodSpec::new(pod, node)).await?;
     }
