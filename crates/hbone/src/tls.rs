@@ -2,7 +2,7 @@
 //!
 //! Why not a ready-made TLS stream: those read at most one record (16 KiB) per system call and write one record per
 //! flush, and h2 flushes after every frame. Measured, reading and writing in big batches is worth 40 % of bulk
-//! throughput. Keys, key updates and the ciphers themselves stay in rustls; see [`record`].
+//! throughput. Keys, key updates and the ciphers themselves stay in rustls; see `tls/record.rs`.
 
 mod handshake;
 mod record;

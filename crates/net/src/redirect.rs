@@ -50,6 +50,11 @@ pub struct RedirectConfig {
     pub reply_mark: u32,
     /// The bits of packet and connection marks that belong to us. Default 0xfff.
     pub mark_mask: u32,
+    /// The mark on ztunnel's connections to the app, in the bits of `delivery_mask`; in those of `mark_mask` it is
+    /// `mark`, so that rules which do not know it treat them as ztunnel's. Default 0x1539.
+    pub delivery_mark: u32,
+    /// The bits of `delivery_mark`. Default 0x1fff.
+    pub delivery_mask: u32,
     /// The routing table that leads to the loopback interface. Default 100.
     pub route_table: u32,
     /// The preference of the routing rule. Default 32764.
@@ -84,6 +89,8 @@ impl Default for RedirectConfig {
             mark: 0x539,
             reply_mark: 0x111,
             mark_mask: 0xfff,
+            delivery_mark: 0x1539,
+            delivery_mask: 0x1fff,
             route_table: 100,
             rule_preference: 32764,
             probe_v4: Ipv4Addr::new(169, 254, 7, 127),
@@ -160,8 +167,9 @@ pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
     Routing::new(config)
         .ensure(netns)
         .map_err(ApplyError::Routing)?;
+    let carried = routing::answers_carry_marks(netns, true).map_err(ApplyError::Routing)?;
     Batch::new()
-        .replace(&program::table(config))
+        .replace(&program::table(config, carried))
         .commit(netns)?;
     verify(netns, config).map_err(ApplyError::NotAsWritten)
 }
@@ -171,7 +179,8 @@ pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
 /// # Errors
 /// The first difference.
 pub fn verify(netns: &Netns, config: &RedirectConfig) -> Result<(), Drift> {
-    let expected = program::table(config);
+    let carried = routing::answers_carry_marks(netns, false).map_err(Drift::Unreadable)?;
+    let expected = program::table(config, carried);
     let found = match read_table(netns, FAMILY, TABLE) {
         Ok(Some(found)) => found,
         Ok(None) => return Err(Drift::TableMissing),
@@ -205,6 +214,7 @@ pub fn remove(netns: &Netns) -> Result<(), RemoveError> {
 /// See [`RemoveError`].
 pub fn remove_configured(netns: &Netns, config: &RedirectConfig) -> Result<(), RemoveError> {
     Batch::new().delete(FAMILY, TABLE).commit(netns)?;
+    routing::stop_carrying_marks(netns).map_err(RemoveError::Routing)?;
     Routing::new(config)
         .remove(netns)
         .map_err(RemoveError::Routing)

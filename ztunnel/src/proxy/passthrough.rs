@@ -137,7 +137,7 @@ pub(super) async fn connect_app(
     let same_family = client.is_ipv4() == target.is_ipv4();
     let spoof = pod.transparent && same_family && client.ip() != target.ip();
     let options = ConnectOptions {
-        mark: Some(pod.settings().mark),
+        mark: Some(pod.settings().mark | DELIVERY),
         source: spoof.then(|| client.ip()),
         ..ConnectOptions::default()
     };
@@ -146,3 +146,7 @@ pub(super) async fn connect_app(
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
+
+/// Set in the mark of connections to the app, above the bits by which any redirection knows ztunnel's packets: ours keeps
+/// them out of connection tracking, and routes the answers, which take the mark over, back to loopback.
+const DELIVERY: u32 = 0x1000;

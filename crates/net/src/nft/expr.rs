@@ -156,6 +156,10 @@ impl Expr {
         ]))
     }
 
+    pub(crate) fn notrack() -> Self {
+        Self::numbers("notrack", [])
+    }
+
     pub(crate) fn counter() -> Self {
         Self::numbers("counter", [])
     }

@@ -227,6 +227,12 @@ impl Rule {
             .with(Expr::store_ct(CtKey::Mark))
     }
 
+    /// Keeps the packet away from connection tracking, and so from address translation. For raw chains.
+    #[must_use]
+    pub fn not_tracked(self) -> Self {
+        self.with(Expr::notrack())
+    }
+
     /// Tracks the connection in zone `zone`, apart from equal ones in other zones.
     #[must_use]
     pub fn set_connection_zone(self, zone: u16) -> Self {

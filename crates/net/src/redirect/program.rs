@@ -11,10 +11,12 @@ use crate::nft::{AddressFamily, BaseChain, Chain, Rule, Set, Table};
 ///
 /// Its comment carries a hash of everything else, so that a listing shows at a glance which pods have
 /// the same rules.
-pub(super) fn table(config: &RedirectConfig) -> Table {
+///
+/// `carried` tells whether answers carry the mark of what they answer; see [`delivery`].
+pub(super) fn table(config: &RedirectConfig, carried: bool) -> Table {
     let mut table = Table {
         sets: sets(config),
-        chains: chains(config),
+        chains: chains(config, carried),
         ..Table::new(FAMILY, TABLE)
     };
     let hash = XxHash64::oneshot(0, format!("{table:?}").as_bytes());
@@ -22,7 +24,7 @@ pub(super) fn table(config: &RedirectConfig) -> Table {
     table
 }
 
-fn chains(config: &RedirectConfig) -> Vec<Chain> {
+fn chains(config: &RedirectConfig, carried: bool) -> Vec<Chain> {
     let mut chains = vec![
         Chain::regular(EXEMPT_INBOUND, exempt_inbound(config)),
         Chain::regular(EXEMPT_OUTBOUND, exempt_outbound(config)),
@@ -45,21 +47,32 @@ fn chains(config: &RedirectConfig) -> Vec<Chain> {
         ),
         Chain::base("nat-output", BaseChain::NAT_OUTPUT, nat_output(config)),
     ];
+    let mut raw_prerouting = Vec::new();
+    let mut raw_output = Vec::new();
+    if carried {
+        raw_prerouting.push(delivery(config));
+        raw_output.push(delivery(config));
+    }
     if config.dns_capture.is_some() {
+        raw_prerouting.push(dns_answers_apart(config));
+        raw_output.push(dns_queries_apart(config));
+    }
+    if !raw_output.is_empty() {
         chains.extend([
-            Chain::base(
-                "raw-prerouting",
-                BaseChain::RAW_PREROUTING,
-                [dns_answers_apart(config)],
-            ),
-            Chain::base(
-                "raw-output",
-                BaseChain::RAW_OUTPUT,
-                [dns_queries_apart(config)],
-            ),
+            Chain::base("raw-prerouting", BaseChain::RAW_PREROUTING, raw_prerouting),
+            Chain::base("raw-output", BaseChain::RAW_OUTPUT, raw_output),
         ]);
     }
     chains
+}
+
+/// ztunnel's connections to the app need no memory of the kernel's: whatever answers has taken over their mark, and
+/// the mark routes answers to loopback. Without connection tracking a new connection costs a tenth less.
+fn delivery(config: &RedirectConfig) -> Rule {
+    Rule::new()
+        .mark(config.delivery_mark, config.delivery_mask)
+        .counter()
+        .not_tracked()
 }
 
 fn mangle_prerouting(config: &RedirectConfig) -> Vec<Rule> {

@@ -17,12 +17,18 @@ use crate::netlink::{Conversation, LOOPBACK_INDEX, errno};
 use crate::netns::Netns;
 use crate::nft::AddressFamily;
 
-/// One rule and one route per family.
+/// Two rules and one route per family.
 pub(super) struct Routing {
     families: Vec<AddressFamily>,
+    rules: [MarkRule; 2],
+    table: u32,
+}
+
+/// Packets with this mark are looked up in our table.
+#[derive(Clone, Copy)]
+struct MarkRule {
     mark: u32,
     mask: u32,
-    table: u32,
     preference: u32,
 }
 
@@ -30,10 +36,19 @@ impl Routing {
     pub(super) fn new(config: &RedirectConfig) -> Self {
         Self {
             families: program::families(config).collect(),
-            mark: config.reply_mark,
-            mask: config.mark_mask,
+            rules: [
+                MarkRule {
+                    mark: config.reply_mark,
+                    mask: config.mark_mask,
+                    preference: config.rule_preference,
+                },
+                MarkRule {
+                    mark: config.delivery_mark,
+                    mask: config.delivery_mask,
+                    preference: config.rule_preference.saturating_sub(1),
+                },
+            ],
             table: config.route_table,
-            preference: config.rule_preference,
         }
     }
 
@@ -41,9 +56,11 @@ impl Routing {
     pub(super) fn ensure(&self, netns: &Netns) -> io::Result<()> {
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
         for family in self.usable_families(netns)? {
-            let rule = RouteNetlinkMessage::NewRule(self.rule(family));
-            let added = conversation.request(rule, NLM_F_CREATE | NLM_F_EXCL);
-            unless(added, &[libc::EEXIST])?;
+            for rule in self.rules {
+                let rule = RouteNetlinkMessage::NewRule(self.rule(rule, family));
+                let added = conversation.request(rule, NLM_F_CREATE | NLM_F_EXCL);
+                unless(added, &[libc::EEXIST])?;
+            }
             let route = RouteNetlinkMessage::NewRoute(self.route(family));
             conversation.request(route, NLM_F_CREATE | NLM_F_REPLACE)?;
         }
@@ -54,11 +71,13 @@ impl Routing {
         let unreadable = Drift::Unreadable;
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE).map_err(unreadable)?;
         for family in self.usable_families(netns).map_err(unreadable)? {
-            if !self
-                .has_rule(&mut conversation, family)
-                .map_err(unreadable)?
-            {
-                return Err(Drift::RuleMissing(family));
+            for rule in self.rules {
+                if !self
+                    .has_rule(&mut conversation, rule, family)
+                    .map_err(unreadable)?
+                {
+                    return Err(Drift::RuleMissing(family));
+                }
             }
             if !self
                 .has_route(&mut conversation, family)
@@ -74,7 +93,9 @@ impl Routing {
     pub(super) fn remove(&self, netns: &Netns) -> io::Result<()> {
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
         for family in [AddressFamily::Ipv4, AddressFamily::Ipv6] {
-            while self.remove_one_rule(&mut conversation, family)? {}
+            for rule in self.rules {
+                while self.remove_one_rule(&mut conversation, rule, family)? {}
+            }
             let route = RouteNetlinkMessage::DelRoute(self.route(family));
             unless(conversation.request(route, 0), &GONE)?;
         }
@@ -85,23 +106,24 @@ impl Routing {
     fn remove_one_rule(
         &self,
         conversation: &mut Conversation,
+        rule: MarkRule,
         family: AddressFamily,
     ) -> io::Result<bool> {
-        let rule = RouteNetlinkMessage::DelRule(self.rule(family));
+        let rule = RouteNetlinkMessage::DelRule(self.rule(rule, family));
         match conversation.request(rule, 0) {
             Err(error) if is_any_of(&error, &GONE) => Ok(false),
             done => done.map(|()| true),
         }
     }
 
-    fn rule(&self, family: AddressFamily) -> RuleMessage {
+    fn rule(&self, wanted: MarkRule, family: AddressFamily) -> RuleMessage {
         let mut rule = RuleMessage::default();
         rule.header.family = af(family);
         rule.header.action = RuleAction::ToTable;
         rule.attributes = vec![
-            RuleAttribute::Priority(self.preference),
-            RuleAttribute::FwMark(self.mark),
-            RuleAttribute::FwMask(self.mask),
+            RuleAttribute::Priority(wanted.preference),
+            RuleAttribute::FwMark(wanted.mark),
+            RuleAttribute::FwMask(wanted.mask),
             RuleAttribute::Table(self.table),
         ];
         rule
@@ -125,10 +147,15 @@ impl Routing {
         route
     }
 
-    fn has_rule(&self, conversation: &mut Conversation, family: AddressFamily) -> io::Result<bool> {
+    fn has_rule(
+        &self,
+        conversation: &mut Conversation,
+        rule: MarkRule,
+        family: AddressFamily,
+    ) -> io::Result<bool> {
         let mut everything = RuleMessage::default();
         everything.header.family = af(family);
-        let wanted = self.rule(family);
+        let wanted = self.rule(rule, family);
         let listed = conversation.dump(&RouteNetlinkMessage::GetRule(everything))?;
         Ok(listed.iter().any(|listed| {
             let RouteNetlinkMessage::NewRule(rule) = listed else {
@@ -176,6 +203,45 @@ impl Routing {
         Ok(self.families.iter().copied().filter(usable).collect())
     }
 }
+
+/// Whether everything that answers a marked packet carries the same mark: sockets that accept a connection, and the
+/// kernel where nobody listens. Asks for it if `enable` says so; where settings of the kernel cannot be written, the
+/// answer is what it is.
+pub(super) fn answers_carry_marks(netns: &Netns, enable: bool) -> io::Result<bool> {
+    netns.enter(|| {
+        let is_on = |setting: &&str| {
+            if enable {
+                let _ = fs::write(setting, "1");
+            }
+            match fs::read_to_string(setting) {
+                Ok(value) => value.trim() == "1",
+                // The kernel has no IPv6.
+                Err(_) => setting.contains("ipv6"),
+            }
+        };
+        MARK_SETTINGS
+            .iter()
+            .filter(|setting| is_on(setting))
+            .count()
+            == MARK_SETTINGS.len()
+    })
+}
+
+/// Takes back what [`answers_carry_marks`] asked for.
+pub(super) fn stop_carrying_marks(netns: &Netns) -> io::Result<()> {
+    netns.enter(|| {
+        for setting in MARK_SETTINGS {
+            let _ = fs::write(setting, "0");
+        }
+    })
+}
+
+/// Settings of the namespace. The first counts for both families, in spite of its name.
+const MARK_SETTINGS: [&str; 3] = [
+    "/proc/sys/net/ipv4/tcp_fwmark_accept",
+    "/proc/sys/net/ipv4/fwmark_reflect",
+    "/proc/sys/net/ipv6/fwmark_reflect",
+];
 
 fn loopback_has_ipv6() -> bool {
     let disabled = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
