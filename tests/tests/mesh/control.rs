@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tulle_lab::{Mesh, sandbox::Sandbox};
 
 use crate::{
-    traffic::{Echo, Held, at, call, call_until_reached, call_until_refused, eventually},
+    traffic::{Echo, Held, at, call, call_until_refused, eventually},
     world::{self, CART, NEAR, OTHER, SOON, WEB, identity},
 };
 
@@ -73,7 +73,11 @@ pub(crate) async fn ca_gone_past_expiry(sandbox: Sandbox) -> Result<()> {
         );
     }
     restart_control_plane(&mut mesh).await?;
-    call_until_reached(mesh.pod(CART), at(mesh.pod(WEB))).await
+    // The pauses between attempts have grown meanwhile.
+    tulle_lab::wait_for("recovery", RECOVERY, async || {
+        call(mesh.pod(CART), at(mesh.pod(WEB))).await.ok()
+    })
+    .await
 }
 
 /// Certificates are renewed several times under calls and an open connection, and nothing fails.
@@ -123,6 +127,7 @@ async fn serial(mesh: &Mesh, node: &str, pod: &str) -> Result<String> {
 
 /// Renewed after about half of it.
 const SHORT_LIFETIME: Duration = Duration::from_secs(12);
+const RECOVERY: Duration = Duration::from_secs(60);
 
 const DENY_CART: &str = "
 apiVersion: security.istio.io/v1

@@ -23,7 +23,7 @@ mod world;
 fn main() -> ExitCode {
     harness::main(&[
         case!(streams::gigabyte).limit(Duration::from_secs(180)),
-        case!(control::ca_gone_past_expiry),
+        case!(control::ca_gone_past_expiry).limit(Duration::from_secs(150)),
         case!(control::renewed_under_traffic),
         case!(control::plane_gone_and_back),
         case!(isolation::proxy_ports),
