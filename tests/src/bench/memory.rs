@@ -10,7 +10,7 @@ use crate::{
     BenchOptions, idle,
     probe::iperf,
     report::{Mode, Samples},
-    stage::{CLIENT, HTTP_PORT, SERVER, Stage},
+    stage::{CLIENT, SERVER, Stage},
 };
 
 /// Takes every figure of memory that is wanted. Goes first, since what was never used is not idle memory.
@@ -62,12 +62,11 @@ fn record_only(stage: &Stage, what: &str) -> Result<[f64; 2]> {
 
 /// Requests over 64 connections, and bulk over 8 streams, at once.
 async fn burst(stage: &Stage) -> Result<()> {
-    let ip = stage.server_ip();
     let requests = [
         "-t2",
         "-c64",
         &format!("-d{BURST_SECONDS}s"),
-        &format!("http://{ip}:{HTTP_PORT}/"),
+        &format!("http://{}/", stage.http()),
     ];
     tokio::try_join!(
         stage.run(CLIENT, "wrk", requests.map(str::to_owned)),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     load::LoadResult,
-    stage::{CLIENT, HTTP_PORT, NEAR, Stage},
+    stage::{CLIENT, NEAR, Stage},
     tools::{parse_iperf, parse_wrk},
 };
 
@@ -192,7 +192,7 @@ async fn request_rate(
     if wrk.close {
         args.extend(["-H".to_owned(), "Connection: close".to_owned()]);
     }
-    args.push(format!("http://{}:{HTTP_PORT}/", stage.server_ip()));
+    args.push(format!("http://{}/", stage.http()));
     let result = parse_wrk(&stage.run(CLIENT, "wrk", args).await?)?;
     let cpu_figure = match figure {
         "requests_64" => Some("cpu_request"),
@@ -212,7 +212,7 @@ async fn request_rate(
 async fn latency(stage: &Stage, seconds: u32) -> Result<Finding> {
     let args = vec![
         "load".to_owned(),
-        format!("--to={}:{HTTP_PORT}", stage.server_ip()),
+        format!("--to={}", stage.http()),
         format!("--seconds={seconds}"),
     ];
     let output = stage.run_own(CLIENT, args).await?;

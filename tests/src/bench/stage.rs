@@ -21,8 +21,10 @@ pub(crate) const CLIENT: &str = "bench/client";
 pub(crate) const SERVER: &str = "bench/server";
 /// On the second node too.
 pub(crate) const NEAR: &str = "bench/near";
-/// Where nginx listens.
-pub(crate) const HTTP_PORT: u16 = 8080;
+/// Where nginx listens: a port for traffic that takes the mesh and one for traffic that does not. The server's side of a
+/// finished connection lingers for a minute. A connection of the other mode with the same addresses and ports, but
+/// timestamps of another machine, would now and then take it for its own and lose a second.
+const HTTP_PORTS: [u16; 2] = [8080, 8081];
 
 /// Two nodes, three pods, a web server in one of them, and a mesh.
 pub(crate) struct Stage {
@@ -30,6 +32,7 @@ pub(crate) struct Stage {
     /// Ends with the stage.
     _nginx: Process,
     next_port: Cell<u16>,
+    http_port: Cell<u16>,
 }
 
 impl Stage {
@@ -47,6 +50,7 @@ impl Stage {
             mesh: Mesh::start(lab, MeshConfig::new()?).await?,
             _nginx: nginx,
             next_port: Cell::new(FIRST_IPERF_PORT),
+            http_port: Cell::new(HTTP_PORTS[0]),
         })
     }
 
@@ -64,10 +68,11 @@ impl Stage {
                     .await?
             }
         }
+        self.http_port.set(HTTP_PORTS[mode as usize]);
         // The first connections make certificates and tunnels, which no figure is about.
         for pod in [CLIENT, NEAR] {
             let netns = self.mesh.pod(pod).netns();
-            http::get(netns, SocketAddr::new(self.server_ip(), HTTP_PORT), "/").await?;
+            http::get(netns, self.http(), "/").await?;
         }
         Ok(())
     }
@@ -75,6 +80,11 @@ impl Stage {
     /// The address that clients use.
     pub(crate) fn server_ip(&self) -> IpAddr {
         self.mesh.pod(SERVER).ip()
+    }
+
+    /// Where the web server is for traffic of the present mode.
+    pub(crate) fn http(&self) -> SocketAddr {
+        SocketAddr::new(self.server_ip(), self.http_port.get())
     }
 
     /// Starts an iperf3 server for one test, on a port of its own: one that serves test after test closes its listener
@@ -194,7 +204,9 @@ async fn start_nginx(lab: &Lab) -> Result<Process> {
     let folder = folder.display().to_string();
     let args = ["-p", &folder, "-c", "nginx.conf", "-e", "stderr"];
     let mut nginx = lab.spawn(SERVER, Program::new("nginx", find("nginx")?).args(args))?;
-    wait_for_port(&mut nginx, HTTP_PORT).await?;
+    for port in HTTP_PORTS {
+        wait_for_port(&mut nginx, port).await?;
+    }
     Ok(nginx)
 }
 
@@ -229,6 +241,7 @@ fn has_listener(pid: u32, table: &str, port: u16) -> bool {
 /// about 600 bytes.
 fn nginx_config() -> String {
     let body = "x".repeat(440);
+    let [one, other] = HTTP_PORTS;
     format!(
         "user root;
 daemon off;
@@ -246,7 +259,8 @@ http {{
     keepalive_requests 1000000000;
     keepalive_timeout 600s;
     server {{
-        listen [::]:{HTTP_PORT} ipv6only=off backlog=4096;
+        listen [::]:{one} ipv6only=off backlog=4096;
+        listen [::]:{other} ipv6only=off backlog=4096;
         default_type text/plain;
         location / {{ return 200 {body}; }}
     }}
