@@ -7,7 +7,7 @@ use nix::libc;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::netns::Netns;
-use crate::socket::Keepalive;
+use crate::socket::{Keepalive, never_leaves};
 
 /// What a listening socket should be like.
 ///
@@ -30,6 +30,8 @@ pub struct ListenOptions {
     pub keepalive: Option<Keepalive>,
     /// Send small writes at once (`TCP_NODELAY`). Default: yes.
     pub nodelay: bool,
+    /// Whether only this host's own connections arrive here; then their congestion control paces nothing. Default: no.
+    pub local: bool,
 }
 
 impl ListenOptions {
@@ -44,6 +46,7 @@ impl ListenOptions {
             backlog: 1024,
             keepalive: None,
             nodelay: true,
+            local: false,
         }
     }
 }
@@ -103,6 +106,9 @@ fn listen_at(netns: &Netns, options: &ListenOptions, addr: SocketAddr) -> io::Re
     socket.set_tcp_nodelay(options.nodelay)?;
     if let Some(keepalive) = options.keepalive {
         keepalive.apply(&socket)?;
+    }
+    if options.local {
+        never_leaves(&socket)?;
     }
     let transparent = make_transparent(&socket, options.transparent, addr)?;
     socket.bind(&SockAddr::from(addr))?;

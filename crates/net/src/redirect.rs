@@ -1,21 +1,22 @@
 //! Redirection: the rules inside a pod that lead its TCP traffic through ztunnel.
 //!
-//! All of it is one nftables table, written in one transaction and read back, and for the replies to
-//! connections with a borrowed source address one routing rule and one route per family.
-//!
 //! ```text
-//! app ──TCP──▶ output: redirect ─────▶ 15001 ztunnel ──mark 0x539──▶ untouched
-//! peer ─TCP──▶ prerouting: redirect ─▶ 15006 ztunnel ──mark 0x539, source = peer──▶ app
-//! app ──reply to that──▶ connection mark 0x111 ──▶ routed to lo ──▶ ztunnel
+//! app ──TCP──▶ routed to lo ──▶ mangle-prerouting: SYN given to 15001 ──▶ ztunnel ──mark 0x539──▶ untouched
+//! peer ─TCP──▶ nat-prerouting: SYN redirected to 15006 ──▶ ztunnel ──mark 0x1539, source = peer──▶ app
+//! app ──reply to that, which has taken the mark over──▶ routed to lo ──▶ ztunnel
 //! peer ─HBONE▶ 15008, never redirected
 //! ```
 //!
-//! Only packets that open a connection are redirected, so connections that exist when the rules come
-//! stay what they are. An opening that would slip past the redirect rules because connection tracking
-//! remembers something older is lost instead: nothing new passes by the mesh. Connections that were redirected live on while the rules are replaced; they
-//! break when the rules are removed, because their packets are no longer translated.
+//! What the app sends is captured by routing rules alone: they lead it to the loopback interface, and there only the
+//! packet that opens a connection meets a rule. No packet of it is translated or tracked. Plaintext that arrives is
+//! translated instead: ztunnel's own connection to the app borrows the peer's address, and could otherwise have the
+//! very addresses and ports of the connection that it stands for.
 //!
-//! Spec: `cni-and-redirection.md` §3 (facts of the ambient contract).
+//! Connections that exist when the rules come stay what they are: a routing rule each keeps their way, until
+//! [`apply`] is called after their end. An opening that would slip past the rules is lost instead: nothing new passes by
+//! the mesh. Captured connections live on while rules are replaced; they break when redirection is removed.
+//!
+//! Spec: `cni-and-redirection.md` §3 (facts of the ambient contract), `performance.md` §6 (why not all by translation).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -26,9 +27,13 @@ use ipnet::IpNet;
 use crate::netns::Netns;
 use crate::nft::{AddressFamily, Batch, CommitError, Family, Table, read_table};
 
+mod present;
 mod program;
 mod routing;
+mod rule;
+mod settings;
 
+use present::{Connections, OwnAddresses};
 use routing::Routing;
 
 /// What to redirect where. The defaults are those of the ambient contract.
@@ -46,9 +51,7 @@ pub struct RedirectConfig {
     pub hbone_port: u16,
     /// The mark on ztunnel's own packets, in the bits of `mark_mask`. Default 0x539.
     pub mark: u32,
-    /// The mark on connections, and replies, that must come back to ztunnel. Default 0x111.
-    pub reply_mark: u32,
-    /// The bits of packet and connection marks that belong to us. Default 0xfff.
+    /// The bits of `mark`. Default 0xfff.
     pub mark_mask: u32,
     /// The mark on ztunnel's connections to the app, in the bits of `delivery_mask`; in those of `mark_mask` it is
     /// `mark`, so that rules which do not know it treat them as ztunnel's. Default 0x1539.
@@ -57,7 +60,8 @@ pub struct RedirectConfig {
     pub delivery_mask: u32,
     /// The routing table that leads to the loopback interface. Default 100.
     pub route_table: u32,
-    /// The preference of the routing rule. Default 32764.
+    /// The preference of the first of our routing rules, which take this and the next five. They come before what else
+    /// the pod may have. Default 1500.
     pub rule_preference: u32,
     /// The source address of this node's health probes, let through. Default 169.254.7.127.
     pub probe_v4: Ipv4Addr,
@@ -87,12 +91,11 @@ impl Default for RedirectConfig {
             inbound_port: 15006,
             hbone_port: 15008,
             mark: 0x539,
-            reply_mark: 0x111,
             mark_mask: 0xfff,
             delivery_mark: 0x1539,
             delivery_mask: 0x1fff,
             route_table: 100,
-            rule_preference: 32764,
+            rule_preference: 1500,
             probe_v4: Ipv4Addr::new(169, 254, 7, 127),
             probe_v6: Ipv6Addr::new(
                 0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff,
@@ -113,8 +116,14 @@ pub enum ApplyError {
     /// The rules could not be written.
     #[error("cannot write the redirection table")]
     Table(#[from] CommitError),
-    /// Routing rule or route could not be set, or the namespace could not be entered.
-    #[error("cannot set up routing of replies")]
+    /// The namespace could not be entered or looked at.
+    #[error("cannot look into the network namespace")]
+    Namespace(#[source] io::Error),
+    /// A setting of the pod's kernel could not be made.
+    #[error("cannot have answers carry marks")]
+    Settings(#[source] io::Error),
+    /// Routing rules or routes could not be set.
+    #[error("cannot set up routing to the loopback interface")]
     Routing(#[source] io::Error),
     /// Everything was accepted, and yet something else was read back.
     #[error("redirection is not as it was written")]
@@ -127,8 +136,8 @@ pub enum RemoveError {
     /// The table is still there.
     #[error("cannot delete the redirection table")]
     Table(#[from] CommitError),
-    /// The table is gone; a routing rule or route is left. It does nothing without the table.
-    #[error("cannot remove routing of replies")]
+    /// Routing rules or routes are left, and the table with them: what the app sends is still captured.
+    #[error("cannot remove routing to the loopback interface")]
     Routing(#[source] io::Error),
 }
 
@@ -141,12 +150,15 @@ pub enum Drift {
     /// There are other rules.
     #[error("the redirection table differs: {0}")]
     TableDiffers(String),
-    /// Marked packets are not looked up in our routing table.
-    #[error("the {0:?} routing rule is gone")]
-    RuleMissing(AddressFamily),
+    /// A routing rule of ours is missing, or there is one too many.
+    #[error("the {0:?} routing rules differ")]
+    RulesDiffer(AddressFamily),
     /// Our routing table does not lead to the loopback interface.
     #[error("the {0:?} route to loopback is gone")]
     RouteMissing(AddressFamily),
+    /// Answers would not carry the mark of what they answer.
+    #[error("a setting of the kernel was taken back")]
+    SettingsDiffer,
     /// It cannot be told.
     #[error("cannot read redirection back")]
     Unreadable(#[source] io::Error),
@@ -154,23 +166,25 @@ pub enum Drift {
 
 /// Redirects the traffic of the pod that lives in `netns`, and reads back that it is so.
 ///
-/// Whatever redirection of ours was there is replaced in one step. If it is already right nothing is
-/// written, and counters keep their values. Have ztunnel listen first.
+/// Whatever redirection of ours was there is replaced. If it is already right nothing is written but that connections
+/// from before it which have ended are forgotten, and counters keep their values. Have ztunnel listen first.
 ///
 /// # Errors
-/// See [`ApplyError`]. Traffic is redirected fully or not at all.
+/// See [`ApplyError`]. What could not be captured is lost then, never sent past the mesh.
 pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
+    let own = OwnAddresses::read(netns).map_err(ApplyError::Namespace)?;
+    let routing = Routing::new(netns, config, &own).map_err(ApplyError::Namespace)?;
     if verify(netns, config).is_ok() {
-        return Ok(());
+        return routing.forget_ended(netns).map_err(ApplyError::Routing);
     }
-    // Routing first: it does nothing until rules set marks.
-    Routing::new(config)
-        .ensure(netns)
-        .map_err(ApplyError::Routing)?;
-    let carried = routing::answers_carry_marks(netns, true).map_err(ApplyError::Routing)?;
+    settings::carry_marks(netns).map_err(ApplyError::Settings)?;
+    let before = Connections::read(netns).map_err(ApplyError::Namespace)?;
     Batch::new()
-        .replace(&program::table(config, carried))
+        .replace(&program::table(config, &own))
         .commit(netns)?;
+    routing
+        .ensure(netns, &before)
+        .map_err(ApplyError::Routing)?;
     verify(netns, config).map_err(ApplyError::NotAsWritten)
 }
 
@@ -179,8 +193,8 @@ pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
 /// # Errors
 /// The first difference.
 pub fn verify(netns: &Netns, config: &RedirectConfig) -> Result<(), Drift> {
-    let carried = routing::answers_carry_marks(netns, false).map_err(Drift::Unreadable)?;
-    let expected = program::table(config, carried);
+    let own = OwnAddresses::read(netns).map_err(Drift::Unreadable)?;
+    let expected = program::table(config, &own);
     let found = match read_table(netns, FAMILY, TABLE) {
         Ok(Some(found)) => found,
         Ok(None) => return Err(Drift::TableMissing),
@@ -193,7 +207,11 @@ pub fn verify(netns: &Netns, config: &RedirectConfig) -> Result<(), Drift> {
     if found != expected {
         return Err(Drift::TableDiffers(difference(&expected, &found)));
     }
-    Routing::new(config).verify(netns)
+    if !settings::marks_are_carried(netns).map_err(Drift::Unreadable)? {
+        return Err(Drift::SettingsDiffer);
+    }
+    let routing = Routing::new(netns, config, &own).map_err(Drift::Unreadable)?;
+    routing.verify(netns)
 }
 
 /// Takes redirection with the default routing numbers away: table, routing rules, routes.
@@ -213,11 +231,10 @@ pub fn remove(netns: &Netns) -> Result<(), RemoveError> {
 /// # Errors
 /// See [`RemoveError`].
 pub fn remove_configured(netns: &Netns, config: &RedirectConfig) -> Result<(), RemoveError> {
-    Batch::new().delete(FAMILY, TABLE).commit(netns)?;
-    routing::stop_carrying_marks(netns).map_err(RemoveError::Routing)?;
-    Routing::new(config)
-        .remove(netns)
-        .map_err(RemoveError::Routing)
+    // In this order: without the table nothing takes what routing leads to the loopback interface.
+    routing::remove(netns, config).map_err(RemoveError::Routing)?;
+    settings::stop_carrying_marks(netns).map_err(RemoveError::Routing)?;
+    Ok(Batch::new().delete(FAMILY, TABLE).commit(netns)?)
 }
 
 /// Says in a few words where two tables differ.

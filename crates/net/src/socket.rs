@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 
 /// When the kernel probes a silent peer, and when it gives up on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,14 @@ impl Keepalive {
             .with_retries(self.probes);
         SockRef::from(socket).set_tcp_keepalive(&parameters)
     }
+}
+
+/// Tells the kernel that what this socket sends never leaves the host.
+///
+/// Congestion control for the Internet can cost much there: BBR sends by a timer. Reno is in every kernel, and where
+/// nothing is lost and the round trip takes microseconds it is as good as none.
+pub(crate) fn never_leaves(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_congestion(b"reno")
 }
 
 /// Makes the next close of the last descriptor send RST instead of FIN.

@@ -74,12 +74,15 @@ fn open(
     let options = ListenOptions {
         mark: Some(settings.mark),
         transparent: match settings.original_source {
+            // What is captured keeps its addresses, so the listener must accept for addresses that are not the pod's.
+            _ if port == settings.outbound_port => Transparent::Required,
             None => Transparent::BestEffort,
             Some(true) => Transparent::Required,
             Some(false) => Transparent::Off,
         },
         reuse_port: settings.reuse_port || threads > 1,
         keepalive: settings.keepalive,
+        local: port == settings.outbound_port,
         ..ListenOptions::new(SocketAddr::new(any, port))
     };
     listen(netns, &options)

@@ -91,7 +91,7 @@ async fn prepare(
     source: SocketAddr,
     started: Instant,
 ) -> Option<Prepared> {
-    let dialled = match original_dst(app) {
+    let dialled = match original_dst(app, pod.settings().outbound_port) {
         Ok(dialled) => dialled,
         Err(error) => {
             early_failure("outbound", source, None, &error);

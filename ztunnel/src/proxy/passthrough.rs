@@ -118,7 +118,8 @@ async fn resolve(
     pod: &Pod,
     client: &TcpStream,
 ) -> Result<(Local, SocketAddr, SocketAddr), (Option<SocketAddr>, String)> {
-    let dialled = original_dst(client).map_err(|error| (None, error.to_string()))?;
+    let dialled = original_dst(client, pod.settings().inbound_port);
+    let dialled = dialled.map_err(|error| (None, error.to_string()))?;
     let local = pod.wait_for_local().await.ok_or_else(|| {
         let error = "the pod is not known to the control plane";
         (Some(dialled), error.to_owned())
@@ -139,6 +140,7 @@ pub(super) async fn connect_app(
     let options = ConnectOptions {
         mark: Some(pod.settings().mark | DELIVERY),
         source: spoof.then(|| client.ip()),
+        local: true,
         ..ConnectOptions::default()
     };
     let dial = connect(&pod.spec.netns, target, &options);

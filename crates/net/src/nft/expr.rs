@@ -41,11 +41,10 @@ pub(crate) enum Property {
     TransportProtocol,
 }
 
-/// What connection tracking knows. Mark and zone can be set.
+/// What connection tracking knows. The zone can be set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CtKey {
     Status = 2,
-    Mark = 3,
     Zone = 17,
 }
 
@@ -125,10 +124,18 @@ impl Expr {
     }
 
     pub(crate) fn in_set(set: &str) -> Self {
+        Self::lookup(set, 0)
+    }
+
+    pub(crate) fn not_in_set(set: &str) -> Self {
+        Self::lookup(set, LOOKUP_INVERTED)
+    }
+
+    fn lookup(set: &str, flags: u32) -> Self {
         Self::from(&Expressions::Lookup(vec![
             Lookup::Set(set.to_owned()),
             Lookup::SourceRegister(VALUE),
-            Lookup::Flags(0),
+            Lookup::Flags(flags),
         ]))
     }
 
@@ -162,6 +169,15 @@ impl Expr {
 
     pub(crate) fn counter() -> Self {
         Self::numbers("counter", [])
+    }
+
+    /// Gives the packet to a transparent listener on the port in the port register; ends the rule if there is none.
+    pub(crate) fn tproxy() -> Self {
+        let unspecified = 0;
+        Self::numbers(
+            "tproxy",
+            [(TPROXY_FAMILY, unspecified), (TPROXY_PORT, PORT.into())],
+        )
     }
 
     /// Redirects to this host, to the port in the port register.
@@ -354,6 +370,10 @@ const BITWISE_OP: u16 = 6;
 const CT_DREG: u16 = 1;
 const CT_KEY: u16 = 2;
 const CT_SREG: u16 = 4;
+/// `NFT_LOOKUP_F_INV`.
+const LOOKUP_INVERTED: u32 = 1;
+const TPROXY_FAMILY: u16 = 1;
+const TPROXY_PORT: u16 = 3;
 const REDIR_PORT_MIN: u16 = 1;
 const REDIR_PORT_MAX: u16 = 2;
 const REDIR_FLAGS: u16 = 3;

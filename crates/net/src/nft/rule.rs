@@ -94,6 +94,14 @@ impl Rule {
             .with(Expr::in_set(set))
     }
 
+    /// The packet is of this family, and its destination is not in a set of addresses or networks.
+    #[must_use]
+    pub fn destination_not_in(self, family: AddressFamily, set: &str) -> Self {
+        self.family(family)
+            .with(Expr::load_field(Field::DestinationAddress(family)))
+            .with(Expr::not_in_set(set))
+    }
+
     /// The source port is `port`.
     #[must_use]
     pub fn source_port(self, port: u16) -> Self {
@@ -168,14 +176,6 @@ impl Rule {
             .with(Expr::not_equal(&(mark & mask).to_ne_bytes()))
     }
 
-    /// The connection's mark is `mark` in the bits of `mask`.
-    #[must_use]
-    pub fn connection_mark(self, mark: u32, mask: u32) -> Self {
-        self.with(Expr::load_ct(CtKey::Mark))
-            .with(Expr::bitwise(&mask.to_ne_bytes(), &[0; 4]))
-            .with(Expr::equal(&(mark & mask).to_ne_bytes()))
-    }
-
     /// Connection tracking follows this packet, and never heard of the connection before.
     #[must_use]
     pub fn connection_unknown(self) -> Self {
@@ -216,17 +216,6 @@ impl Rule {
             .with(Expr::store_mark())
     }
 
-    /// Sets the bits of `mask` in the connection's mark to `mark`.
-    #[must_use]
-    pub fn set_connection_mark(self, mark: u32, mask: u32) -> Self {
-        self.with(Expr::load_ct(CtKey::Mark))
-            .with(Expr::bitwise(
-                &(!mask).to_ne_bytes(),
-                &(mark & mask).to_ne_bytes(),
-            ))
-            .with(Expr::store_ct(CtKey::Mark))
-    }
-
     /// Keeps the packet away from connection tracking, and so from address translation. For raw chains.
     #[must_use]
     pub fn not_tracked(self) -> Self {
@@ -244,6 +233,14 @@ impl Rule {
     #[must_use]
     pub fn redirect(self, port: u16) -> Self {
         self.with(Expr::constant_port(port)).with(Expr::redirect())
+    }
+
+    /// Gives a packet on its way to a local socket to the transparent listener on `port` of this host instead, which
+    /// accepts the connection with its original addresses. Without such a listener the rule ends here. Only in
+    /// [`Hook::Prerouting`](super::Hook::Prerouting), after a test of the protocol.
+    #[must_use]
+    pub fn intercept(self, port: u16) -> Self {
+        self.with(Expr::constant_port(port)).with(Expr::tproxy())
     }
 
     /// Sends the connection to another address, and port if given. Only in NAT chains, after tests of

@@ -2,21 +2,21 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use twox_hash::XxHash64;
 
+use super::present::OwnAddresses;
 use super::{FAMILY, RedirectConfig, TABLE};
 use crate::nft::{AddressFamily, BaseChain, Chain, Rule, Set, Table};
 
-/// The table that `config` asks for.
+/// The table that `config` asks for in a pod with these addresses.
 ///
 /// Its comment carries a hash of everything else, so that a listing shows at a glance which pods have
 /// the same rules.
-///
-/// `carried` tells whether answers carry the mark of what they answer; see [`delivery`].
-pub(super) fn table(config: &RedirectConfig, carried: bool) -> Table {
+pub(super) fn table(config: &RedirectConfig, own: &OwnAddresses) -> Table {
     let mut table = Table {
-        sets: sets(config),
-        chains: chains(config, carried),
+        sets: sets(config, own),
+        chains: chains(config),
         ..Table::new(FAMILY, TABLE)
     };
     let hash = XxHash64::oneshot(0, format!("{table:?}").as_bytes());
@@ -24,59 +24,84 @@ pub(super) fn table(config: &RedirectConfig, carried: bool) -> Table {
     table
 }
 
-fn chains(config: &RedirectConfig, carried: bool) -> Vec<Chain> {
+fn chains(config: &RedirectConfig) -> Vec<Chain> {
     let mut chains = vec![
         Chain::regular(EXEMPT_INBOUND, exempt_inbound(config)),
         Chain::regular(EXEMPT_OUTBOUND, exempt_outbound(config)),
         Chain::regular(GUARD_INBOUND, guard_inbound(config)),
         Chain::regular(GUARD_OUTBOUND, guard_outbound(config)),
+        Chain::regular(CAPTURE, capture(config)),
+        Chain::base(
+            "raw-prerouting",
+            BaseChain::RAW_PREROUTING,
+            raw_prerouting(config),
+        ),
+        Chain::base("raw-output", BaseChain::RAW_OUTPUT, raw_output(config)),
         Chain::base(
             "mangle-prerouting",
             BaseChain::MANGLE_PREROUTING,
             mangle_prerouting(config),
         ),
         Chain::base(
-            "mangle-output",
-            BaseChain::MANGLE_OUTPUT,
-            mangle_output(config),
-        ),
-        Chain::base(
             "nat-prerouting",
             BaseChain::NAT_PREROUTING,
             nat_prerouting(config),
         ),
-        Chain::base("nat-output", BaseChain::NAT_OUTPUT, nat_output(config)),
     ];
-    let mut raw_prerouting = Vec::new();
-    let mut raw_output = Vec::new();
-    if carried {
-        raw_prerouting.push(delivery(config));
-        raw_output.push(delivery(config));
-    }
     if config.dns_capture.is_some() {
-        raw_prerouting.push(dns_answers_apart(config));
-        raw_output.push(dns_queries_apart(config));
+        let queries = udp_dns(config);
+        chains.push(Chain::base("nat-output", BaseChain::NAT_OUTPUT, queries));
     }
-    if !raw_output.is_empty() {
-        chains.extend([
-            Chain::base("raw-prerouting", BaseChain::RAW_PREROUTING, raw_prerouting),
-            Chain::base("raw-output", BaseChain::RAW_OUTPUT, raw_output),
-        ]);
-    }
+    let leaves = Rule::new().syn().not_output_interface("lo");
+    chains.push(Chain::base(
+        "filter-output",
+        BaseChain::FILTER_OUTPUT,
+        [leaves.jump(GUARD_OUTBOUND)],
+    ));
     chains
 }
 
-/// ztunnel's connections to the app need no memory of the kernel's: whatever answers has taken over their mark, and
-/// the mark routes answers to loopback. Without connection tracking a new connection costs a tenth less.
-fn delivery(config: &RedirectConfig) -> Rule {
-    Rule::new()
-        .mark(config.delivery_mark, config.delivery_mask)
-        .counter()
-        .not_tracked()
+/// Connection tracking is only for what is translated: plaintext that arrives. It costs a fifth of a request.
+fn raw_prerouting(config: &RedirectConfig) -> Vec<Rule> {
+    let mut rules = vec![Rule::new().input_interface("lo").tcp().not_tracked()];
+    rules.extend(tunnels_apart(config));
+    rules.extend(config.dns_capture.map(|_| dns_answers_apart(config)));
+    rules
 }
 
+fn raw_output(config: &RedirectConfig) -> Vec<Rule> {
+    let mut rules = vec![Rule::new().output_interface("lo").tcp().not_tracked()];
+    rules.extend(tunnels_apart(config));
+    rules.extend(config.dns_capture.map(|_| dns_queries_apart(config)));
+    rules
+}
+
+fn tunnels_apart(config: &RedirectConfig) -> [Rule; 2] {
+    let port = config.hbone_port;
+    [
+        Rule::new().tcp().destination_port(port).not_tracked(),
+        Rule::new().tcp().source_port(port).not_tracked(),
+    ]
+}
+
+/// What comes from outside is marked as ztunnel's, and whatever answers takes the mark over: a listener of the app
+/// that may be reached directly, or the kernel where nobody listens. Unmarked answers would be captured.
 fn mangle_prerouting(config: &RedirectConfig) -> Vec<Rule> {
-    let mut rules = vec![remember_own_connections(config)];
+    let outside = || Rule::new().not_input_interface("lo").tcp();
+    let mut rules = vec![
+        Rule::new()
+            .syn()
+            .input_interface("lo")
+            .not_mark(config.mark, config.mark_mask)
+            .jump(CAPTURE),
+        // A ztunnel that knows one mark only.
+        Rule::new()
+            .syn()
+            .input_interface("lo")
+            .mark(config.mark, config.mark_mask)
+            .set_mark(config.delivery_mark, config.delivery_mask),
+        outside().set_mark(config.mark, config.mark_mask),
+    ];
     if config.inbound {
         let opens = Rule::new().syn().not_input_interface("lo");
         rules.push(opens.jump(GUARD_INBOUND));
@@ -84,26 +109,25 @@ fn mangle_prerouting(config: &RedirectConfig) -> Vec<Rule> {
     rules
 }
 
-fn mangle_output(config: &RedirectConfig) -> Vec<Rule> {
-    let opens = Rule::new().syn().not_output_interface("lo");
-    vec![bring_replies_back(config), opens.jump(GUARD_OUTBOUND)]
-}
-
-/// A packet of ztunnel that arrives here was sent to the app, perhaps from a borrowed address.
-fn remember_own_connections(config: &RedirectConfig) -> Rule {
-    Rule::new()
-        .mark(config.mark, config.mark_mask)
-        .counter()
-        .set_connection_mark(config.reply_mark, config.mark_mask)
-}
-
-/// The app's replies on such a connection would leave for the borrowed address. The mark routes them to
-/// loopback instead. Only our bits are restored, so that other users of connection marks are not heard.
-fn bring_replies_back(config: &RedirectConfig) -> Rule {
-    Rule::new()
-        .connection_mark(config.reply_mark, config.mark_mask)
-        .counter()
-        .set_mark(config.reply_mark, config.mark_mask)
+/// An opening that the app sends, and that routing has led to the loopback interface. Those to the pod itself come
+/// by there too. Without ztunnel the others are lost, so that they are sent again and reach the next one.
+fn capture(config: &RedirectConfig) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in families(config) {
+        let elsewhere = || {
+            Rule::new()
+                .destination_not_in(family, own_set(family))
+                .tcp()
+        };
+        if let Some(port) = config.dns_capture {
+            let query = elsewhere().destination_port(DNS);
+            rules.push(query.counter().intercept(port).accept());
+        }
+        let captured = elsewhere().counter();
+        rules.push(captured.intercept(config.outbound_port).accept());
+        rules.push(elsewhere().counter().drop());
+    }
+    rules
 }
 
 fn nat_prerouting(config: &RedirectConfig) -> Vec<Rule> {
@@ -120,30 +144,13 @@ fn nat_prerouting(config: &RedirectConfig) -> Vec<Rule> {
         return rules;
     }
     rules.push(Rule::new().tcp().jump(EXEMPT_INBOUND));
-    for loopback in loopbacks(config) {
+    for family in families(config) {
         let rule = Rule::new()
-            .not_destination(loopback)
+            .not_input_interface("lo")
+            .family(family)
             .syn()
-            .not_destination_port(config.hbone_port)
-            .not_mark(config.mark, config.mark_mask);
+            .not_destination_port(config.hbone_port);
         rules.push(rule.counter().redirect(config.inbound_port));
-    }
-    rules
-}
-
-fn nat_output(config: &RedirectConfig) -> Vec<Rule> {
-    let mut rules = dns(config);
-    let reply = Rule::new().tcp().mark(config.reply_mark, config.mark_mask);
-    rules.push(reply.counter().accept());
-    // The pod talks to itself, whichever of its addresses it uses.
-    rules.push(Rule::new().output_interface("lo").counter().accept());
-    rules.push(Rule::new().tcp().jump(EXEMPT_OUTBOUND));
-    for loopback in loopbacks(config) {
-        let rule = Rule::new()
-            .not_destination(loopback)
-            .syn()
-            .not_mark(config.mark, config.mark_mask);
-        rules.push(rule.counter().redirect(config.outbound_port));
     }
     rules
 }
@@ -190,34 +197,27 @@ fn exempt_outbound(config: &RedirectConfig) -> Vec<Rule> {
 /// "not redirected" for ever: one made for a connection older than the rules, or for a lone ACK that
 /// somebody sent to prepare the ground. A SYN that meets such an entry would go straight to the app.
 fn guard_inbound(config: &RedirectConfig) -> Vec<Rule> {
-    let mut rules = seen_by_nat().to_vec();
-    rules.push(Rule::new().destination_port(config.hbone_port).accept());
+    let mut rules = vec![
+        // Either it is redirected, or its entry is made for this packet and the NAT chains come next. Neither holds
+        // for a packet that connection tracking does not follow.
+        Rule::new().connection_redirected().accept(),
+        Rule::new().connection_unknown().accept(),
+        Rule::new().destination_port(config.hbone_port).accept(),
+    ];
     rules.extend(not_redirected_families(config));
-    rules.push(Rule::new().mark(config.mark, config.mark_mask).accept());
     rules.push(Rule::new().jump(EXEMPT_INBOUND));
     rules.push(Rule::new().counter().drop());
     rules
 }
 
-/// The same for openings that would leave without the mesh.
+/// Loses openings of the app that routing did not capture: of a socket bound to an interface, or with the addresses
+/// and ports of a connection older than the rules.
 fn guard_outbound(config: &RedirectConfig) -> Vec<Rule> {
-    let mut rules = seen_by_nat().to_vec();
+    let mut rules = vec![Rule::new().mark(config.mark, config.mark_mask).accept()];
     rules.extend(not_redirected_families(config));
-    for mark in [config.mark, config.reply_mark] {
-        rules.push(Rule::new().mark(mark, config.mark_mask).accept());
-    }
     rules.push(Rule::new().jump(EXEMPT_OUTBOUND));
     rules.push(Rule::new().counter().drop());
     rules
-}
-
-/// Either it is redirected, or its entry is made for this packet and the NAT chains come next. Neither
-/// holds for a packet that connection tracking does not follow.
-fn seen_by_nat() -> [Rule; 2] {
-    [
-        Rule::new().connection_redirected().accept(),
-        Rule::new().connection_unknown().accept(),
-    ]
 }
 
 fn not_redirected_families(config: &RedirectConfig) -> Option<Rule> {
@@ -225,29 +225,20 @@ fn not_redirected_families(config: &RedirectConfig) -> Option<Rule> {
     (!config.ipv6).then_some(ipv6)
 }
 
-fn dns(config: &RedirectConfig) -> Vec<Rule> {
+fn udp_dns(config: &RedirectConfig) -> Vec<Rule> {
     let Some(port) = config.dns_capture else {
         return Vec::new();
     };
-    let mut rules = Vec::new();
-    for family in families(config) {
-        let rule = Rule::new()
+    let redirected = |family| {
+        let query = Rule::new()
             .not_output_interface("lo")
             .family(family)
             .udp()
             .destination_port(DNS)
             .not_mark(config.mark, config.mark_mask);
-        rules.push(rule.counter().redirect(port));
-    }
-    for loopback in loopbacks(config) {
-        let rule = Rule::new()
-            .not_destination(loopback)
-            .syn()
-            .destination_port(DNS)
-            .not_mark(config.mark, config.mark_mask);
-        rules.push(rule.counter().redirect(port));
-    }
-    rules
+        query.counter().redirect(port)
+    };
+    families(config).map(redirected).collect()
 }
 
 /// ztunnel's queries upstream can have the very addresses and ports of an app's redirected query. A zone
@@ -270,8 +261,12 @@ fn dns_answers_apart(config: &RedirectConfig) -> Rule {
         .set_connection_zone(DNS_ZONE)
 }
 
-fn sets(config: &RedirectConfig) -> Vec<Set> {
+fn sets(config: &RedirectConfig, own: &OwnAddresses) -> Vec<Set> {
     let mut sets = Vec::new();
+    for family in families(config) {
+        let own = own.iter().map(IpNet::from).chain(loopbacks());
+        sets.push(Set::networks(own_set(family), family, own));
+    }
     for (name, ports) in [
         (INBOUND_PORTS, &config.exclude_inbound_ports),
         (OUTBOUND_PORTS, &config.exclude_outbound_ports),
@@ -301,6 +296,13 @@ fn has_any<'a>(
     networks.any(|network| AddressFamily::of(network.addr()) == family)
 }
 
+fn own_set(family: AddressFamily) -> &'static str {
+    match family {
+        AddressFamily::Ipv4 => "own-v4",
+        AddressFamily::Ipv6 => "own-v6",
+    }
+}
+
 fn inbound_set(family: AddressFamily) -> &'static str {
     match family {
         AddressFamily::Ipv4 => "exclude-inbound-v4",
@@ -321,7 +323,7 @@ pub(super) fn families(config: &RedirectConfig) -> impl Iterator<Item = AddressF
     [Some(AddressFamily::Ipv4), ipv6].into_iter().flatten()
 }
 
-fn probes(config: &RedirectConfig) -> impl Iterator<Item = IpAddr> + use<> {
+pub(super) fn probes(config: &RedirectConfig) -> impl Iterator<Item = IpAddr> + use<> {
     let (v4, v6) = (config.probe_v4.into(), config.probe_v6.into());
     families(config).map(move |family| match family {
         AddressFamily::Ipv4 => v4,
@@ -329,17 +331,16 @@ fn probes(config: &RedirectConfig) -> impl Iterator<Item = IpAddr> + use<> {
     })
 }
 
-fn loopbacks(config: &RedirectConfig) -> impl Iterator<Item = IpAddr> + use<> {
-    families(config).map(|family| match family {
-        AddressFamily::Ipv4 => Ipv4Addr::LOCALHOST.into(),
-        AddressFamily::Ipv6 => Ipv6Addr::LOCALHOST.into(),
-    })
+fn loopbacks() -> [IpNet; 2] {
+    let v4 = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    [v4.into(), Ipv6Net::from(Ipv6Addr::LOCALHOST).into()]
 }
 
 const EXEMPT_INBOUND: &str = "exempt-inbound";
 const EXEMPT_OUTBOUND: &str = "exempt-outbound";
 const GUARD_INBOUND: &str = "guard-inbound";
 const GUARD_OUTBOUND: &str = "guard-outbound";
+const CAPTURE: &str = "capture";
 const INBOUND_PORTS: &str = "exclude-inbound-ports";
 const OUTBOUND_PORTS: &str = "exclude-outbound-ports";
 const DNS: u16 = 53;

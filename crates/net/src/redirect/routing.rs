@@ -1,68 +1,98 @@
-//! Routing of marked packets to the loopback interface.
+//! Routing: what the app sends to the world, and its answers to ztunnel, go to the loopback interface.
+//!
+//! ```text
+//! preference + 0   marked as a delivery                       table 100: everything is local
+//!            + 1   marked as ztunnel's                        skip to + 5
+//!            + 2   TCP sent here, to what is exempt           skip to + 5
+//!            + 3   TCP sent here, a connection from before    skip to + 5
+//!            + 4   TCP sent here                              table 100
+//!            + 5   where skipping ends; the pod's own rules follow
+//! ```
+//!
+//! The table with the pod's own addresses is asked before all of them, so what the pod says to itself is not concerned.
 
-use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily as Af, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::libc;
 
-use super::{Drift, RedirectConfig, program};
+use super::present::{Connections, Ends, OwnAddresses};
+use super::rule::{Leads, Rule};
+use super::{Drift, RedirectConfig, program, settings};
 use crate::netlink::{Conversation, LOOPBACK_INDEX, errno};
 use crate::netns::Netns;
 use crate::nft::AddressFamily;
 
-/// Two rules and one route per family.
-pub(super) struct Routing {
+/// The routing that a configuration asks for in a pod.
+pub(super) struct Routing<'a> {
+    config: &'a RedirectConfig,
     families: Vec<AddressFamily>,
-    rules: [MarkRule; 2],
-    table: u32,
+    ipv4_source: Option<Ipv4Addr>,
 }
 
-/// Packets with this mark are looked up in our table.
-#[derive(Clone, Copy)]
-struct MarkRule {
-    mark: u32,
-    mask: u32,
-    preference: u32,
-}
-
-impl Routing {
-    pub(super) fn new(config: &RedirectConfig) -> Self {
-        Self {
-            families: program::families(config).collect(),
-            rules: [
-                MarkRule {
-                    mark: config.reply_mark,
-                    mask: config.mark_mask,
-                    preference: config.rule_preference,
-                },
-                MarkRule {
-                    mark: config.delivery_mark,
-                    mask: config.delivery_mask,
-                    preference: config.rule_preference.saturating_sub(1),
-                },
-            ],
-            table: config.route_table,
-        }
+impl<'a> Routing<'a> {
+    pub(super) fn new(
+        netns: &Netns,
+        config: &'a RedirectConfig,
+        own: &OwnAddresses,
+    ) -> io::Result<Self> {
+        // Without IPv6 on the loopback interface, or without an IPv4 address, nothing can be led there.
+        let ipv6 = netns.enter(settings::loopback_has_ipv6)?;
+        let ipv4_source = own.ipv4_source();
+        let usable = |family: &AddressFamily| match family {
+            AddressFamily::Ipv4 => ipv4_source.is_some(),
+            AddressFamily::Ipv6 => ipv6,
+        };
+        Ok(Self {
+            config,
+            families: program::families(config).filter(usable).collect(),
+            ipv4_source,
+        })
     }
 
-    /// Adds what is missing.
-    pub(super) fn ensure(&self, netns: &Netns) -> io::Result<()> {
+    /// Makes it so. Where nothing was captured so far, open connections keep their way, and so do those that were
+    /// `opening` before the guards of the table came.
+    pub(super) fn ensure(&self, netns: &Netns, before: &Connections) -> io::Result<()> {
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
-        for family in self.usable_families(netns)? {
-            for rule in self.rules {
-                let rule = RouteNetlinkMessage::NewRule(self.rule(rule, family));
-                let added = conversation.request(rule, NLM_F_CREATE | NLM_F_EXCL);
-                unless(added, &[libc::EEXIST])?;
-            }
+        for &family in &self.families {
             let route = RouteNetlinkMessage::NewRoute(self.route(family));
             conversation.request(route, NLM_F_CREATE | NLM_F_REPLACE)?;
+            let listed = listed(&mut conversation, family, self.config)?;
+            let mut missing = self.rules(family);
+            for rule in &listed {
+                let expected = missing.iter().position(|missing| missing == rule);
+                match expected {
+                    Some(index) => drop(missing.remove(index)),
+                    None if rule.preference == self.at(KEPT) => {}
+                    None => delete(&mut conversation, family, rule)?,
+                }
+            }
+            let capture = self.capture();
+            let begins = missing.contains(&capture);
+            missing.retain(|rule| *rule != capture);
+            // From behind: nothing skips to where no rule is.
+            for rule in missing.iter().rev() {
+                add(&mut conversation, family, rule)?;
+            }
+            if begins {
+                let now = Connections::read(netns)?;
+                let began_before = now.opening.intersection(&before.opening);
+                for ends in now.open.iter().chain(began_before) {
+                    if ends.family() == family {
+                        add(&mut conversation, family, &self.kept(ends))?;
+                    }
+                }
+                add(&mut conversation, family, &capture)?;
+            }
         }
         Ok(())
     }
@@ -70,107 +100,99 @@ impl Routing {
     pub(super) fn verify(&self, netns: &Netns) -> Result<(), Drift> {
         let unreadable = Drift::Unreadable;
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE).map_err(unreadable)?;
-        for family in self.usable_families(netns).map_err(unreadable)? {
-            for rule in self.rules {
-                if !self
-                    .has_rule(&mut conversation, rule, family)
-                    .map_err(unreadable)?
-                {
-                    return Err(Drift::RuleMissing(family));
-                }
+        for &family in &self.families {
+            let mut found = listed(&mut conversation, family, self.config).map_err(unreadable)?;
+            found.retain(|rule| rule.preference != self.at(KEPT));
+            found.sort_unstable();
+            let mut expected = self.rules(family);
+            expected.sort_unstable();
+            if found != expected {
+                return Err(Drift::RulesDiffer(family));
             }
-            if !self
-                .has_route(&mut conversation, family)
-                .map_err(unreadable)?
-            {
+            let has_route = self.has_route(&mut conversation, family);
+            if !has_route.map_err(unreadable)? {
                 return Err(Drift::RouteMissing(family));
             }
         }
         Ok(())
     }
 
-    /// Removes both from both families, also if only one is redirected now.
-    pub(super) fn remove(&self, netns: &Netns) -> io::Result<()> {
+    /// Forgets the connections from before that have ended: their addresses and ports may come again.
+    pub(super) fn forget_ended(&self, netns: &Netns) -> io::Result<()> {
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
-        for family in [AddressFamily::Ipv4, AddressFamily::Ipv6] {
-            for rule in self.rules {
-                while self.remove_one_rule(&mut conversation, rule, family)? {}
+        for &family in &self.families {
+            let mut kept = listed(&mut conversation, family, self.config)?;
+            kept.retain(|rule| rule.preference == self.at(KEPT));
+            if kept.is_empty() {
+                continue;
             }
-            let route = RouteNetlinkMessage::DelRoute(self.route(family));
-            unless(conversation.request(route, 0), &GONE)?;
+            let now = Connections::read(netns)?;
+            let alive: Vec<_> = now.open.union(&now.opening).map(|e| self.kept(e)).collect();
+            for rule in kept.iter().filter(|rule| !alive.contains(rule)) {
+                delete(&mut conversation, family, rule)?;
+            }
         }
         Ok(())
     }
 
-    /// Whether there was one.
-    fn remove_one_rule(
-        &self,
-        conversation: &mut Conversation,
-        rule: MarkRule,
-        family: AddressFamily,
-    ) -> io::Result<bool> {
-        let rule = RouteNetlinkMessage::DelRule(self.rule(rule, family));
-        match conversation.request(rule, 0) {
-            Err(error) if is_any_of(&error, &GONE) => Ok(false),
-            done => done.map(|()| true),
-        }
+    /// The rules of one family, by preference, without those for connections from before.
+    fn rules(&self, family: AddressFamily) -> Vec<Rule> {
+        let config = self.config;
+        let mut rules = vec![
+            Rule::new(self.at(DELIVERY), self.to_loopback())
+                .mark(config.delivery_mark, config.delivery_mask),
+            Rule::new(self.at(OWN), self.skip()).mark(config.mark, config.mark_mask),
+        ];
+        let exempt = || Rule::new(self.at(EXEMPT), self.skip()).sent_here();
+        let excluded = config.exclude_outbound.iter().copied();
+        let networks = excluded.chain(program::probes(config).map(IpNet::from));
+        let networks = networks.map(|network| network.trunc());
+        let mut networks: Vec<_> = networks
+            .filter(|network| AddressFamily::of(network.addr()) == family)
+            .collect();
+        networks.sort_unstable();
+        networks.dedup();
+        rules.extend(networks.into_iter().map(|network| exempt().to(network)));
+        let ports = config.exclude_outbound_ports.iter();
+        rules.extend(ports.map(|port| exempt().to_port(*port)));
+        rules.push(self.capture());
+        rules.push(Rule::new(self.at(LANDING), Leads::On));
+        rules
     }
 
-    fn rule(&self, wanted: MarkRule, family: AddressFamily) -> RuleMessage {
-        let mut rule = RuleMessage::default();
-        rule.header.family = af(family);
-        rule.header.action = RuleAction::ToTable;
-        rule.attributes = vec![
-            RuleAttribute::Priority(wanted.preference),
-            RuleAttribute::FwMark(wanted.mark),
-            RuleAttribute::FwMask(wanted.mask),
-            RuleAttribute::Table(self.table),
-        ];
-        rule
+    fn capture(&self) -> Rule {
+        Rule::new(self.at(CAPTURE), self.to_loopback()).sent_here()
+    }
+
+    fn kept(&self, ends: &Ends) -> Rule {
+        Rule::new(self.at(KEPT), self.skip())
+            .sent_here()
+            .from(ends.local.ip())
+            .from_port(ends.local.port())
+            .to(ends.remote.ip().into())
+            .to_port(ends.remote.port())
+    }
+
+    fn at(&self, offset: u32) -> u32 {
+        self.config.rule_preference.saturating_add(offset)
+    }
+
+    fn to_loopback(&self) -> Leads {
+        Leads::ToTable(self.config.route_table)
+    }
+
+    fn skip(&self) -> Leads {
+        Leads::To(self.at(LANDING))
     }
 
     fn route(&self, family: AddressFamily) -> RouteMessage {
-        let mut route = RouteMessage::default();
-        route.header.address_family = af(family);
-        route.header.kind = RouteType::Local;
-        route.header.scope = match family {
-            AddressFamily::Ipv4 => RouteScope::Host,
-            // Has no meaning for IPv6, which always lists this.
-            AddressFamily::Ipv6 => RouteScope::Universe,
-        };
-        route.header.protocol = RouteProtocol::Static;
-        route.header.table = RouteHeader::RT_TABLE_UNSPEC;
-        route.attributes = vec![
-            RouteAttribute::Table(self.table),
-            RouteAttribute::Oif(LOOPBACK_INDEX),
-        ];
+        let mut route = to_loopback(family, self.config.route_table);
+        // What is local would be reached from its own address.
+        if let (AddressFamily::Ipv4, Some(source)) = (family, self.ipv4_source) {
+            let source = RouteAddress::Inet(source);
+            route.attributes.push(RouteAttribute::PrefSource(source));
+        }
         route
-    }
-
-    fn has_rule(
-        &self,
-        conversation: &mut Conversation,
-        rule: MarkRule,
-        family: AddressFamily,
-    ) -> io::Result<bool> {
-        let mut everything = RuleMessage::default();
-        everything.header.family = af(family);
-        let wanted = self.rule(rule, family);
-        let listed = conversation.dump(&RouteNetlinkMessage::GetRule(everything))?;
-        Ok(listed.iter().any(|listed| {
-            let RouteNetlinkMessage::NewRule(rule) = listed else {
-                return false;
-            };
-            // A rule with further conditions is not ours.
-            let conditions = rule.header.dst_len | rule.header.src_len | rule.header.tos;
-            rule.header.family == wanted.header.family
-                && rule.header.action == wanted.header.action
-                && conditions == 0
-                && wanted
-                    .attributes
-                    .iter()
-                    .all(|a| rule.attributes.contains(a))
-        }))
     }
 
     fn has_route(
@@ -195,61 +217,78 @@ impl Routing {
                     .all(|a| route.attributes.contains(a))
         }))
     }
-
-    /// Without IPv6 on the loopback interface no such packet can go there.
-    fn usable_families(&self, netns: &Netns) -> io::Result<Vec<AddressFamily>> {
-        let ipv6 = netns.enter(loopback_has_ipv6)?;
-        let usable = |family: &AddressFamily| *family == AddressFamily::Ipv4 || ipv6;
-        Ok(self.families.iter().copied().filter(usable).collect())
-    }
 }
 
-/// Whether everything that answers a marked packet carries the same mark: sockets that accept a connection, and the
-/// kernel where nobody listens. Asks for it if `enable` says so; where settings of the kernel cannot be written, the
-/// answer is what it is.
-pub(super) fn answers_carry_marks(netns: &Netns, enable: bool) -> io::Result<bool> {
-    netns.enter(|| {
-        let is_on = |setting: &&str| {
-            if enable {
-                let _ = fs::write(setting, "1");
-            }
-            match fs::read_to_string(setting) {
-                Ok(value) => value.trim() == "1",
-                // The kernel has no IPv6.
-                Err(_) => setting.contains("ipv6"),
-            }
+/// Removes rules and routes from both families, also if only one is redirected now.
+pub(super) fn remove(netns: &Netns, config: &RedirectConfig) -> io::Result<()> {
+    let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
+    for family in [AddressFamily::Ipv4, AddressFamily::Ipv6] {
+        let mut ours = match listed(&mut conversation, family, config) {
+            Err(error) if is_any_of(&error, &GONE) => continue,
+            listed => listed?,
         };
-        MARK_SETTINGS
-            .iter()
-            .filter(|setting| is_on(setting))
-            .count()
-            == MARK_SETTINGS.len()
-    })
-}
-
-/// Takes back what [`answers_carry_marks`] asked for.
-pub(super) fn stop_carrying_marks(netns: &Netns) -> io::Result<()> {
-    netns.enter(|| {
-        for setting in MARK_SETTINGS {
-            let _ = fs::write(setting, "0");
+        let landing = Leads::To(config.rule_preference.saturating_add(LANDING));
+        let loopback = Leads::ToTable(config.route_table);
+        ours.retain(|rule| [landing, loopback, Leads::On].contains(&rule.leads));
+        for rule in &ours {
+            delete(&mut conversation, family, rule)?;
         }
-    })
+        let route = RouteNetlinkMessage::DelRoute(to_loopback(family, config.route_table));
+        unless(conversation.request(route, 0), &GONE)?;
+    }
+    Ok(())
 }
 
-/// Settings of the namespace. The first counts for both families, in spite of its name.
-const MARK_SETTINGS: [&str; 3] = [
-    "/proc/sys/net/ipv4/tcp_fwmark_accept",
-    "/proc/sys/net/ipv4/fwmark_reflect",
-    "/proc/sys/net/ipv6/fwmark_reflect",
-];
-
-fn loopback_has_ipv6() -> bool {
-    let disabled = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
-    // No such file: the kernel has no IPv6.
-    disabled.is_ok_and(|disabled| disabled.trim() == "0")
+fn to_loopback(family: AddressFamily, table: u32) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.address_family = af(family);
+    route.header.kind = RouteType::Local;
+    route.header.scope = match family {
+        AddressFamily::Ipv4 => RouteScope::Host,
+        // Has no meaning for IPv6, which always lists this.
+        AddressFamily::Ipv6 => RouteScope::Universe,
+    };
+    route.header.protocol = RouteProtocol::Static;
+    route.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    route.attributes = vec![
+        RouteAttribute::Table(table),
+        RouteAttribute::Oif(LOOPBACK_INDEX),
+    ];
+    route
 }
 
-fn af(family: AddressFamily) -> Af {
+/// The rules of one family whose preference is one of ours.
+fn listed(
+    conversation: &mut Conversation,
+    family: AddressFamily,
+    config: &RedirectConfig,
+) -> io::Result<Vec<Rule>> {
+    let mut everything = RuleMessage::default();
+    everything.header.family = af(family);
+    let listed = conversation.dump(&RouteNetlinkMessage::GetRule(everything))?;
+    let rules = listed.iter().filter_map(|listed| match listed {
+        RouteNetlinkMessage::NewRule(rule) => Some(Rule::from_listing(rule)),
+        _ => None,
+    });
+    let first = config.rule_preference;
+    let ours: RangeInclusive<u32> = first..=first.saturating_add(LANDING);
+    Ok(rules
+        .filter(|rule| ours.contains(&rule.preference))
+        .collect())
+}
+
+fn add(conversation: &mut Conversation, family: AddressFamily, rule: &Rule) -> io::Result<()> {
+    let new = RouteNetlinkMessage::NewRule(rule.to_message(family));
+    let added = conversation.request(new, NLM_F_CREATE | NLM_F_EXCL);
+    unless(added, &[libc::EEXIST])
+}
+
+fn delete(conversation: &mut Conversation, family: AddressFamily, rule: &Rule) -> io::Result<()> {
+    let delete = RouteNetlinkMessage::DelRule(rule.to_message(family));
+    unless(conversation.request(delete, 0), &GONE)
+}
+
+pub(super) fn af(family: AddressFamily) -> Af {
     match family {
         AddressFamily::Ipv4 => Af::Inet,
         AddressFamily::Ipv6 => Af::Inet6,
@@ -267,6 +306,13 @@ fn is_any_of(error: &io::Error, errors: &[i32]) -> bool {
     errno(error).is_some_and(|errno| errors.contains(&errno))
 }
 
+// What is added to the preference of the first rule.
+const DELIVERY: u32 = 0;
+const OWN: u32 = 1;
+const EXEMPT: u32 = 2;
+const KEPT: u32 = 3;
+const CAPTURE: u32 = 4;
+const LANDING: u32 = 5;
 /// No such rule, no such route, or nothing at all of this family.
 const GONE: [i32; 4] = [
     libc::ENOENT,

@@ -40,13 +40,11 @@ fn everything() -> Table {
             .accept(),
         Rule::new().tcp().destination_port_in("ports").accept(),
         Rule::new().input_interface("eth0").accept(),
+        Rule::new().mark(0x539, 0xfff).set_mark(0x1539, 0x1fff),
+        Rule::new().not_mark(1, u32::MAX).tcp().intercept(15001),
         Rule::new()
-            .mark(0x539, 0xfff)
-            .set_connection_mark(0x111, 0xfff),
-        Rule::new()
-            .not_mark(1, u32::MAX)
-            .connection_mark(0x111, 0xfff)
-            .set_mark(0x111, 0xfff),
+            .destination_not_in(AddressFamily::Ipv6, "nets")
+            .accept(),
         Rule::new()
             .not_input_interface("lo")
             .connection_redirected()

@@ -1,20 +1,23 @@
 //! Redirection in a pod: rules that come, change, drift and go.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
-use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::{RuleAttribute::Priority, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use tokio::time::timeout;
 use tulle_net::Netns;
+use tulle_net::connect::{ConnectOptions, connect};
 use tulle_net::nft::{Batch, Family, read_table, table_names};
 use tulle_net::redirect::{self, Drift, RedirectConfig, apply, remove, verify};
+use tulle_net::socket::reset_on_close;
 
 use crate::support::{
-    Cable, FAMILIES, accept, app, as_proxy, dial, dial_as, isolated_async, meshed, plain,
+    Cable, FAMILIES, accept, app, as_proxy, dial, dial_as, isolated_async, meshed, plain, proxy,
     routes_of, soon, talk,
 };
 
@@ -99,7 +102,8 @@ fn removal_leaves_nothing_and_can_be_repeated() {
         let numbers = RedirectConfig {
             route_table: 1234,
             rule_preference: 99,
-            reply_mark: 0x222,
+            delivery_mark: 0x2539,
+            delivery_mask: 0x2fff,
             ..plain()
         };
         remove(&cable.pod).unwrap();
@@ -166,7 +170,7 @@ fn every_drift_is_seen_and_mended() {
 
         let chain = |name| good.chains.iter().position(|c| c.name == name).unwrap();
         let mut without_rule = good.clone();
-        without_rule.chains[chain("nat-output")].rules.remove(2);
+        without_rule.chains[chain("capture")].rules.remove(2);
         let mut swapped = good.clone();
         swapped.chains[chain("nat-prerouting")].rules.swap(1, 2);
         let mut without_chain = good.clone();
@@ -176,7 +180,7 @@ fn every_drift_is_seen_and_mended() {
         let mut older = good.clone();
         older.comment = Some("redirection by an older program".into());
         for (table, expected) in [
-            (without_rule, "rule 3 of chain nat-output"),
+            (without_rule, "rule 3 of chain capture"),
             (swapped, "rule 2 of chain nat-prerouting"),
             (without_chain, "other chains"),
             (other_set, "other sets or elements"),
@@ -193,15 +197,17 @@ fn every_drift_is_seen_and_mended() {
         }
 
         for version in [IpVersion::V4, IpVersion::V6] {
-            let rules = handle.rule().get(version.clone()).execute();
-            let rules: Vec<_> = rules.try_collect().await.unwrap();
-            let is_ours =
-                |rule: &RuleMessage| rule.attributes.contains(&RuleAttribute::FwMark(0x111));
-            let ours = rules.into_iter().find(is_ours).unwrap();
-            handle.rule().del(ours).execute().await.unwrap();
-            let drift = verify(&cable.pod, &plain());
-            assert!(matches!(drift, Err(Drift::RuleMissing(_))), "{drift:?}");
-            apply(&cable.pod, &plain()).unwrap();
+            // Each of ours in turn: deliveries, ztunnel's own, probes, capture, where skipping ends.
+            for offset in [0, 1, 2, 4, 5] {
+                let rules = handle.rule().get(version.clone()).execute();
+                let rules: Vec<_> = rules.try_collect().await.unwrap();
+                let is_it = |rule: &RuleMessage| rule.attributes.contains(&Priority(1500 + offset));
+                let it = rules.into_iter().find(is_it).unwrap();
+                handle.rule().del(it).execute().await.unwrap();
+                let drift = verify(&cable.pod, &plain());
+                assert!(matches!(drift, Err(Drift::RulesDiffer(_))), "{drift:?}");
+                apply(&cable.pod, &plain()).unwrap();
+            }
 
             let is_ours =
                 |route: &RouteMessage| route.attributes.contains(&RouteAttribute::Table(100));
@@ -219,8 +225,8 @@ fn every_drift_is_seen_and_mended() {
     });
 }
 
-/// Connection tracking may remember a connection from before the rules as one that needs no redirection.
-/// A new one with the same addresses and ports must not profit from it.
+/// Connection tracking, and the rule that keeps the way of a connection from before, must not help a new one with the
+/// same addresses and ports.
 #[test]
 fn a_connection_from_before_is_no_way_past_the_rules() {
     isolated_async(async || {
@@ -236,7 +242,7 @@ fn a_connection_from_before_is_no_way_past_the_rules() {
                 let (mut server, _) = accept(&app).await;
                 apply(&cable.pod, &plain()).unwrap();
                 talk(&mut client, &mut server).await;
-                tulle_net::socket::reset_on_close(&server).unwrap();
+                reset_on_close(&server).unwrap();
                 drop(server);
                 soon(client.readable()).await.unwrap();
                 drop(client);
@@ -245,6 +251,94 @@ fn a_connection_from_before_is_no_way_past_the_rules() {
                 let lost = timeout(Duration::from_millis(300), again).await;
                 assert!(lost.is_err(), "{from_ip} reached {to_ip}: {lost:?}");
                 remove(&cable.pod).unwrap();
+            }
+        }
+    });
+}
+
+/// Once it has ended, its addresses and ports are like any others.
+#[test]
+fn connections_from_before_are_forgotten_when_they_have_ended() {
+    isolated_async(async || {
+        let cable = Cable::new().await;
+        for family in FAMILIES {
+            let outside = app(&cable.peer, 80);
+            let from = SocketAddr::new(family.pod, 40000);
+            let to = SocketAddr::new(family.peer, 80);
+            let client = socket_at(&cable.pod, from).connect(to).await.unwrap();
+            let (server, _) = accept(&outside).await;
+            let ztunnel = proxy(&cable.pod, 15001);
+            apply(&cable.pod, &plain()).unwrap();
+            assert_eq!(kept(&cable.pod).await, 1);
+            apply(&cable.pod, &plain()).unwrap();
+            assert_eq!(kept(&cable.pod).await, 1, "it is still open");
+
+            reset_on_close(&server).unwrap();
+            drop(server);
+            soon(client.readable()).await.unwrap();
+            drop(client);
+            apply(&cable.pod, &plain()).unwrap();
+            assert_eq!(kept(&cable.pod).await, 0);
+            let mut again = soon(socket_at(&cable.pod, from).connect(to)).await.unwrap();
+            let (mut captured, _) = accept(&ztunnel).await;
+            talk(&mut again, &mut captured).await;
+            // Closed without a trace, which would be a connection from before to the next round.
+            reset_on_close(&again).unwrap();
+            drop((again, captured));
+            remove(&cable.pod).unwrap();
+        }
+    });
+}
+
+/// How many connections from before have a rule.
+async fn kept(netns: &Netns) -> usize {
+    let (_, rules) = routing(netns).await;
+    let is_kept = |rule: &&RuleMessage| rule.attributes.contains(&Priority(1503));
+    rules.iter().filter(is_kept).count()
+}
+
+/// Routing does not lead it to ztunnel, and nothing else may lead it out.
+#[test]
+fn a_socket_bound_to_an_interface_is_no_way_past_the_rules() {
+    isolated_async(async || {
+        let (cable, _ztunnel) = meshed(&plain()).await;
+        let outside = app(&cable.peer, 80);
+        for family in FAMILIES {
+            let socket = socket_at(&cable.pod, SocketAddr::new(family.pod, 0));
+            socket.bind_device(Some(b"eth0")).unwrap();
+            let connecting = socket.connect((family.peer, 80).into());
+            let lost = timeout(Duration::from_millis(300), connecting).await;
+            assert!(lost.is_err(), "{lost:?}");
+        }
+        let nobody = timeout(Duration::from_millis(1), outside.accept()).await;
+        assert!(nobody.is_err(), "{nobody:?}");
+    });
+}
+
+/// Who calls a port that nobody listens on hears it at once, inside and outside.
+#[test]
+fn refusals_find_their_way() {
+    isolated_async(async || {
+        let cable = Cable::new().await;
+        let config = RedirectConfig {
+            exclude_inbound_ports: BTreeSet::from([81]),
+            ..plain()
+        };
+        apply(&cable.pod, &config).unwrap();
+        for family in FAMILIES {
+            for (from, to, port, options) in [
+                (&cable.peer, family.pod, 81, ConnectOptions::default()),
+                (&cable.peer, family.pod, 80, ConnectOptions::default()),
+                (&cable.peer, family.pod, 15008, ConnectOptions::default()),
+                (&cable.pod, family.pod, 80, ConnectOptions::default()),
+                (&cable.pod, family.pod, 80, as_proxy(Some(family.peer))),
+                (&cable.pod, family.peer, 80, as_proxy(None)),
+            ] {
+                let addr = SocketAddr::new(to, port);
+                let refused = soon(connect(from, addr, &options)).await;
+                let refused = refused.map_err(|error| error.kind());
+                let expected = Some(ErrorKind::ConnectionRefused);
+                assert_eq!(refused.err(), expected, "{addr} {options:?}");
             }
         }
     });
@@ -274,7 +368,7 @@ fn a_connection_from_before_is_no_obstacle_to_what_is_exempt() {
                     let mut client = soon(socket.connect(to.into())).await.unwrap();
                     let (mut server, _) = accept(listener).await;
                     talk(&mut client, &mut server).await;
-                    tulle_net::socket::reset_on_close(&server).unwrap();
+                    reset_on_close(&server).unwrap();
                     drop(server);
                     soon(client.readable()).await.unwrap();
                 }

@@ -1,0 +1,183 @@
+//! What a pod has when redirection comes: its addresses, and its connections.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use crate::netlink::Conversation;
+use crate::netns::Netns;
+use crate::nft::AddressFamily;
+
+/// The addresses of all interfaces of a namespace, in the order in which they were given.
+#[derive(Clone, Debug)]
+pub(super) struct OwnAddresses(Vec<(IpAddr, AddressScope)>);
+
+impl OwnAddresses {
+    pub(super) fn read(netns: &Netns) -> io::Result<Self> {
+        let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
+        let everything = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let listed = conversation.dump(&everything)?;
+        let read = listed.iter().filter_map(|listed| match listed {
+            RouteNetlinkMessage::NewAddress(message) => own_address(message),
+            _ => None,
+        });
+        Ok(Self(read.collect()))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.iter().map(|(ip, _)| *ip)
+    }
+
+    /// The address that IPv4 connections to the world come from, if the pod can make any.
+    pub(super) fn ipv4_source(&self) -> Option<Ipv4Addr> {
+        self.0.iter().find_map(|own| match own {
+            (IpAddr::V4(ip), AddressScope::Universe) => Some(*ip),
+            _ => None,
+        })
+    }
+}
+
+fn own_address(message: &AddressMessage) -> Option<(IpAddr, AddressScope)> {
+    let attributes = || message.attributes.iter();
+    // On a point-to-point link the plain address is the peer's.
+    let local = attributes().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    let plain = attributes().find_map(|attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    });
+    local.or(plain).map(|ip| (ip, message.header.scope))
+}
+
+/// Two ends of a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Ends {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+}
+
+impl Ends {
+    pub(super) fn family(&self) -> AddressFamily {
+        AddressFamily::of(self.local.ip())
+    }
+}
+
+/// The TCP connections of a namespace whose other end is outside of it.
+///
+/// One that was captured is not among them: its other end is ztunnel's socket, in the same namespace.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    /// Those that have been answered.
+    pub(super) open: HashSet<Ends>,
+    /// Those that the app has begun.
+    pub(super) opening: HashSet<Ends>,
+}
+
+impl Connections {
+    pub(super) fn read(netns: &Netns) -> io::Result<Self> {
+        let tables = netns.enter(|| {
+            TABLES.map(|path| match fs::read_to_string(path) {
+                // The kernel has no IPv6.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+                read => read,
+            })
+        })?;
+        let mut connections = Self::default();
+        for table in tables {
+            for (ends, state) in table?.lines().skip(1).filter_map(parse) {
+                match state {
+                    LISTEN | TIME_WAIT | CLOSE => continue,
+                    SYN_SENT => connections.opening.insert(ends),
+                    _ => connections.open.insert(ends),
+                };
+            }
+        }
+        let inside = |ends: &Ends| {
+            let other = Ends {
+                local: ends.remote,
+                remote: ends.local,
+            };
+            connections.open.contains(&other) || connections.opening.contains(&other)
+        };
+        let outside = |ends: &&Ends| !inside(ends);
+        let open = connections.open.iter().filter(outside).copied().collect();
+        let opening = connections.opening.iter().filter(outside).copied();
+        Ok(Self {
+            opening: opening.collect(),
+            open,
+        })
+    }
+}
+
+/// Reads a line of the kernel's table: number, local end, remote end, state, and what is of no interest here.
+///
+/// Spec: Linux `Documentation/networking/proc_net_tcp.rst`.
+fn parse(line: &str) -> Option<(Ends, u8)> {
+    let mut words = line.split_whitespace().skip(1);
+    let local = parse_end(words.next()?)?;
+    let remote = parse_end(words.next()?)?;
+    let state = u8::from_str_radix(words.next()?, 16).ok()?;
+    Some((Ends { local, remote }, state))
+}
+
+/// Each four bytes of an address stand there as one number of this machine, the port as a number.
+fn parse_end(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let mut bytes = [0; 16];
+    for (target, word) in bytes.chunks_mut(4).zip(address.as_bytes().chunks(8)) {
+        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
+        target.copy_from_slice(&word.to_ne_bytes());
+    }
+    let ip: IpAddr = match (address.len(), bytes) {
+        (8, [a, b, c, d, ..]) => Ipv4Addr::new(a, b, c, d).into(),
+        (32, bytes) => Ipv6Addr::from(bytes).to_canonical(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// Of the calling thread's namespace.
+const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+const SYN_SENT: u8 = 2;
+const TIME_WAIT: u8 = 6;
+const CLOSE: u8 = 7;
+const LISTEN: u8 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_both_tables_are_read() {
+        let v4 = "   1: 0201000A:9C40 0901000A:0050 02 00000000:00000000 01:00000014 0 0 0 0 1 0";
+        let v6 = "   0: 000000FD000000000000000002000000:0050 000000FD000000000000000001000000:9C40 01 0:0";
+        let mapped = "   0: 0000000000000000FFFF00000201000A:0050 0000000000000000FFFF00000901000A:9C40 01 0:0";
+        for (line, local, remote, state) in [
+            (v4, "10.0.1.2:40000", "10.0.1.9:80", 2),
+            (v6, "[fd00::2]:80", "[fd00::1]:40000", 1),
+            (mapped, "10.0.1.2:80", "10.0.1.9:40000", 1),
+        ] {
+            let ends = Ends {
+                local: local.parse().unwrap(),
+                remote: remote.parse().unwrap(),
+            };
+            assert_eq!(parse(line), Some((ends, state)), "{line}");
+        }
+        for malformed in [
+            "",
+            "1:",
+            "1: 0201000A:9C40",
+            "1: 02:9C40 02:50 01",
+            "1: x:1 y:2 01",
+        ] {
+            assert_eq!(parse(malformed), None, "{malformed}");
+        }
+    }
+}

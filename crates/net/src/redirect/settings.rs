@@ -1,0 +1,60 @@
+//! Settings of a pod's kernel that redirection depends on.
+
+use std::fs;
+use std::io;
+
+use crate::netns::Netns;
+
+/// Has whatever answers a marked packet carry the same mark: sockets that accept a connection, and the kernel where
+/// nobody listens.
+///
+/// # Errors
+/// `PermissionDenied` where settings of the kernel cannot be written and are not made yet.
+pub(super) fn carry_marks(netns: &Netns) -> io::Result<()> {
+    netns.enter(|| {
+        for setting in MARK_SETTINGS {
+            if is_on(setting) {
+                continue;
+            }
+            fs::write(setting, "1")
+                .map_err(|error| io::Error::new(error.kind(), format!("{setting}: {error}")))?;
+        }
+        Ok(())
+    })?
+}
+
+/// Whether [`carry_marks`] was done.
+pub(super) fn marks_are_carried(netns: &Netns) -> io::Result<bool> {
+    netns.enter(|| MARK_SETTINGS.iter().all(|setting| is_on(setting)))
+}
+
+/// Takes back what [`carry_marks`] did.
+pub(super) fn stop_carrying_marks(netns: &Netns) -> io::Result<()> {
+    netns.enter(|| {
+        for setting in MARK_SETTINGS {
+            let _ = fs::write(setting, "0");
+        }
+    })
+}
+
+/// Whether the loopback interface has IPv6. To be called inside the namespace.
+pub(super) fn loopback_has_ipv6() -> bool {
+    let disabled = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
+    // No such file: the kernel has no IPv6.
+    disabled.is_ok_and(|disabled| disabled.trim() == "0")
+}
+
+fn is_on(setting: &str) -> bool {
+    match fs::read_to_string(setting) {
+        Ok(value) => value.trim() == "1",
+        // The kernel has no IPv6.
+        Err(_) => setting.contains("ipv6"),
+    }
+}
+
+/// Settings of the namespace. The first counts for both families, in spite of its name.
+const MARK_SETTINGS: [&str; 3] = [
+    "/proc/sys/net/ipv4/tcp_fwmark_accept",
+    "/proc/sys/net/ipv4/fwmark_reflect",
+    "/proc/sys/net/ipv6/fwmark_reflect",
+];
