@@ -137,8 +137,6 @@ impl BaseChain {
     pub const MANGLE_PREROUTING: Self = Self::accepting(ChainKind::Filter, Hook::Prerouting, -150);
     /// Marking of what is sent from here, followed by a new routing decision.
     pub const MANGLE_OUTPUT: Self = Self::accepting(ChainKind::Route, Hook::Output, -150);
-    /// Decisions about what is sent from here.
-    pub const FILTER_OUTPUT: Self = Self::accepting(ChainKind::Filter, Hook::Output, 0);
     /// Before connection tracking sees what arrives.
     pub const RAW_PREROUTING: Self = Self::accepting(ChainKind::Filter, Hook::Prerouting, -300);
     /// Before connection tracking sees what is sent from here.

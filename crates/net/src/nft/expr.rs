@@ -34,7 +34,9 @@ pub(crate) enum Field {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Property {
     Mark,
+    InputIndex,
     InputInterface,
+    OutputIndex,
     OutputInterface,
     OwnerUid,
     NetworkProtocol,
@@ -337,7 +339,9 @@ impl Property {
     fn key(self) -> MetaKey {
         match self {
             Self::Mark => MetaKey::Mark,
+            Self::InputIndex => MetaKey::Iif,
             Self::InputInterface => MetaKey::Iifname,
+            Self::OutputIndex => MetaKey::Oif,
             Self::OutputInterface => MetaKey::Oifname,
             Self::OwnerUid => MetaKey::SocketUserId,
             Self::NetworkProtocol => MetaKey::Nfproto,

@@ -31,48 +31,58 @@ fn chains(config: &RedirectConfig) -> Vec<Chain> {
         Chain::regular(GUARD_INBOUND, guard_inbound(config)),
         Chain::regular(GUARD_OUTBOUND, guard_outbound(config)),
         Chain::regular(CAPTURE, capture(config)),
+        Chain::regular(OPENINGS, openings(config)),
         Chain::base(
             "raw-prerouting",
             BaseChain::RAW_PREROUTING,
             raw_prerouting(config),
         ),
         Chain::base("raw-output", BaseChain::RAW_OUTPUT, raw_output(config)),
-        Chain::base(
+    ];
+    if config.inbound {
+        // After connection tracking, which the guard asks.
+        let arrives = Rule::new().not_input_interface("lo").syn();
+        chains.push(Chain::base(
             "mangle-prerouting",
             BaseChain::MANGLE_PREROUTING,
-            mangle_prerouting(config),
-        ),
-        Chain::base(
-            "nat-prerouting",
-            BaseChain::NAT_PREROUTING,
-            nat_prerouting(config),
-        ),
-    ];
+            [arrives.jump(GUARD_INBOUND)],
+        ));
+    }
+    chains.push(Chain::base(
+        "nat-prerouting",
+        BaseChain::NAT_PREROUTING,
+        nat_prerouting(config),
+    ));
     if config.dns_capture.is_some() {
         let queries = udp_dns(config);
         chains.push(Chain::base("nat-output", BaseChain::NAT_OUTPUT, queries));
     }
-    let leaves = Rule::new().syn().not_output_interface("lo");
-    chains.push(Chain::base(
-        "filter-output",
-        BaseChain::FILTER_OUTPUT,
-        [leaves.jump(GUARD_OUTBOUND)],
-    ));
     chains
 }
 
-/// Connection tracking is only for what is translated: plaintext that arrives. It costs a fifth of a request.
+/// Every packet on the loopback interface comes by here: two tests, and it is done unless it opens a connection.
+///
+/// What comes from outside is marked as ztunnel's, and whatever answers takes the mark over: a listener of the app
+/// that may be reached directly, or the kernel where nobody listens. Unmarked answers would be captured.
 fn raw_prerouting(config: &RedirectConfig) -> Vec<Rule> {
-    let mut rules = vec![Rule::new().input_interface("lo").tcp().not_tracked()];
+    let mut rules = vec![
+        Rule::new().input_interface("lo").syn().jump(OPENINGS),
+        Rule::new().input_interface("lo").tcp().accept(),
+    ];
     rules.extend(tunnels_apart(config));
+    rules.push(Rule::new().tcp().set_mark(config.mark, config.mark_mask));
     rules.extend(config.dns_capture.map(|_| dns_answers_apart(config)));
     rules
 }
 
+/// Connection tracking is only for what is translated: plaintext that arrives. It costs a fifth of a request. A packet
+/// that it does not follow when it is sent stays so on the loopback interface.
 fn raw_output(config: &RedirectConfig) -> Vec<Rule> {
-    let mut rules = vec![Rule::new().output_interface("lo").tcp().not_tracked()];
+    let local = Rule::new().output_interface("lo").tcp();
+    let mut rules = vec![local.not_tracked().accept()];
     rules.extend(tunnels_apart(config));
     rules.extend(config.dns_capture.map(|_| dns_queries_apart(config)));
+    rules.push(Rule::new().syn().jump(GUARD_OUTBOUND));
     rules
 }
 
@@ -84,29 +94,15 @@ fn tunnels_apart(config: &RedirectConfig) -> [Rule; 2] {
     ]
 }
 
-/// What comes from outside is marked as ztunnel's, and whatever answers takes the mark over: a listener of the app
-/// that may be reached directly, or the kernel where nobody listens. Unmarked answers would be captured.
-fn mangle_prerouting(config: &RedirectConfig) -> Vec<Rule> {
-    let outside = || Rule::new().not_input_interface("lo").tcp();
-    let mut rules = vec![
-        Rule::new()
-            .syn()
-            .input_interface("lo")
-            .not_mark(config.mark, config.mark_mask)
-            .jump(CAPTURE),
+fn openings(config: &RedirectConfig) -> [Rule; 2] {
+    let (mark, mask) = (config.mark, config.mark_mask);
+    [
+        Rule::new().not_mark(mark, mask).jump(CAPTURE),
         // A ztunnel that knows one mark only.
         Rule::new()
-            .syn()
-            .input_interface("lo")
-            .mark(config.mark, config.mark_mask)
+            .mark(mark, mask)
             .set_mark(config.delivery_mark, config.delivery_mask),
-        outside().set_mark(config.mark, config.mark_mask),
-    ];
-    if config.inbound {
-        let opens = Rule::new().syn().not_input_interface("lo");
-        rules.push(opens.jump(GUARD_INBOUND));
-    }
-    rules
+    ]
 }
 
 /// An opening that the app sends, and that routing has led to the loopback interface. Those to the pod itself come
@@ -341,6 +337,7 @@ const EXEMPT_OUTBOUND: &str = "exempt-outbound";
 const GUARD_INBOUND: &str = "guard-inbound";
 const GUARD_OUTBOUND: &str = "guard-outbound";
 const CAPTURE: &str = "capture";
+const OPENINGS: &str = "openings";
 const INBOUND_PORTS: &str = "exclude-inbound-ports";
 const OUTBOUND_PORTS: &str = "exclude-outbound-ports";
 const DNS: u16 = 53;

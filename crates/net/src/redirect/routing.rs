@@ -18,7 +18,8 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
 };
 use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily as Af, RouteNetlinkMessage};
@@ -253,6 +254,8 @@ fn to_loopback(family: AddressFamily, table: u32) -> RouteMessage {
     route.attributes = vec![
         RouteAttribute::Table(table),
         RouteAttribute::Oif(LOOPBACK_INDEX),
+        // No wire to pace for; every kernel has this one.
+        RouteAttribute::Metrics(vec![RouteMetric::CcAlgo("reno".to_owned())]),
     ];
     route
 }
