@@ -3,8 +3,8 @@
 //! This crate is the only home of `unsafe` code in the workspace. Everything else builds on its safe
 //! functions: [`netns`] holds and enters network namespaces, [`listen`] and [`connect`] make the
 //! proxy's sockets inside them, [`original_dst`] reads back where a captured connection was going,
-//! [`redirect`] writes the rules that capture it by way of [`nft`], and [`process`] starts children as
-//! root of namespaces of their own.
+//! [`redirect`] writes the rules that capture it by way of [`nft`], [`process`] starts children as root
+//! of namespaces of their own, and [`memory`] gives memory back.
 //!
 //! It knows nothing of workloads, policies or protocols above TCP.
 //!
@@ -23,6 +23,7 @@
 
 pub mod connect;
 pub mod listen;
+pub mod memory;
 mod netlink;
 pub mod netns;
 pub mod nft;
