@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use crate::{
     BenchOptions,
-    probe::{PROBES, Probe},
+    probe::{Finding, PROBES, Probe},
     report::{Mode, Samples},
     stage::Stage,
+    usage,
 };
 
 /// Takes every figure that is wanted, in every round.
@@ -66,7 +67,19 @@ fn is_wanted(probe: Probe, options: &BenchOptions) -> bool {
     figures.iter().any(|figure| options.wants(figure))
 }
 
+/// What one run of a probe gave.
+struct Run {
+    finding: Finding,
+    /// CPU time of the two proxies.
+    used: [Duration; 2],
+    /// The share of the processors that went to others than this machine.
+    stolen: f64,
+}
+
 /// Takes one probe's figures, and returns them as text.
+///
+/// On a shared machine others take the processors for seconds at a time. A run that met them is repeated, and the one
+/// that met them least counts, whatever it found.
 async fn take(
     stage: &Stage,
     probe: Probe,
@@ -74,15 +87,21 @@ async fn take(
     seconds: u32,
     samples: &mut Samples,
 ) -> Result<String> {
-    let (before, start) = (stage.cpu()?, Instant::now());
-    let finding = probe.run(stage, seconds).await?;
-    let (after, lasted) = (stage.cpu()?, start.elapsed());
-    let ([one, two], [one_before, two_before]) = (after, before);
-    let used = [
-        one.saturating_sub(one_before),
-        two.saturating_sub(two_before),
-    ];
-    check_carried(probe, mode, used, lasted)?;
+    let mut best = run(stage, probe, mode, seconds).await?;
+    for _ in 1..MAX_RUNS {
+        if best.stolen <= TOLERATED {
+            break;
+        }
+        let again = run(stage, probe, mode, seconds).await?;
+        if again.stolen < best.stolen {
+            best = again;
+        }
+    }
+    let Run {
+        finding,
+        used,
+        stolen,
+    } = best;
     let mut found = Vec::new();
     for (figure, value) in finding.values {
         samples.add(figure, mode, value);
@@ -93,7 +112,27 @@ async fn take(
         samples.add(work.figure, mode, cost);
         found.push(format!("{} {cost:.2}", work.figure));
     }
+    if stolen > TOLERATED {
+        found.push(format!("{:.0} % stolen", stolen * 100.0));
+    }
     Ok(found.join(", "))
+}
+
+async fn run(stage: &Stage, probe: Probe, mode: Mode, seconds: u32) -> Result<Run> {
+    let (before, start) = ((stage.cpu()?, usage::machine()?), Instant::now());
+    let finding = probe.run(stage, seconds).await?;
+    let (after, lasted) = ((stage.cpu()?, usage::machine()?), start.elapsed());
+    let ([one, two], [one_before, two_before]) = (after.0, before.0);
+    let used = [
+        one.saturating_sub(one_before),
+        two.saturating_sub(two_before),
+    ];
+    check_carried(probe, mode, used, lasted)?;
+    Ok(Run {
+        finding,
+        used,
+        stolen: after.1.stolen_since(before.1),
+    })
 }
 
 /// Makes sure that a figure is of what it says: traffic keeps the proxies busy exactly when it should.
@@ -116,6 +155,10 @@ fn check_carried(probe: Probe, mode: Mode, used: [Duration; 2], lasted: Duration
     );
     Ok(())
 }
+
+/// A tenth of what the machine drifts by in any case.
+const TOLERATED: f64 = 0.02;
+const MAX_RUNS: u32 = 4;
 
 #[cfg(test)]
 mod tests {

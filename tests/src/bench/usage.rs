@@ -39,6 +39,47 @@ pub(crate) fn resident_megabytes(pid: u32) -> Result<f64> {
     Ok(f64::from(kibibytes) * 1024.0 / 1e6)
 }
 
+/// Time of all processors so far, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    all: u64,
+    /// In which something here wanted to run, and the hypervisor ran others.
+    stolen: u64,
+}
+
+impl Machine {
+    /// The share of the time since `before` that was stolen.
+    pub(crate) fn stolen_since(self, before: Self) -> f64 {
+        let all = self.all.saturating_sub(before.all).max(1);
+        self.stolen.saturating_sub(before.stolen) as f64 / all as f64
+    }
+}
+
+/// How the processors have spent their time.
+///
+/// Spec: `proc_stat(5)`: user, nice, system, idle, iowait, irq, softirq, steal; guests are counted as users.
+pub(crate) fn machine() -> Result<Machine> {
+    let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    parse_machine(&stat).context("no processor times in /proc/stat")
+}
+
+fn parse_machine(stat: &str) -> Option<Machine> {
+    let words = stat
+        .strip_prefix("cpu ")?
+        .lines()
+        .next()?
+        .split_whitespace();
+    let ticks: Vec<u64> = words
+        .take(8)
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    Some(Machine {
+        all: ticks.iter().sum(),
+        stolen: *ticks.get(7)?,
+    })
+}
+
 /// The first number in a file, or nothing if a thread ended while its directory was being read.
 fn first_number(path: &Path) -> Result<Option<u64>> {
     let text = match fs::read_to_string(path) {
@@ -63,6 +104,19 @@ mod tests {
     use std::hint::black_box;
 
     use super::*;
+
+    #[test]
+    fn stolen_time_is_a_share_of_all_time() {
+        let before = parse_machine("cpu  10 0 10 10 0 0 0 10 99 99\ncpu0 1 2 3 4\n").unwrap();
+        let after = parse_machine("cpu  20 0 20 90 0 0 10 20 99 99\n").unwrap();
+        let share = after.stolen_since(before);
+        assert!((share - 10.0 / 120.0).abs() < 1e-9, "{share}");
+        assert!(after.stolen_since(after) < f64::EPSILON);
+        for malformed in ["", "cpu", "cpu  1 2 3", "cpu  1 2 3 4 5 6 7 x", "intr 1"] {
+            assert_eq!(parse_machine(malformed), None, "{malformed}");
+        }
+        machine().unwrap();
+    }
 
     #[test]
     fn cpu_time_grows_with_work_and_memory_is_plausible() {

@@ -31,7 +31,6 @@ fn chains(config: &RedirectConfig) -> Vec<Chain> {
         Chain::regular(GUARD_INBOUND, guard_inbound(config)),
         Chain::regular(GUARD_OUTBOUND, guard_outbound(config)),
         Chain::regular(CAPTURE, capture(config)),
-        Chain::regular(OPENINGS, openings(config)),
         Chain::base(
             "raw-prerouting",
             BaseChain::RAW_PREROUTING,
@@ -60,14 +59,24 @@ fn chains(config: &RedirectConfig) -> Vec<Chain> {
     chains
 }
 
-/// Every packet on the loopback interface comes by here: two tests, and it is done unless it opens a connection.
+/// Every packet on the loopback interface comes by here: few tests, and it is done unless it opens a connection.
+///
+/// What ztunnel sends there is for the app. Marked so, the kernel's own answers come back too: for an app that has closed
+/// its socket, and where nobody listens. Answers with ztunnel's other mark would leave the pod.
 ///
 /// What comes from outside is marked as ztunnel's, and whatever answers takes the mark over: a listener of the app
 /// that may be reached directly, or the kernel where nobody listens. Unmarked answers would be captured.
 fn raw_prerouting(config: &RedirectConfig) -> Vec<Rule> {
+    let loopback = || Rule::new().input_interface("lo");
     let mut rules = vec![
-        Rule::new().input_interface("lo").syn().jump(OPENINGS),
-        Rule::new().input_interface("lo").tcp().accept(),
+        loopback()
+            .mark(config.mark, config.delivery_mask)
+            .set_mark(config.delivery_mark, config.delivery_mask),
+        loopback()
+            .not_mark(config.mark, config.mark_mask)
+            .syn()
+            .jump(CAPTURE),
+        loopback().tcp().accept(),
     ];
     rules.extend(tunnels_apart(config));
     rules.push(Rule::new().tcp().set_mark(config.mark, config.mark_mask));
@@ -91,17 +100,6 @@ fn tunnels_apart(config: &RedirectConfig) -> [Rule; 2] {
     [
         Rule::new().tcp().destination_port(port).not_tracked(),
         Rule::new().tcp().source_port(port).not_tracked(),
-    ]
-}
-
-fn openings(config: &RedirectConfig) -> [Rule; 2] {
-    let (mark, mask) = (config.mark, config.mark_mask);
-    [
-        Rule::new().not_mark(mark, mask).jump(CAPTURE),
-        // A ztunnel that knows one mark only.
-        Rule::new()
-            .mark(mark, mask)
-            .set_mark(config.delivery_mark, config.delivery_mask),
     ]
 }
 
@@ -337,7 +335,6 @@ const EXEMPT_OUTBOUND: &str = "exempt-outbound";
 const GUARD_INBOUND: &str = "guard-inbound";
 const GUARD_OUTBOUND: &str = "guard-outbound";
 const CAPTURE: &str = "capture";
-const OPENINGS: &str = "openings";
 const INBOUND_PORTS: &str = "exclude-inbound-ports";
 const OUTBOUND_PORTS: &str = "exclude-outbound-ports";
 const DNS: u16 = 53;

@@ -9,6 +9,7 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use netlink_packet_route::rule::{RuleAttribute::Priority, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tulle_net::Netns;
 use tulle_net::connect::{ConnectOptions, connect};
@@ -343,6 +344,67 @@ fn refusals_find_their_way() {
         }
     });
 }
+
+/// An app that has closed its socket is represented by the kernel, whose answers go the app's way.
+#[test]
+fn what_the_kernel_answers_for_a_closed_app_reaches_ztunnel() {
+    isolated_async(async || {
+        let (cable, ztunnel) = meshed(&plain()).await;
+        for family in FAMILIES {
+            for ends_orderly in [true, false] {
+                let client = dial(&cable.pod, family.peer, 80).await;
+                let port = client.local_addr().unwrap().port();
+                let (mut accepted, _) = accept(&ztunnel.outbound).await;
+                drop(client);
+                assert_eq!(soon(accepted.read(&mut [0])).await.unwrap(), 0);
+                let half_closed = Some(FIN_WAIT2);
+                soon(until(|| state(&cable.pod, port, 80) == half_closed)).await;
+                if ends_orderly {
+                    accepted.shutdown().await.unwrap();
+                    soon(until(|| state(&cable.pod, 80, port) != Some(LAST_ACK))).await;
+                } else {
+                    accepted.write_all(b"too late").await.unwrap();
+                    let reset = soon(async {
+                        loop {
+                            if let Err(error) = accepted.write_all(b"again").await {
+                                break error.kind();
+                            }
+                            tokio::task::yield_now().await;
+                        }
+                    });
+                    let reset = reset.await;
+                    let expected = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+                    assert!(expected.contains(&reset), "{reset}");
+                }
+            }
+        }
+    });
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    while !condition() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The state of the TCP socket with these ports, as the kernel lists it.
+fn state(netns: &Netns, local: u16, remote: u16) -> Option<u8> {
+    let tables = netns.enter(|| {
+        ["tcp", "tcp6"]
+            .map(|table| std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap())
+    });
+    let ends_with = |word: &str, port| word.ends_with(&format!(":{port:04X}"));
+    let find = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let found = ends_with(words[1], local) && ends_with(words[2], remote);
+        found.then(|| u8::from_str_radix(words[3], 16).unwrap())
+    };
+    let tables = tables.unwrap();
+    tables.iter().flat_map(|table| table.lines()).find_map(find)
+}
+
+const FIN_WAIT2: u8 = 5;
+const LAST_ACK: u8 = 9;
 
 /// What need not be redirected may come again from the same port.
 #[test]
