@@ -7,13 +7,13 @@
 //! peer ─HBONE▶ 15008, never redirected
 //! ```
 //!
-//! What the app sends is captured by routing rules alone: they lead it to the loopback interface, and there only the
-//! packet that opens a connection meets a rule. No packet of it is translated or tracked. Plaintext that arrives is
+//! What the app sends is captured by routing rules: they lead it to the loopback interface, where its packets are given
+//! to the socket that stands for the other end. No packet of it is translated or tracked. Plaintext that arrives is
 //! translated instead: ztunnel's own connection to the app borrows the peer's address, and could otherwise have the
 //! very addresses and ports of the connection that it stands for.
 //!
-//! Connections that exist when the rules come stay what they are: a routing rule each keeps their way, until
-//! [`apply`] is called after their end. An opening that would slip past the rules is lost instead: nothing new passes by
+//! Connections that exist when the rules come stay what they are: routing rules keep their way, until [`apply`] is
+//! called after their end. An opening that would slip past the rules is lost instead: nothing new passes by
 //! the mesh. Captured connections live on while rules are replaced; they break when redirection is removed.
 //!
 //! Spec: `cni-and-redirection.md` §3 (facts of the ambient contract), `performance.md` §6 (why not all by translation).
@@ -58,6 +58,12 @@ pub struct RedirectConfig {
     pub delivery_mark: u32,
     /// The bits of `delivery_mark`. Default 0x1fff.
     pub delivery_mask: u32,
+    /// The mark on what comes from outside, and so on the sockets that answer it, in the bits of `outside_mask`; in those
+    /// of `mark_mask` it is `mark`, so that answers leave, and beyond them another, so that they cannot open anything.
+    /// Default 0x2539.
+    pub outside_mark: u32,
+    /// The bits of `outside_mark`, and those in which `mark` alone is ztunnel's. Default 0x3fff.
+    pub outside_mask: u32,
     /// The routing table that leads to the loopback interface. Default 100.
     pub route_table: u32,
     /// The preference of the first of our routing rules, which take this and the next five. They come before what else
@@ -94,6 +100,8 @@ impl Default for RedirectConfig {
             mark_mask: 0xfff,
             delivery_mark: 0x1539,
             delivery_mask: 0x1fff,
+            outside_mark: 0x2539,
+            outside_mask: 0x3fff,
             route_table: 100,
             rule_preference: 1500,
             probe_v4: Ipv4Addr::new(169, 254, 7, 127),
@@ -178,10 +186,11 @@ pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
         return routing.forget_ended(netns).map_err(ApplyError::Routing);
     }
     settings::carry_marks(netns).map_err(ApplyError::Settings)?;
-    let before = Connections::read(netns).map_err(ApplyError::Namespace)?;
     Batch::new()
         .replace(&program::table(config, &own))
         .commit(netns)?;
+    // From here on the guards lose what the app begins: nothing but what it has begun before can be answered.
+    let before = Connections::read(netns).map_err(ApplyError::Namespace)?;
     routing
         .ensure(netns, &before)
         .map_err(ApplyError::Routing)?;

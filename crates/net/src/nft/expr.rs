@@ -46,6 +46,7 @@ pub(crate) enum Property {
 /// What connection tracking knows. The zone can be set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CtKey {
+    State = 0,
     Status = 2,
     Zone = 17,
 }

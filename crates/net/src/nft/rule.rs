@@ -189,6 +189,14 @@ impl Rule {
             .with(Expr::equal(&[0; 4]))
     }
 
+    /// Connection tracking was told to leave this packet alone.
+    #[must_use]
+    pub fn connection_untracked(self) -> Self {
+        self.with(Expr::load_ct(CtKey::State))
+            .with(Expr::bitwise(&UNTRACKED.to_ne_bytes(), &[0; 4]))
+            .with(Expr::not_equal(&[0; 4]))
+    }
+
     /// The connection's destination is translated.
     #[must_use]
     pub fn connection_redirected(self) -> Self {
@@ -360,6 +368,8 @@ const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
+/// `NF_CT_STATE_UNTRACKED_BIT`.
+const UNTRACKED: u32 = 1 << 6;
 /// `IPS_CONFIRMED`.
 const CONNECTION_CONFIRMED: u32 = 1 << 3;
 /// `IPS_DST_NAT`.

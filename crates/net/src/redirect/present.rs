@@ -33,12 +33,15 @@ impl OwnAddresses {
         self.0.iter().map(|(ip, _)| *ip)
     }
 
-    /// The address that IPv4 connections to the world come from, if the pod can make any.
-    pub(super) fn ipv4_source(&self) -> Option<Ipv4Addr> {
-        self.0.iter().find_map(|own| match own {
-            (IpAddr::V4(ip), AddressScope::Universe) => Some(*ip),
-            _ => None,
-        })
+    /// The address that connections to the world come from, if the pod can make any in this family.
+    pub(super) fn source(&self, family: AddressFamily) -> Option<IpAddr> {
+        let mut all = self.0.iter();
+        let found = all.find(|(ip, scope)| {
+            AddressFamily::of(*ip) == family
+                && *scope == AddressScope::Universe
+                && !ip.is_loopback()
+        });
+        found.map(|(ip, _)| *ip)
     }
 }
 
@@ -78,22 +81,32 @@ pub(super) struct Connections {
     pub(super) open: HashSet<Ends>,
     /// Those that the app has begun.
     pub(super) opening: HashSet<Ends>,
+    /// The ports on which the app listens.
+    pub(super) listening: HashSet<u16>,
 }
 
 impl Connections {
+    /// Reads the kernel's tables twice: while sockets come and go, one reading may miss some that stay.
     pub(super) fn read(netns: &Netns) -> io::Result<Self> {
         let tables = netns.enter(|| {
-            TABLES.map(|path| match fs::read_to_string(path) {
-                // The kernel has no IPv6.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-                read => read,
-            })
+            [TABLES, TABLES]
+                .concat()
+                .into_iter()
+                .map(|path| {
+                    match fs::read_to_string(path) {
+                        // The kernel has no IPv6.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+                        read => read,
+                    }
+                })
+                .collect::<Vec<_>>()
         })?;
         let mut connections = Self::default();
         for table in tables {
             for (ends, state) in table?.lines().skip(1).filter_map(parse) {
                 match state {
-                    LISTEN | TIME_WAIT | CLOSE => continue,
+                    TIME_WAIT | CLOSE => continue,
+                    LISTEN => connections.listening.insert(ends.local.port()),
                     SYN_SENT => connections.opening.insert(ends),
                     _ => connections.open.insert(ends),
                 };
@@ -112,6 +125,7 @@ impl Connections {
         Ok(Self {
             opening: opening.collect(),
             open,
+            listening: connections.listening,
         })
     }
 }

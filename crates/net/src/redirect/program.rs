@@ -64,34 +64,45 @@ fn chains(config: &RedirectConfig) -> Vec<Chain> {
 /// What ztunnel sends there is for the app. Marked so, the kernel's own answers come back too: for an app that has closed
 /// its socket, and where nobody listens. Answers with ztunnel's other mark would leave the pod.
 ///
-/// What comes from outside is marked as ztunnel's, and whatever answers takes the mark over: a listener of the app
-/// that may be reached directly, or the kernel where nobody listens. Unmarked answers would be captured.
+/// What comes from outside is marked, and whatever answers takes the mark over: a listener of the app that may be
+/// reached directly, or the kernel where nobody listens. Unmarked answers would be captured.
 fn raw_prerouting(config: &RedirectConfig) -> Vec<Rule> {
     let loopback = || Rule::new().input_interface("lo");
     let mut rules = vec![
         loopback()
-            .mark(config.mark, config.delivery_mask)
+            .mark(config.mark, config.outside_mask)
             .set_mark(config.delivery_mark, config.delivery_mask),
         loopback()
             .not_mark(config.mark, config.mark_mask)
-            .syn()
+            .tcp()
+            .connection_untracked()
             .jump(CAPTURE),
         loopback().tcp().accept(),
     ];
     rules.extend(tunnels_apart(config));
-    rules.push(Rule::new().tcp().set_mark(config.mark, config.mark_mask));
+    let outside = (config.outside_mark, config.outside_mask);
+    rules.push(Rule::new().tcp().set_mark(outside.0, outside.1));
     rules.extend(config.dns_capture.map(|_| dns_answers_apart(config)));
     rules
 }
 
-/// Connection tracking is only for what is translated: plaintext that arrives. It costs a fifth of a request. A packet
-/// that it does not follow when it is sent stays so on the loopback interface.
+/// What ztunnel and the app say to each other is kept from connection tracking, which costs a fifth of a request. What the
+/// pod says to itself is not: it may have translations of its own. A packet that is not followed when it is sent stays so
+/// on the loopback interface, and that tells there what to capture.
 fn raw_output(config: &RedirectConfig) -> Vec<Rule> {
-    let local = Rule::new().output_interface("lo").tcp();
-    let mut rules = vec![local.not_tracked().accept()];
+    let local = || Rule::new().output_interface("lo");
+    let from_ztunnel = local().mark(config.mark, config.mark_mask).tcp();
+    let mut rules = vec![from_ztunnel.not_tracked().accept()];
+    for family in families(config) {
+        let elsewhere = local().destination_not_in(family, own_set(family)).tcp();
+        rules.push(elsewhere.not_tracked().accept());
+    }
     rules.extend(tunnels_apart(config));
     rules.extend(config.dns_capture.map(|_| dns_queries_apart(config)));
-    rules.push(Rule::new().syn().jump(GUARD_OUTBOUND));
+    let leaves = || Rule::new().not_output_interface("lo");
+    let delivery = leaves().mark(config.delivery_mark, config.delivery_mask);
+    rules.push(delivery.tcp().counter().drop());
+    rules.push(leaves().syn().jump(GUARD_OUTBOUND));
     rules
 }
 
@@ -103,24 +114,21 @@ fn tunnels_apart(config: &RedirectConfig) -> [Rule; 2] {
     ]
 }
 
-/// An opening that the app sends, and that routing has led to the loopback interface. Those to the pod itself come
-/// by there too. Without ztunnel the others are lost, so that they are sent again and reach the next one.
+/// What the app sends elsewhere, and routing has led to the loopback interface: to the socket that stands for the other
+/// end, or to ztunnel's listener, which refuses what opens nothing. Without ztunnel it is lost, so that openings are sent
+/// again and reach the next one.
 fn capture(config: &RedirectConfig) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in families(config) {
-        let elsewhere = || {
-            Rule::new()
-                .destination_not_in(family, own_set(family))
-                .tcp()
-        };
+        let captured = || Rule::new().family(family).tcp();
         if let Some(port) = config.dns_capture {
-            let query = elsewhere().destination_port(DNS);
+            let query = captured().destination_port(DNS);
             rules.push(query.counter().intercept(port).accept());
         }
-        let captured = elsewhere().counter();
+        let captured = captured().counter();
         rules.push(captured.intercept(config.outbound_port).accept());
-        rules.push(elsewhere().counter().drop());
     }
+    rules.push(Rule::new().counter().drop());
     rules
 }
 
@@ -207,7 +215,9 @@ fn guard_inbound(config: &RedirectConfig) -> Vec<Rule> {
 /// Loses openings of the app that routing did not capture: of a socket bound to an interface, or with the addresses
 /// and ports of a connection older than the rules.
 fn guard_outbound(config: &RedirectConfig) -> Vec<Rule> {
-    let mut rules = vec![Rule::new().mark(config.mark, config.mark_mask).accept()];
+    // Not what merely answers somebody outside: the app could make such a socket open another connection.
+    let ztunnel = Rule::new().mark(config.mark, config.outside_mask);
+    let mut rules = vec![ztunnel.accept()];
     rules.extend(not_redirected_families(config));
     rules.push(Rule::new().jump(EXEMPT_OUTBOUND));
     rules.push(Rule::new().counter().drop());

@@ -4,15 +4,16 @@
 //! preference + 0   marked as a delivery                       table 100: everything is local
 //!            + 1   marked as ztunnel's                        skip to + 5
 //!            + 2   TCP sent here, to what is exempt           skip to + 5
-//!            + 3   TCP sent here, a connection from before    skip to + 5
+//!            + 3   TCP sent here, connections from before     skip to + 5
 //!            + 4   TCP sent here                              table 100
 //!            + 5   where skipping ends; the pod's own rules follow
 //! ```
 //!
 //! The table with the pod's own addresses is asked before all of them, so what the pod says to itself is not concerned.
 
+use std::collections::HashSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
@@ -37,7 +38,7 @@ use crate::nft::AddressFamily;
 pub(super) struct Routing<'a> {
     config: &'a RedirectConfig,
     families: Vec<AddressFamily>,
-    ipv4_source: Option<Ipv4Addr>,
+    ipv4_source: Option<IpAddr>,
 }
 
 impl<'a> Routing<'a> {
@@ -46,17 +47,16 @@ impl<'a> Routing<'a> {
         config: &'a RedirectConfig,
         own: &OwnAddresses,
     ) -> io::Result<Self> {
-        // Without IPv6 on the loopback interface, or without an IPv4 address, nothing can be led there.
+        // Without IPv6 on the loopback interface nothing can be led there. Without an address nothing can reach the world,
+        // and the app should hear that at once.
         let ipv6 = netns.enter(settings::loopback_has_ipv6)?;
-        let ipv4_source = own.ipv4_source();
-        let usable = |family: &AddressFamily| match family {
-            AddressFamily::Ipv4 => ipv4_source.is_some(),
-            AddressFamily::Ipv6 => ipv6,
+        let usable = |family: &AddressFamily| {
+            own.source(*family).is_some() && (ipv6 || *family == AddressFamily::Ipv4)
         };
         Ok(Self {
             config,
             families: program::families(config).filter(usable).collect(),
-            ipv4_source,
+            ipv4_source: own.source(AddressFamily::Ipv4),
         })
     }
 
@@ -65,6 +65,7 @@ impl<'a> Routing<'a> {
     pub(super) fn ensure(&self, netns: &Netns, before: &Connections) -> io::Result<()> {
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
         for &family in &self.families {
+            self.refuse_foreign_routes(&mut conversation, family)?;
             let route = RouteNetlinkMessage::NewRoute(self.route(family));
             conversation.request(route, NLM_F_CREATE | NLM_F_REPLACE)?;
             let listed = listed(&mut conversation, family, self.config)?;
@@ -87,10 +88,16 @@ impl<'a> Routing<'a> {
             if begins {
                 let now = Connections::read(netns)?;
                 let began_before = now.opening.intersection(&before.opening);
-                for ends in now.open.iter().chain(began_before) {
-                    if ends.family() == family {
-                        add(&mut conversation, family, &self.kept(ends))?;
-                    }
+                let kept = now.open.iter().chain(began_before);
+                let kept = kept.filter(|ends| ends.family() == family);
+                let rules: HashSet<_> = kept
+                    .map(|ends| match now.listening.contains(&ends.local.port()) {
+                        true => self.kept_port(ends.local.port()),
+                        false => self.kept(ends),
+                    })
+                    .collect();
+                for rule in &rules {
+                    add(&mut conversation, family, rule)?;
                 }
                 add(&mut conversation, family, &capture)?;
             }
@@ -118,7 +125,8 @@ impl<'a> Routing<'a> {
         Ok(())
     }
 
-    /// Forgets the connections from before that have ended: their addresses and ports may come again.
+    /// Forgets the connections from before that have ended: their addresses and ports may come again. So does one
+    /// that is still not answered, since the guards lose its next attempt: that is then captured.
     pub(super) fn forget_ended(&self, netns: &Netns) -> io::Result<()> {
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
         for &family in &self.families {
@@ -128,7 +136,10 @@ impl<'a> Routing<'a> {
                 continue;
             }
             let now = Connections::read(netns)?;
-            let alive: Vec<_> = now.open.union(&now.opening).map(|e| self.kept(e)).collect();
+            let open = now.open.iter().filter(|ends| ends.family() == family);
+            let alive: HashSet<_> = open
+                .flat_map(|ends| [self.kept(ends), self.kept_port(ends.local.port())])
+                .collect();
             for rule in kept.iter().filter(|rule| !alive.contains(rule)) {
                 delete(&mut conversation, family, rule)?;
             }
@@ -162,7 +173,16 @@ impl<'a> Routing<'a> {
     }
 
     fn capture(&self) -> Rule {
-        Rule::new(self.at(CAPTURE), self.to_loopback()).sent_here()
+        Rule::new(self.at(CAPTURE), self.to_loopback())
+            .sent_here()
+            .to_any_port()
+    }
+
+    /// Connections that the app has accepted on this port. There can be thousands, and every rule costs time.
+    fn kept_port(&self, port: u16) -> Rule {
+        Rule::new(self.at(KEPT), self.skip())
+            .sent_here()
+            .from_port(port)
     }
 
     fn kept(&self, ends: &Ends) -> Rule {
@@ -190,7 +210,7 @@ impl<'a> Routing<'a> {
         let mut route = to_loopback(family, self.config.route_table);
         // What is local would be reached from its own address.
         if let (AddressFamily::Ipv4, Some(source)) = (family, self.ipv4_source) {
-            let source = RouteAddress::Inet(source);
+            let source = RouteAddress::from(source);
             route.attributes.push(RouteAttribute::PrefSource(source));
         }
         route
@@ -201,22 +221,54 @@ impl<'a> Routing<'a> {
         conversation: &mut Conversation,
         family: AddressFamily,
     ) -> io::Result<bool> {
-        let mut everything = RouteMessage::default();
-        everything.header.address_family = af(family);
         let wanted = self.route(family);
-        let listed = conversation.dump(&RouteNetlinkMessage::GetRoute(everything))?;
-        Ok(listed.iter().any(|listed| {
-            let RouteNetlinkMessage::NewRoute(route) = listed else {
-                return false;
-            };
-            route.header.address_family == wanted.header.address_family
-                && route.header.destination_prefix_length == 0
+        let listed = self.listed_routes(conversation, family)?;
+        Ok(listed.iter().any(|route| {
+            route.header.destination_prefix_length == 0
                 && route.header.kind == wanted.header.kind
                 && wanted
                     .attributes
                     .iter()
                     .all(|a| route.attributes.contains(a))
         }))
+    }
+
+    /// Others number their tables from 100 too, for second interfaces for instance.
+    fn refuse_foreign_routes(
+        &self,
+        conversation: &mut Conversation,
+        family: AddressFamily,
+    ) -> io::Result<()> {
+        let listed = self.listed_routes(conversation, family)?;
+        if listed
+            .iter()
+            .any(|route| route.header.kind != RouteType::Local)
+        {
+            let table = self.config.route_table;
+            let error = format!("routing table {table} has routes of others: choose another");
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
+        }
+        Ok(())
+    }
+
+    /// The routes in our table.
+    fn listed_routes(
+        &self,
+        conversation: &mut Conversation,
+        family: AddressFamily,
+    ) -> io::Result<Vec<RouteMessage>> {
+        let mut everything = RouteMessage::default();
+        everything.header.address_family = af(family);
+        let listed = conversation.dump(&RouteNetlinkMessage::GetRoute(everything))?;
+        let routes = listed.into_iter().filter_map(|listed| match listed {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        });
+        let table = RouteAttribute::Table(self.config.route_table);
+        Ok(routes
+            .filter(|route| route.header.address_family == af(family))
+            .filter(|route| route.attributes.contains(&table))
+            .collect())
     }
 }
 

@@ -11,7 +11,7 @@ use super::routing::af;
 use crate::nft::AddressFamily;
 
 /// A rule: where it stands, when it applies, and where it leads.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Rule {
     pub(super) preference: u32,
     pub(super) leads: Leads,
@@ -22,7 +22,7 @@ pub(super) struct Rule {
 }
 
 /// Where a rule leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Leads {
     /// The destination is looked up in this table.
     ToTable(u32),
@@ -81,6 +81,16 @@ impl Rule {
     /// Only to this port.
     pub(super) fn to_port(self, port: u16) -> Self {
         self.only(&RuleAttribute::DestinationPortRange(single(port)))
+    }
+
+    /// Only to some port. The kernel also asks without ports: for the route that a message about a smaller MTU is for.
+    ///
+    /// A range cannot end at 65535, so that is left out.
+    pub(super) fn to_any_port(self) -> Self {
+        self.only(&RuleAttribute::DestinationPortRange(RulePortRange {
+            start: 1,
+            end: u16::MAX - 1,
+        }))
     }
 
     fn only(mut self, condition: &RuleAttribute) -> Self {

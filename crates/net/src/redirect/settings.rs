@@ -31,7 +31,8 @@ pub(super) fn marks_are_carried(netns: &Netns) -> io::Result<bool> {
 /// Takes back what [`carry_marks`] did.
 pub(super) fn stop_carrying_marks(netns: &Netns) -> io::Result<()> {
     netns.enter(|| {
-        for setting in MARK_SETTINGS {
+        // Others ask for the last one too, and without marks it does nothing.
+        for setting in MARK_SETTINGS.iter().take(3) {
             let _ = fs::write(setting, "0");
         }
     })
@@ -53,8 +54,12 @@ fn is_on(setting: &str) -> bool {
 }
 
 /// Settings of the namespace. The first counts for both families, in spite of its name.
-const MARK_SETTINGS: [&str; 3] = [
+///
+/// The last one has the check of source addresses look at marks as well. Otherwise the way back that it looks for could be
+/// the one that captures.
+const MARK_SETTINGS: [&str; 4] = [
     "/proc/sys/net/ipv4/tcp_fwmark_accept",
     "/proc/sys/net/ipv4/fwmark_reflect",
     "/proc/sys/net/ipv6/fwmark_reflect",
+    "/proc/sys/net/ipv4/conf/all/src_valid_mark",
 ];

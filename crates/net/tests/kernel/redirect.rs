@@ -6,14 +6,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use netlink_packet_route::IpProtocol;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
-use netlink_packet_route::rule::{RuleAttribute::Priority, RuleMessage};
+use netlink_packet_route::rule::{
+    RuleAction, RuleAttribute, RuleAttribute::Priority, RuleMessage, RulePortRange,
+};
+use nix::sys::socket::{setsockopt, sockopt::TcpRepair};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tulle_net::Netns;
 use tulle_net::connect::{ConnectOptions, connect};
-use tulle_net::nft::{Batch, Family, read_table, table_names};
+use tulle_net::nft::{BaseChain, Batch, Chain, Family, Rule, Table, read_table, table_names};
 use tulle_net::redirect::{self, Drift, RedirectConfig, apply, remove, verify};
 use tulle_net::socket::reset_on_close;
 
@@ -105,6 +109,8 @@ fn removal_leaves_nothing_and_can_be_repeated() {
             rule_preference: 99,
             delivery_mark: 0x2539,
             delivery_mask: 0x2fff,
+            outside_mark: 0x4539,
+            outside_mask: 0x6fff,
             ..plain()
         };
         remove(&cable.pod).unwrap();
@@ -313,6 +319,182 @@ fn a_socket_bound_to_an_interface_is_no_way_past_the_rules() {
         }
         let nobody = timeout(Duration::from_millis(1), outside.accept()).await;
         assert!(nobody.is_err(), "{nobody:?}");
+    });
+}
+
+/// Whatever makes its mark that of ztunnel's packets: anybody can have a socket connect again that has answered one.
+#[test]
+fn a_socket_that_answers_the_outside_is_no_way_past_the_rules() {
+    isolated_async(async || {
+        let config = RedirectConfig {
+            exclude_inbound_ports: BTreeSet::from([81]),
+            ..plain()
+        };
+        let (cable, _ztunnel) = meshed(&config).await;
+        let (inside, outside) = (app(&cable.pod, 81), app(&cable.peer, 80));
+        for family in FAMILIES {
+            let _client = dial(&cable.peer, family.pod, 81).await;
+            let (answering, _) = accept(&inside).await;
+            let mark = Some(socket2::SockRef::from(&answering).mark().unwrap());
+            assert_eq!(mark, Some(0x2539));
+            let again = ConnectOptions {
+                mark,
+                ..ConnectOptions::default()
+            };
+            let addr = SocketAddr::new(family.peer, 80);
+            let again = connect(&cable.pod, addr, &again);
+            let lost = timeout(Duration::from_millis(300), again).await;
+            assert!(lost.is_err(), "{lost:?}");
+        }
+        let nobody = timeout(Duration::from_millis(1), outside.accept()).await;
+        assert!(nobody.is_err(), "{nobody:?}");
+    });
+}
+
+/// A server that has no room for half-open connections answers with cookies, and then the first packet that it knows a
+/// connection by is no SYN.
+#[test]
+fn cookies_do_not_get_in_the_way() {
+    isolated_async(async || {
+        let (cable, ztunnel) = meshed(&plain()).await;
+        let always = || std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2");
+        cable.pod.enter(always).unwrap().unwrap();
+        for family in FAMILIES {
+            let mut client = dial(&cable.pod, family.peer, 80).await;
+            let (mut accepted, _) = accept(&ztunnel.outbound).await;
+            talk(&mut client, &mut accepted).await;
+        }
+    });
+}
+
+/// The app hears of it when ztunnel's end is gone without a word.
+#[test]
+fn what_ztunnel_does_not_know_is_refused() {
+    isolated_async(async || {
+        let (cable, ztunnel) = meshed(&plain()).await;
+        for family in FAMILIES {
+            let mut client = dial(&cable.pod, family.peer, 80).await;
+            let (mut accepted, _) = accept(&ztunnel.outbound).await;
+            talk(&mut client, &mut accepted).await;
+            // A socket under repair closes silently.
+            setsockopt(&accepted, TcpRepair, &1).unwrap();
+            drop(accepted);
+            client.write_all(b"anybody?").await.unwrap();
+            let reset = soon(client.read(&mut [0])).await;
+            let reset = reset.map_err(|error| error.kind());
+            assert_eq!(reset, Err(ErrorKind::ConnectionReset));
+        }
+    });
+}
+
+/// The app may translate what it says to itself, before and after.
+#[test]
+fn translations_of_the_pod_itself_go_on() {
+    isolated_async(async || {
+        let cable = Cable::new().await;
+        let translate = Rule::new().tcp().destination_port(9000).redirect(9001);
+        let own = Table {
+            chains: vec![Chain::base("out", BaseChain::NAT_OUTPUT, [translate])],
+            ..Table::new(Family::Inet, "own")
+        };
+        Batch::new().replace(&own).commit(&cable.pod).unwrap();
+        let app = app(&cable.pod, 9001);
+        let mut pairs = Vec::new();
+        for family in FAMILIES {
+            let before = dial(&cable.pod, family.loopback, 9000).await;
+            pairs.push((before, accept(&app).await.0));
+        }
+        apply(&cable.pod, &plain()).unwrap();
+        for family in FAMILIES {
+            let after = dial(&cable.pod, family.loopback, 9000).await;
+            pairs.push((after, accept(&app).await.0));
+        }
+        for (a, b) in &mut pairs {
+            talk(a, b).await;
+        }
+    });
+}
+
+#[test]
+fn a_table_of_others_is_left_alone() {
+    isolated_async(async || {
+        let cable = Cable::new().await;
+        let [family, _] = FAMILIES;
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(family.stranger, 32)
+            .unwrap()
+            .gateway(family.peer)
+            .unwrap()
+            .table_id(100);
+        let handle = routes_of(&cable.pod);
+        handle.route().add(route.build()).execute().await.unwrap();
+        let before = routing(&cable.pod).await;
+        let refused = apply(&cable.pod, &plain()).unwrap_err();
+        let source = std::error::Error::source(&refused).unwrap().to_string();
+        assert!(source.contains("table 100"), "{source}");
+        assert_eq!(routing(&cable.pod).await, before);
+        let other = RedirectConfig {
+            route_table: 1234,
+            ..plain()
+        };
+        apply(&cable.pod, &other).unwrap();
+    });
+}
+
+/// A rule that looks at ports has the kernel look at them also when it checks where a packet may come from.
+#[test]
+fn routing_rules_of_the_pod_itself_are_no_obstacle() {
+    isolated_async(async || {
+        let (cable, ztunnel) = meshed(&plain()).await;
+        let handle = routes_of(&cable.pod);
+        let mut dns = handle.rule().add().v4().priority(100).table_id(254);
+        dns.message_mut().header.action = RuleAction::ToTable;
+        let attributes = &mut dns.message_mut().attributes;
+        attributes.push(RuleAttribute::IpProtocol(IpProtocol::Udp));
+        attributes.push(RuleAttribute::DestinationPortRange(RulePortRange {
+            start: 53,
+            end: 53,
+        }));
+        dns.execute().await.unwrap();
+        for family in FAMILIES {
+            let mut client = dial(&cable.peer, family.pod, 80).await;
+            let (mut accepted, _) = accept(&ztunnel.inbound).await;
+            talk(&mut client, &mut accepted).await;
+            let mut client = dial(&cable.pod, family.peer, 80).await;
+            let (mut accepted, _) = accept(&ztunnel.outbound).await;
+            talk(&mut client, &mut accepted).await;
+        }
+    });
+}
+
+/// One rule for all that a server has accepted, since every rule costs every packet time.
+#[test]
+fn a_server_with_many_connections_from_before_has_one_rule() {
+    isolated_async(async || {
+        let cable = Cable::new().await;
+        let app = app(&cable.pod, 80);
+        for family in FAMILIES {
+            let mut pairs = Vec::new();
+            for _ in 0..3 {
+                let client = dial(&cable.peer, family.pod, 80).await;
+                pairs.push((client, accept(&app).await.0));
+            }
+            apply(&cable.pod, &plain()).unwrap();
+            assert_eq!(kept(&cable.pod).await, 1);
+            let (_, last) = pairs.pop().unwrap();
+            reset_on_close(&last).unwrap();
+            drop(last);
+            apply(&cable.pod, &plain()).unwrap();
+            assert_eq!(kept(&cable.pod).await, 1);
+            for (a, b) in &mut pairs {
+                talk(a, b).await;
+                reset_on_close(&*b).unwrap();
+            }
+            drop(pairs);
+            apply(&cable.pod, &plain()).unwrap();
+            assert_eq!(kept(&cable.pod).await, 0);
+            remove(&cable.pod).unwrap();
+        }
     });
 }
 
