@@ -190,7 +190,13 @@ pub(crate) async fn call_until_reached(client: &Pod, to: SocketAddr) -> Result<(
 /// Calls until it is refused.
 pub(crate) async fn call_until_refused(client: &Pod, to: SocketAddr) -> Result<()> {
     let what = format!("{} is refused at {to}", client.full_name());
-    eventually(&what, async || call(client, to).await.is_err()).await
+    eventually(&what, async || call(client, to).await.is_err()).await?;
+    // That one may have been open when the policy came, and have been closed instead.
+    ensure!(
+        call(client, to).await.is_err(),
+        "{what}, and then it is not"
+    );
+    Ok(())
 }
 
 /// Waits until `condition` holds.
