@@ -24,7 +24,8 @@ pub(crate) const NEAR: &str = "bench/near";
 /// Where nginx listens: a port for traffic that takes the mesh and one for traffic that does not. The server's side of a
 /// finished connection lingers for a minute. A connection of the other mode with the same addresses and ports, but
 /// timestamps of another machine, would now and then take it for its own and lose a second.
-const HTTP_PORTS: [u16; 2] = [8080, 8081];
+const PLAIN_HTTP: u16 = 8080;
+const MESH_HTTP: u16 = 8081;
 
 /// Two nodes, three pods, a web server in one of them, and a mesh.
 pub(crate) struct Stage {
@@ -50,7 +51,7 @@ impl Stage {
             mesh: Mesh::start(lab, MeshConfig::new()?).await?,
             _nginx: nginx,
             next_port: Cell::new(FIRST_IPERF_PORT),
-            http_port: Cell::new(HTTP_PORTS[0]),
+            http_port: Cell::new(PLAIN_HTTP),
         })
     }
 
@@ -68,7 +69,10 @@ impl Stage {
                     .await?
             }
         }
-        self.http_port.set(HTTP_PORTS[mode as usize]);
+        self.http_port.set(match mode {
+            Mode::Plain => PLAIN_HTTP,
+            Mode::Mesh => MESH_HTTP,
+        });
         // The first connections make certificates and tunnels, which no figure is about.
         for pod in [CLIENT, NEAR] {
             let netns = self.mesh.pod(pod).netns();
@@ -204,7 +208,7 @@ async fn start_nginx(lab: &Lab) -> Result<Process> {
     let folder = folder.display().to_string();
     let args = ["-p", &folder, "-c", "nginx.conf", "-e", "stderr"];
     let mut nginx = lab.spawn(SERVER, Program::new("nginx", find("nginx")?).args(args))?;
-    for port in HTTP_PORTS {
+    for port in [PLAIN_HTTP, MESH_HTTP] {
         wait_for_port(&mut nginx, port).await?;
     }
     Ok(nginx)
@@ -241,7 +245,6 @@ fn has_listener(pid: u32, table: &str, port: u16) -> bool {
 /// about 600 bytes.
 fn nginx_config() -> String {
     let body = "x".repeat(440);
-    let [one, other] = HTTP_PORTS;
     format!(
         "user root;
 daemon off;
@@ -259,8 +262,8 @@ http {{
     keepalive_requests 1000000000;
     keepalive_timeout 600s;
     server {{
-        listen [::]:{one} ipv6only=off backlog=4096;
-        listen [::]:{other} ipv6only=off backlog=4096;
+        listen [::]:{PLAIN_HTTP} ipv6only=off backlog=4096;
+        listen [::]:{MESH_HTTP} ipv6only=off backlog=4096;
         default_type text/plain;
         location / {{ return 200 {body}; }}
     }}

@@ -164,9 +164,13 @@ impl<'a> Routing<'a> {
             .collect();
         networks.sort_unstable();
         networks.dedup();
-        rules.extend(networks.into_iter().map(|network| exempt().to(network)));
+        rules.extend(
+            networks
+                .into_iter()
+                .map(|network| exempt().destination(network)),
+        );
         let ports = config.exclude_outbound_ports.iter();
-        rules.extend(ports.map(|port| exempt().to_port(*port)));
+        rules.extend(ports.map(|port| exempt().destination_port(*port)));
         rules.push(self.capture());
         rules.push(Rule::new(self.at(LANDING), Leads::On));
         rules
@@ -175,23 +179,23 @@ impl<'a> Routing<'a> {
     fn capture(&self) -> Rule {
         Rule::new(self.at(CAPTURE), self.to_loopback())
             .sent_here()
-            .to_any_port()
+            .some_destination_port()
     }
 
     /// Connections that the app has accepted on this port. There can be thousands, and every rule costs time.
     fn kept_port(&self, port: u16) -> Rule {
         Rule::new(self.at(KEPT), self.skip())
             .sent_here()
-            .from_port(port)
+            .source_port(port)
     }
 
     fn kept(&self, ends: &Ends) -> Rule {
         Rule::new(self.at(KEPT), self.skip())
             .sent_here()
-            .from(ends.local.ip())
-            .from_port(ends.local.port())
-            .to(ends.remote.ip().into())
-            .to_port(ends.remote.port())
+            .source(ends.local.ip())
+            .source_port(ends.local.port())
+            .destination(ends.remote.ip().into())
+            .destination_port(ends.remote.port())
     }
 
     fn at(&self, offset: u32) -> u32 {

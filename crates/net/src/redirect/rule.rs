@@ -58,13 +58,13 @@ impl Rule {
     }
 
     /// Only from this address.
-    pub(super) fn from(mut self, ip: IpAddr) -> Self {
+    pub(super) fn source(mut self, ip: IpAddr) -> Self {
         self.source_length = IpNet::from(ip).prefix_len();
         self.only(&RuleAttribute::Source(ip))
     }
 
     /// Only to this network.
-    pub(super) fn to(mut self, network: IpNet) -> Self {
+    pub(super) fn destination(mut self, network: IpNet) -> Self {
         self.destination_length = network.prefix_len();
         // Everything is no condition.
         if network.prefix_len() == 0 {
@@ -74,19 +74,19 @@ impl Rule {
     }
 
     /// Only from this port.
-    pub(super) fn from_port(self, port: u16) -> Self {
+    pub(super) fn source_port(self, port: u16) -> Self {
         self.only(&RuleAttribute::SourcePortRange(single(port)))
     }
 
     /// Only to this port.
-    pub(super) fn to_port(self, port: u16) -> Self {
+    pub(super) fn destination_port(self, port: u16) -> Self {
         self.only(&RuleAttribute::DestinationPortRange(single(port)))
     }
 
     /// Only to some port. The kernel also asks without ports: for the route that a message about a smaller MTU is for.
     ///
     /// A range cannot end at 65535, so that is left out.
-    pub(super) fn to_any_port(self) -> Self {
+    pub(super) fn some_destination_port(self) -> Self {
         self.only(&RuleAttribute::DestinationPortRange(RulePortRange {
             start: 1,
             end: u16::MAX - 1,
