@@ -43,10 +43,11 @@ impl NodeAgent {
         Ok(())
     }
 
-    /// Lets a pod out of the mesh: first its traffic flows past ztunnel, then ztunnel leaves.
+    /// Lets a pod out of the mesh: first ztunnel ends its connections there, so that nothing of them is sent past it, then
+    /// the pod's traffic flows by itself. What is opened in between is lost and sent again, or refused.
     pub(crate) fn unenroll(&self, pod: &Pod) -> Result<()> {
-        redirect::remove(pod.netns())?;
         self.forget(pod);
+        redirect::remove(pod.netns())?;
         Ok(())
     }
 
