@@ -269,7 +269,7 @@ impl Drop for Client {
 async fn eventually(condition: impl Fn() -> bool) {
     let wait = async {
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::task::yield_now().await;
         }
     };
     timeout(Duration::from_secs(30), wait)

@@ -112,7 +112,7 @@ impl Running {
 async fn wait_for(condition: impl Fn() -> bool) {
     let poll = async {
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::task::yield_now().await;
         }
     };
     timeout(LIMIT, poll)
