@@ -9,6 +9,8 @@
     reason = "all of this is test code; clippy exempts only the test functions themselves"
 )]
 
+mod answers;
+mod before;
 mod netns;
 mod nft;
 mod process;

@@ -11,7 +11,7 @@ use netlink_packet_route::address::AddressHeaderFlags;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 use std::os::fd::AsRawFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tulle_net::Netns;
 use tulle_net::connect::{ConnectOptions, connect};
@@ -241,6 +241,18 @@ pub(crate) async fn dial_as(
     let addr = SocketAddr::new(ip, port);
     let connected = soon(connect(netns, addr, options)).await;
     connected.unwrap_or_else(|error| panic!("{addr}: {error}"))
+}
+
+/// A socket that will dial from this address and port.
+pub(crate) fn socket_at(netns: &Netns, addr: SocketAddr) -> TcpSocket {
+    let socket = netns.enter(|| match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    });
+    let socket = socket.unwrap().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(addr).unwrap();
+    socket
 }
 
 /// The next connection, and the address it comes from.
