@@ -28,8 +28,9 @@ pub fn release_code() -> io::Result<u64> {
         };
         #[expect(unsafe_code, reason = "the kernel is told which memory to drop")]
         // SAFETY: the range is a whole private mapping of a file which this process cannot write to, and of which it has no
-        // page of its own (`Anonymous` is 0): what is dropped is read from the file again, with the same content. Only a
-        // debugger could change a page in between, and only its breakpoint would be lost.
+        // page of its own (`Anonymous` is 0): what is dropped is read from the file again, with the same content. It is still
+        // that mapping, since nothing here unloads code. Only a debugger could change a page in between, and only its
+        // breakpoint would be lost.
         unsafe {
             madvise(start, code.range.len(), MmapAdvise::MADV_DONTNEED)?;
         }

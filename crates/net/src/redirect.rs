@@ -1,7 +1,7 @@
 //! Redirection: the rules inside a pod that lead its TCP traffic through ztunnel.
 //!
 //! ```text
-//! app ──TCP──▶ routed to lo ──▶ raw-prerouting: SYN given to 15001 ──▶ ztunnel ──mark 0x539──▶ untouched
+//! app ──TCP──▶ routed to lo ──▶ raw-prerouting: given to 15001 ──▶ ztunnel ──mark 0x539──▶ untouched
 //! peer ─TCP──▶ nat-prerouting: SYN redirected to 15006 ──▶ ztunnel ──mark 0x1539, source = peer──▶ app
 //! app ──reply to that, which has taken the mark over──▶ routed to lo ──▶ ztunnel
 //! peer ─HBONE▶ 15008, never redirected

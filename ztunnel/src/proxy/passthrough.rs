@@ -149,6 +149,6 @@ pub(super) async fn connect_app(
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Set in the mark of connections to the app, above the bits by which any redirection knows ztunnel's packets: ours keeps
-/// them out of connection tracking, and routes the answers, which take the mark over, back to loopback.
+/// Set in the mark of connections to the app, above the bits by which any redirection knows ztunnel's packets: ours routes
+/// the answers, which take the mark over, back to loopback.
 const DELIVERY: u32 = 0x1000;

@@ -59,7 +59,7 @@ fn chains(config: &RedirectConfig) -> Vec<Chain> {
     chains
 }
 
-/// Every packet on the loopback interface comes by here: few tests, and it is done unless it opens a connection.
+/// Every packet on the loopback interface comes by here, so there are few tests for those.
 ///
 /// What ztunnel sends there is for the app. Marked so, the kernel's own answers come back too: for an app that has closed
 /// its socket, and where nobody listens. Answers with ztunnel's other mark would leave the pod.

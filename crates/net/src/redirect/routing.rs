@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! preference + 0   marked as a delivery                       table 100: everything is local
-//!            + 1   marked as ztunnel's                        skip to + 5
+//!            + 1   ztunnel's, or an answer to the outside     skip to + 5
 //!            + 2   TCP sent here, to what is exempt           skip to + 5
 //!            + 3   TCP sent here, connections from before     skip to + 5
 //!            + 4   TCP sent here                              table 100

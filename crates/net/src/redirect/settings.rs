@@ -12,7 +12,7 @@ use crate::netns::Netns;
 /// `PermissionDenied` where settings of the kernel cannot be written and are not made yet.
 pub(super) fn carry_marks(netns: &Netns) -> io::Result<()> {
     netns.enter(|| {
-        for setting in MARK_SETTINGS {
+        for setting in settings() {
             if is_on(setting) {
                 continue;
             }
@@ -25,14 +25,14 @@ pub(super) fn carry_marks(netns: &Netns) -> io::Result<()> {
 
 /// Whether [`carry_marks`] was done.
 pub(super) fn marks_are_carried(netns: &Netns) -> io::Result<bool> {
-    netns.enter(|| MARK_SETTINGS.iter().all(|setting| is_on(setting)))
+    netns.enter(|| settings().all(is_on))
 }
 
 /// Takes back what [`carry_marks`] did.
 pub(super) fn stop_carrying_marks(netns: &Netns) -> io::Result<()> {
     netns.enter(|| {
-        // Others ask for the last one too, and without marks it does nothing.
-        for setting in MARK_SETTINGS.iter().take(3) {
+        // Others ask for marks to be looked at too, and without marks it does nothing.
+        for setting in CARRY_MARKS {
             let _ = fs::write(setting, "0");
         }
     })
@@ -53,13 +53,16 @@ fn is_on(setting: &str) -> bool {
     }
 }
 
-/// Settings of the namespace. The first counts for both families, in spite of its name.
-///
-/// The last one has the check of source addresses look at marks as well. Otherwise the way back that it looks for could be
-/// the one that captures.
-const MARK_SETTINGS: [&str; 4] = [
+fn settings() -> impl Iterator<Item = &'static str> {
+    CARRY_MARKS.into_iter().chain([LOOK_AT_MARKS])
+}
+
+/// Has the check of source addresses look at marks as well. Otherwise the way back that it looks for could be the one that
+/// captures.
+const LOOK_AT_MARKS: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
+/// The first counts for both families, in spite of its name.
+const CARRY_MARKS: [&str; 3] = [
     "/proc/sys/net/ipv4/tcp_fwmark_accept",
     "/proc/sys/net/ipv4/fwmark_reflect",
     "/proc/sys/net/ipv6/fwmark_reflect",
-    "/proc/sys/net/ipv4/conf/all/src_valid_mark",
 ];
