@@ -14,7 +14,7 @@ pub mod baggage;
 pub mod forwarded;
 pub mod traceparent;
 
-pub use authority::{Authority, InvalidAuthority};
+pub use authority::{Authority, InvalidAuthority, address_text};
 pub use inbound::{
     Inbound, InboundError, ProxyHeader, inbound, inbound_service, passthrough_inbound,
 };

@@ -1,9 +1,15 @@
 //! Buffers lent per thread: a connection holds one only while bytes pass through it.
 
-use std::cell::RefCell;
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncRead;
+use tokio_util::io::poll_read_buf;
 
 /// Size of the buffer that socket reads of a tunnel go into.
 pub(crate) const TUNNEL_READ: usize = 256 * 1024;
@@ -39,24 +45,42 @@ pub(crate) fn give(buffer: Vec<u8>) {
     });
 }
 
-/// Reads once from `source` through the thread's block. Empty bytes mean end of stream.
+/// What was read at once.
+pub(crate) struct Read {
+    /// Empty at the end of the stream.
+    pub(crate) bytes: Bytes,
+    /// What follows them, if it was there already: the end, or an error.
+    pub(crate) ahead: Option<io::Result<()>>,
+}
+
+/// Reads what `source` has through the thread's block, at most a block at once.
 pub(crate) fn poll_read_bytes<S: AsyncRead + Unpin>(
     source: &mut S,
-    cx: &mut std::task::Context<'_>,
-) -> std::task::Poll<std::io::Result<Bytes>> {
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Read>> {
     APPLICATION.with_borrow_mut(|block| {
         if block.capacity() < APPLICATION_READ_MIN {
             block.reserve(APPLICATION_READ);
         }
-        let read = tokio_util::io::poll_read_buf(std::pin::Pin::new(source), cx, block);
-        read.map_ok(|length| {
-            if length >= SHARE_FROM {
-                block.split_to(length).freeze()
-            } else {
-                let bytes = Bytes::copy_from_slice(block);
-                block.clear();
-                bytes
+        let mut read = || poll_read_buf(Pin::new(&mut *source), cx, block);
+        let mut length = ready!(read())?;
+        let mut ahead = None;
+        // A socket that gave less than it could have is asked again, which costs a call only if it is at its end.
+        while ahead.is_none() && length > 0 && length < APPLICATION_READ_MIN {
+            match read() {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => ahead = Some(Ok(())),
+                Poll::Ready(Ok(more)) => length += more,
+                Poll::Ready(Err(error)) => ahead = Some(Err(error)),
             }
-        })
+        }
+        let bytes = if length >= SHARE_FROM {
+            block.split_to(length).freeze()
+        } else {
+            let bytes = Bytes::copy_from_slice(block);
+            block.clear();
+            bytes
+        };
+        Poll::Ready(Ok(Read { bytes, ahead }))
     })
 }

@@ -3,11 +3,9 @@
 //! One entry per key. A stream takes a place on a connection that has one free; if none has, one dial per key is
 //! started and everybody who needs it waits for that dial alone: other keys never wait.
 
-use std::{
-    cell::RefCell, collections::HashMap, future::Future, hash::Hash, pin::Pin, rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, future::Future, hash::Hash, pin::Pin, rc::Rc, time::Duration};
 
+use hashbrown::HashMap;
 use http::{HeaderMap, Request};
 use smallvec::SmallVec;
 use tokio::{

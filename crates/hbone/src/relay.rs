@@ -15,7 +15,11 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{io::AsyncWrite, net::TcpStream};
+use rustix::net::{SendFlags, send};
+use tokio::{
+    io::{AsyncWrite, Interest},
+    net::TcpStream,
+};
 
 use crate::buffers::poll_read_bytes;
 
@@ -23,10 +27,18 @@ use crate::buffers::poll_read_bytes;
 pub trait Side {
     /// Next bytes; empty at the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>>;
+    /// Whether nothing follows what was read last, as far as that is known without waiting. If so, the next read ends.
+    fn at_end(&self) -> bool;
     /// Whether bytes would be taken: asked before any are read for this side, so that none have to be held.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>;
-    /// Takes all of `bytes`, or as many as it can.
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), Broken>>;
+    /// Takes all of `bytes`, or as many as it can. `last` announces that the end follows at once, so that both may
+    /// leave together.
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+        last: bool,
+    ) -> Poll<Result<(), Broken>>;
     /// Says that nothing more will be written.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>;
     /// Ready when the side broke, for as far as reading would not show it.
@@ -204,11 +216,18 @@ impl Direction {
                         }
                     }
                     let before = chunk.len();
-                    let written = writer.poll_write(cx, chunk);
+                    let end = reader.at_end();
+                    let written = writer.poll_write(cx, chunk, end);
                     let length = before - chunk.len();
                     moved(length as u64);
                     budget = budget.saturating_sub(length);
                     ready!(written).map_err(Failed::Writer)?;
+                    if end {
+                        // Not asked whether the writer is ready: it has been told of the end already.
+                        let rest = reader.poll_read(cx);
+                        debug_assert!(matches!(rest, Poll::Ready(Ok(rest)) if rest.is_empty()));
+                        *self = Self::Ending;
+                    }
                 }
                 Self::Ending => {
                     // The end of both directions is one system call, and not two.
@@ -224,27 +243,76 @@ impl Direction {
 }
 
 /// A TCP socket as one end of a relay.
-pub struct TcpSide(TcpStream);
+pub struct TcpSide {
+    stream: TcpStream,
+    /// What is known to follow the bytes that were read last.
+    ahead: Option<io::Result<()>>,
+}
 
 impl TcpSide {
     /// Wraps the socket.
     pub fn new(stream: TcpStream) -> Self {
-        Self(stream)
+        Self {
+            stream,
+            ahead: None,
+        }
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        last: bool,
+    ) -> Poll<io::Result<usize>> {
+        if !last {
+            return Pin::new(&mut self.stream).poll_write(cx, bytes);
+        }
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            // The kernel keeps them for the FIN, which follows: one packet and one wake-up of the reader, and not two.
+            let send = || {
+                Ok(send(
+                    &self.stream,
+                    bytes,
+                    SendFlags::MORE | SendFlags::NOSIGNAL,
+                )?)
+            };
+            match self.stream.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
     }
 }
 
 impl Side for TcpSide {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>> {
-        poll_read_bytes(&mut self.0, cx).map_err(Broken::from)
+        match self.ahead.take() {
+            None => {}
+            Some(Ok(())) => return Poll::Ready(Ok(Bytes::new())),
+            Some(Err(error)) => return Poll::Ready(Err(error.into())),
+        }
+        let read = ready!(poll_read_bytes(&mut self.stream, cx))?;
+        self.ahead = read.ahead;
+        Poll::Ready(Ok(read.bytes))
+    }
+
+    fn at_end(&self) -> bool {
+        matches!(self.ahead, Some(Ok(())))
     }
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), Broken>> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+        last: bool,
+    ) -> Poll<Result<(), Broken>> {
         while !bytes.is_empty() {
-            let written = ready!(Pin::new(&mut self.0).poll_write(cx, bytes))?;
+            let written = ready!(self.poll_send(cx, bytes, last))?;
             if written == 0 {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
             }
@@ -256,7 +324,7 @@ impl Side for TcpSide {
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        Pin::new(&mut self.0)
+        Pin::new(&mut self.stream)
             .poll_shutdown(cx)
             .map_err(Broken::from)
     }
@@ -268,7 +336,7 @@ impl Side for TcpSide {
     /// The socket is reset when it is dropped.
     fn reset(&mut self) {
         // Fails only for a socket that is gone already.
-        let _ = self.0.set_zero_linger();
+        let _ = self.stream.set_zero_linger();
     }
 
     /// Closing sends the FIN, once nothing is left to be read.
@@ -279,3 +347,136 @@ impl Side for TcpSide {
 
 /// Bytes that one direction moves before other tasks get their turn.
 const POLL_BUDGET: usize = 512 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A connected pair.
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (client.unwrap(), accepted.unwrap().0)
+    }
+
+    /// Waits until the far end's FIN or reset is there, with everything before it.
+    async fn until_closed(stream: &TcpStream) {
+        while !stream
+            .ready(Interest::READABLE)
+            .await
+            .unwrap()
+            .is_read_closed()
+        {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn read(side: &mut TcpSide) -> Result<Bytes, Broken> {
+        poll_fn(|cx| side.poll_read(cx)).await
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_there_is_known_with_the_last_bytes() {
+        let (mut far, near) = pair().await;
+        far.write_all(b"last").await.unwrap();
+        far.shutdown().await.unwrap();
+        until_closed(&near).await;
+        let mut side = TcpSide::new(near);
+        assert_eq!(read(&mut side).await.unwrap(), "last");
+        assert!(side.at_end());
+        assert_eq!(read(&mut side).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn bytes_without_an_end_are_not_the_last() {
+        let (mut far, near) = pair().await;
+        far.write_all(b"more").await.unwrap();
+        let mut side = TcpSide::new(near);
+        assert_eq!(read(&mut side).await.unwrap(), "more");
+        assert!(!side.at_end());
+        far.shutdown().await.unwrap();
+        assert_eq!(read(&mut side).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_reset_behind_bytes_is_no_end() {
+        let (mut far, near) = pair().await;
+        far.write_all(b"cut").await.unwrap();
+        near.readable().await.unwrap();
+        far.set_zero_linger().unwrap();
+        drop(far);
+        until_closed(&near).await;
+        let mut side = TcpSide::new(near);
+        assert_eq!(read(&mut side).await.unwrap(), "cut");
+        assert!(!side.at_end());
+        assert!(matches!(read(&mut side).await, Err(Broken::Reset)));
+    }
+
+    #[tokio::test]
+    async fn last_bytes_leave_without_waiting_for_more() {
+        let (mut far, near) = pair().await;
+        let mut side = TcpSide::new(near);
+        let mut bytes = Bytes::from_static(b"last");
+        poll_fn(|cx| side.poll_write(cx, &mut bytes, true))
+            .await
+            .unwrap();
+        assert!(bytes.is_empty());
+        poll_fn(|cx| side.poll_end(cx)).await.unwrap();
+        let mut received = Vec::new();
+        far.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"last");
+    }
+
+    #[tokio::test]
+    async fn last_bytes_leave_when_the_side_is_dropped() {
+        let (mut far, near) = pair().await;
+        let mut side = TcpSide::new(near);
+        let mut bytes = Bytes::from_static(b"last");
+        poll_fn(|cx| side.poll_write(cx, &mut bytes, true))
+            .await
+            .unwrap();
+        drop(side);
+        let mut received = Vec::new();
+        far.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"last");
+    }
+
+    struct Uncounted;
+
+    impl Meter for Uncounted {
+        fn forward(&self, _: u64) {}
+        fn backward(&self, _: u64) {}
+    }
+
+    #[tokio::test]
+    async fn ends_and_bytes_pass_together_in_both_directions() {
+        let (mut left, near_left) = pair().await;
+        let (mut right, near_right) = pair().await;
+        left.write_all(b"question").await.unwrap();
+        left.shutdown().await.unwrap();
+        until_closed(&near_left).await;
+        let (near_left, near_right) = (TcpSide::new(near_left), TcpSide::new(near_right));
+        let relay = Relay::new(near_left, near_right, Uncounted);
+        let answer = async {
+            let mut question = Vec::new();
+            right.read_to_end(&mut question).await.unwrap();
+            right.write_all(b"answer").await.unwrap();
+            drop(right);
+            question
+        };
+        let (end, question) = tokio::join!(relay, answer);
+        assert!(matches!(end, RelayEnd::Complete), "{end:?}");
+        assert_eq!(question, b"question");
+        let mut answer = Vec::new();
+        left.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"answer");
+    }
+}

@@ -18,6 +18,7 @@ pub struct Tunnel {
     send: SendStream<Bytes>,
     recv: RecvStream,
     received_end: bool,
+    sent_end: bool,
     /// Bytes handed out that the peer may not replace yet.
     unreleased: usize,
     _slot: Option<StreamSlot>,
@@ -29,6 +30,7 @@ impl Tunnel {
             send,
             recv,
             received_end: false,
+            sent_end: false,
             unreleased: 0,
             _slot: slot,
         }
@@ -65,6 +67,11 @@ impl Side for Tunnel {
         Poll::Ready(Ok(Bytes::new()))
     }
 
+    /// The last frame said so. An end in a frame of its own shows when it is read.
+    fn at_end(&self) -> bool {
+        self.recv.is_end_stream()
+    }
+
     /// One byte of window is enough: what is sent beyond the window waits in the stream, at most one read of it.
     /// Asking for more would take window from other streams while this one is idle.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
@@ -82,12 +89,21 @@ impl Side for Tunnel {
         }
     }
 
-    fn poll_write(&mut self, _cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), Broken>> {
-        let sent = self.send.send_data(std::mem::take(bytes), false);
+    fn poll_write(
+        &mut self,
+        _cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+        last: bool,
+    ) -> Poll<Result<(), Broken>> {
+        self.sent_end = last;
+        let sent = self.send.send_data(std::mem::take(bytes), last);
         Poll::Ready(sent.map_err(broken))
     }
 
     fn poll_end(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if std::mem::replace(&mut self.sent_end, true) {
+            return Poll::Ready(Ok(()));
+        }
         Poll::Ready(self.send.send_data(Bytes::new(), true).map_err(broken))
     }
 

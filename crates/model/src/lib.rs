@@ -15,6 +15,7 @@ mod authorization;
 mod gateway;
 mod service;
 mod spiffe;
+mod text;
 mod workload;
 
 pub use address::{InvalidNetworkAddress, NetworkAddress};
@@ -27,6 +28,7 @@ pub use service::{
     RoutingScope, Service, ServiceKey, ServicePort, Vip, Visibility,
 };
 pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};
+pub use text::push_address;
 pub use workload::{
     ApplicationTunnel, Health, Locality, NetworkMode, PortMapping, TunnelProtocol, Uid, Workload,
     WorkloadType,

@@ -1,6 +1,12 @@
 //! SPIFFE IDs of the mesh: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    str::FromStr,
+    sync::Arc,
+};
 
 /// A SPIFFE trust domain such as `cluster.local`: 1 to 255 bytes of `a-z 0-9 . - _`.
 ///
@@ -54,12 +60,14 @@ impl FromStr for TrustDomain {
 
 /// The identity of a workload: trust domain, namespace and service account.
 ///
-/// Cheap to clone. Namespace and service account are non-empty and contain no `/` and no control character.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Cheap to clone, to compare and to print. Namespace and service account are non-empty and contain no `/` and no
+/// control character.
+#[derive(Clone)]
 pub struct SpiffeId {
+    /// The whole of it; the parts lie in it.
+    uri: Arc<str>,
     trust_domain: TrustDomain,
-    namespace: Arc<str>,
-    service_account: Arc<str>,
+    namespace_len: usize,
 }
 
 impl SpiffeId {
@@ -77,11 +85,17 @@ impl SpiffeId {
                 return Err(InvalidSpiffeId::Segment);
             }
         }
+        let parts = [SCHEME, &*trust_domain.0, NS, namespace, SA, service_account];
         Ok(Self {
+            uri: parts.concat().into(),
             trust_domain,
-            namespace: namespace.into(),
-            service_account: service_account.into(),
+            namespace_len: namespace.len(),
         })
+    }
+
+    /// The whole identity: `spiffe://…`.
+    pub fn as_str(&self) -> &str {
+        &self.uri
     }
 
     /// The trust domain.
@@ -91,30 +105,65 @@ impl SpiffeId {
 
     /// The Kubernetes namespace.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        let start = self.namespace_start();
+        self.part(start..start + self.namespace_len)
     }
 
     /// The Kubernetes service account.
     pub fn service_account(&self) -> &str {
-        &self.service_account
+        let start = self.namespace_start() + self.namespace_len + SA.len();
+        self.part(start..self.uri.len())
     }
 
     /// The form that policies compare with: the identity without `spiffe://`.
-    pub fn principal(&self) -> String {
-        format!(
-            "{}/ns/{}/sa/{}",
-            self.trust_domain, self.namespace, self.service_account
-        )
+    pub fn principal(&self) -> &str {
+        self.part(SCHEME.len()..self.uri.len())
+    }
+
+    fn namespace_start(&self) -> usize {
+        SCHEME.len() + self.trust_domain.0.len() + NS.len()
+    }
+
+    /// Parts are ASCII, so every place is between two characters.
+    fn part(&self, range: std::ops::Range<usize>) -> &str {
+        self.uri.get(range).unwrap_or_default()
+    }
+}
+
+/// What the identities look like between their parts.
+const SCHEME: &str = "spiffe://";
+const NS: &str = "/ns/";
+const SA: &str = "/sa/";
+
+impl PartialEq for SpiffeId {
+    fn eq(&self, other: &Self) -> bool {
+        self.uri == other.uri
+    }
+}
+
+impl Eq for SpiffeId {}
+
+impl Hash for SpiffeId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.uri.hash(state);
+    }
+}
+
+impl PartialOrd for SpiffeId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for SpiffeId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.uri.cmp(&other.uri)
     }
 }
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "spiffe://{}/ns/{}/sa/{}",
-            self.trust_domain, self.namespace, self.service_account
-        )
+        f.write_str(&self.uri)
     }
 }
 
@@ -129,9 +178,7 @@ impl FromStr for SpiffeId {
 
     /// Parses the URI form. Exactly five `/`-separated segments after the scheme's first slash pair.
     fn from_str(uri: &str) -> Result<Self, Self::Err> {
-        let rest = uri
-            .strip_prefix("spiffe://")
-            .ok_or(InvalidSpiffeId::Scheme)?;
+        let rest = uri.strip_prefix(SCHEME).ok_or(InvalidSpiffeId::Scheme)?;
         let mut segments = rest.split('/');
         let mut next = || segments.next().ok_or(InvalidSpiffeId::Shape);
         let (trust_domain, ns, namespace, sa, service_account) =
@@ -183,6 +230,7 @@ mod tests {
         assert_eq!(id.namespace(), "shop");
         assert_eq!(id.service_account(), "cart");
         assert_eq!(id.to_string(), "spiffe://cluster.local/ns/shop/sa/cart");
+        assert_eq!(id.as_str(), "spiffe://cluster.local/ns/shop/sa/cart");
         assert_eq!(id.principal(), "cluster.local/ns/shop/sa/cart");
     }
 

@@ -107,12 +107,11 @@ impl CompiledPolicy {
             Subject::Namespace => self.any_text(entries, facts.namespace()),
             Subject::Principal => facts
                 .identity
-                .as_ref()
-                .is_some_and(|identity| self.any_text(entries, &identity.principal)),
-            Subject::ServiceAccount => facts.identity.as_ref().is_some_and(|identity| {
+                .is_some_and(|identity| self.any_text(entries, identity.principal().as_bytes())),
+            Subject::ServiceAccount => facts.identity.is_some_and(|identity| {
                 slice(&self.accounts, entries).iter().any(|account| {
-                    account.namespace.as_ref() == identity.namespace
-                        && account.service_account.as_ref() == identity.service_account
+                    account.namespace.as_ref() == identity.namespace()
+                        && account.service_account.as_ref() == identity.service_account()
                 })
             }),
             Subject::SourceIp => self.any_net(entries, facts.source_ip),

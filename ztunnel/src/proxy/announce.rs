@@ -28,7 +28,7 @@ pub(super) fn proxy_header(
         }
         _ => UNSPECIFIED,
     };
-    let identity = identity.to_string();
+    let identity = identity.as_str();
     // An identity has at most 3 parts of 255 bytes, so lengths fit.
     let length = u16::try_from(identity.len()).unwrap_or(u16::MAX);
     body.push(TYPE_IDENTITY);

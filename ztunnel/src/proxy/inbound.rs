@@ -14,7 +14,7 @@ use std::{
     task::Poll,
 };
 
-use http::{HeaderMap, Method, StatusCode, header::FORWARDED};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header::FORWARDED};
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     route::{
-        self, Inbound,
+        self, Inbound, address_text,
         baggage::{self, Baggage},
         forwarded,
     },
@@ -229,7 +229,7 @@ async fn open(peer: &Rc<Peer>, mut incoming: Incoming, started: Instant) -> Opti
     match app {
         Ok(Some(Ok(app))) => {
             let mut headers = HeaderMap::new();
-            headers.insert("baggage", local.baggage.clone());
+            headers.insert(BAGGAGE, local.baggage.clone());
             peer.answered.set(peer.answered.get() + 1);
             match incoming.accept(headers) {
                 Ok(tunnel) => {
@@ -363,7 +363,7 @@ pub(super) fn record(
     AccessRecord {
         source,
         destination: target,
-        hbone_authority: tunnel.map(|_| target.to_string()),
+        hbone_authority: tunnel.map(|_| address_text(target)),
         meter: TrafficMeter::new(traffic),
     }
 }
@@ -396,6 +396,7 @@ fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
+const BAGGAGE: HeaderName = HeaderName::from_static(baggage::HEADER);
 /// Requests that a client may give up on one connection before it must also have taken some answers.
 const MAX_ABANDONED: u32 = 100;
 

@@ -1,8 +1,7 @@
 //! The connections of one pod on one thread: for the configuration dump, and to close them when they must not go on.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
+    cell::RefCell,
     future::Future,
     net::SocketAddr,
     pin::Pin,
@@ -11,6 +10,7 @@ use std::{
 };
 
 use serde::Serialize;
+use slab::Slab;
 use tokio::sync::Notify;
 use tulle_hbone::{Meter, Relay, RelayEnd, Side};
 use tulle_model::{SpiffeId, Uid};
@@ -19,8 +19,7 @@ use tulle_policy::{Connection, Denied};
 /// Table of live connections.
 #[derive(Default)]
 pub struct LiveConnections {
-    next: Cell<u64>,
-    entries: RefCell<HashMap<u64, Entry>>,
+    entries: RefCell<Slab<Entry>>,
     emptied: Notify,
 }
 
@@ -76,7 +75,7 @@ pub struct ConnectionDump {
 /// The place of one connection in the table; leaves with it.
 pub struct Registered {
     table: Rc<LiveConnections>,
-    id: u64,
+    key: usize,
     kill: Rc<Kill>,
 }
 
@@ -114,7 +113,7 @@ impl LiveConnections {
     /// Closes the inbound connections that `check` does not allow. Returns how many.
     pub fn recheck(&self, check: impl Fn(&Connection<'_>) -> Result<(), Denied>) -> usize {
         let entries = self.entries.borrow();
-        let closed = entries.values().filter(|entry| {
+        let closed = entries.iter().filter(|(_, entry)| {
             let Direction::Inbound(identity) = &entry.direction else {
                 return false;
             };
@@ -135,7 +134,7 @@ impl LiveConnections {
     /// Closes the tunnels to workloads that are not `known`: nobody answers there any more, and without this it would
     /// take the connection's own timeouts to find out.
     pub fn close_unknown(&self, known: impl Fn(&Uid) -> bool) {
-        for entry in self.entries.borrow().values() {
+        for (_, entry) in self.entries.borrow().iter() {
             if let Direction::Outbound(Some(server)) = &entry.direction
                 && !known(server)
             {
@@ -146,7 +145,7 @@ impl LiveConnections {
 
     /// Closes everything.
     pub fn close_all(&self, reason: &Closed) {
-        for entry in self.entries.borrow().values() {
+        for (_, entry) in self.entries.borrow().iter() {
             entry.kill.kill(reason.clone());
         }
     }
@@ -161,7 +160,7 @@ impl LiveConnections {
     /// All connections: inbound, then outbound.
     pub fn dump(&self) -> (Vec<ConnectionDump>, Vec<ConnectionDump>) {
         let (mut inbound, mut outbound) = (Vec::new(), Vec::new());
-        for entry in self.entries.borrow().values() {
+        for (_, entry) in self.entries.borrow().iter() {
             match &entry.direction {
                 Direction::Inbound(None) => inbound.push(entry.addresses.dump("TCP")),
                 Direction::Inbound(Some(_)) => inbound.push(entry.addresses.dump("HBONE")),
@@ -175,18 +174,15 @@ impl LiveConnections {
     }
 
     fn register(self: &Rc<Self>, addresses: Addresses, direction: Direction) -> Registered {
-        let id = self.next.get();
-        self.next.set(id + 1);
         let kill = Rc::new(Kill::default());
         let entry = Entry {
             addresses,
             direction,
             kill: kill.clone(),
         };
-        self.entries.borrow_mut().insert(id, entry);
         Registered {
             table: self.clone(),
-            id,
+            key: self.entries.borrow_mut().insert(entry),
             kill,
         }
     }
@@ -257,7 +253,7 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         let mut entries = self.table.entries.borrow_mut();
-        entries.remove(&self.id);
+        entries.remove(self.key);
         if entries.is_empty() {
             self.table.emptied.notify_waiters();
         }

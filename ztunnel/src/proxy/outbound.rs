@@ -14,7 +14,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Method, Request, Uri, header::FORWARDED};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Uri, header::FORWARDED};
 use smallvec::SmallVec;
 use tokio::{
     net::TcpStream,
@@ -33,7 +34,7 @@ use super::{
     pod::{Local, PoolKey},
 };
 use crate::{
-    route::{self, Outbound, RouteError},
+    route::{self, Outbound, RouteError, baggage, forwarded, traceparent},
     state::Workload,
     telemetry::{
         AccessRecord, Reporter, ResponseFlag, SecurityPolicy, SharedMeter, TrafficLabels,
@@ -157,7 +158,7 @@ async fn connect_upstream(
             (Err(error), None) => return Err((error.into(), None)),
         };
         let hop = Hop::of(&route);
-        match connect_hop(pod, local, source, route).await {
+        match connect_hop(pod, local, source, route, &hop).await {
             Ok(upstream) => return Ok((upstream, hop)),
             Err(failed) => {
                 let uid = hop.workload.as_ref().map(|workload| workload.uid.clone());
@@ -179,7 +180,9 @@ async fn connect_hop(
     local: &Local,
     source: SocketAddr,
     route: Outbound,
+    hop: &Hop,
 ) -> Result<Upstream, Failed> {
+    let authority = hop.authority.as_deref().unwrap_or_default();
     match route {
         Outbound::Passthrough { addr } | Outbound::Plain { addr, .. } => {
             let options = ConnectOptions {
@@ -196,7 +199,6 @@ async fn connect_hop(
             next_hop,
             workload,
             expected,
-            authority,
             service,
             ..
         } => {
@@ -206,8 +208,7 @@ async fn connect_hop(
                 next_hop,
                 expected: expected.into_iter().collect(),
             };
-            let authority = authority.to_string();
-            let request = || connect_request(&authority, local, source, service.as_deref());
+            let request = || connect_request(authority, local, source, service.as_deref());
             let opened = pod.pool.open(&key, request, || dial(pod, &key)).await;
             opened
                 .map(|(tunnel, _)| Upstream::Tunnel(tunnel))
@@ -231,21 +232,27 @@ fn connect_request(
         *request.uri_mut() = uri;
     }
     let headers = request.headers_mut();
-    headers.insert("baggage", local.baggage.clone());
-    let forwarded = match service {
-        Some(service) => format!("for=\"{source}\";host={}", service.key.hostname),
-        None => format!("for=\"{source}\""),
-    };
-    if let Ok(value) = HeaderValue::from_str(&forwarded) {
-        headers.insert(FORWARDED, value);
+    headers.insert(BAGGAGE, local.baggage.clone());
+    let forwarded = forwarded::header(source, service.map(|service| &*service.key.hostname));
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(forwarded)) {
+        headers.insert(FORWARDED, once(value));
     }
-    let trace = fastrand::u128(1..);
-    let traceparent = format!("00-{trace:032x}-{:016x}-00", fastrand::u64(1..));
-    if let Ok(value) = HeaderValue::from_str(&traceparent) {
-        headers.insert("traceparent", value);
+    let traceparent = traceparent::header(&mut fastrand::Rng::new());
+    if let Ok(value) = HeaderValue::from_bytes(&traceparent) {
+        headers.insert(TRACEPARENT, once(value));
     }
     request
 }
+
+/// Keeps a value that does not come again out of the peer's header table, where it would take the place of those that do.
+fn once(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
+}
+
+/// Parsed names: parsing costs more than sending them.
+const BAGGAGE: HeaderName = HeaderName::from_static(baggage::HEADER);
+const TRACEPARENT: HeaderName = HeaderName::from_static(traceparent::HEADER);
 
 /// TCP from inside the pod, then TLS as the pod.
 fn dial(pod: &Rc<Pod>, key: &PoolKey) -> DialFuture {
@@ -315,7 +322,7 @@ impl Hop {
                 address: *next_hop,
                 workload: Some(workload.clone()),
                 service: service.clone(),
-                authority: Some(authority.to_string()),
+                authority: Some(authority.to_text()),
             },
         }
     }
@@ -355,7 +362,11 @@ impl Hop {
     }
 }
 
-/// The relay of one connection. Plain TCP is the exception, so only tunnels lie in the task itself.
+/// The relay of one connection.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "plain TCP is the exception, so only tunnels lie in the task itself"
+)]
 enum Joined {
     Tunnel(Guarded<TcpSide, Tunnel, SharedMeter>),
     Plain(Box<Guarded<TcpSide, TcpSide, SharedMeter>>),

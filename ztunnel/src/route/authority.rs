@@ -2,6 +2,8 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
 
+use tulle_model::push_address;
+
 /// An address, or the hostname of a service, with a port that is not 0.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Authority {
@@ -24,6 +26,24 @@ impl Authority {
             Self::Host { port, .. } => *port,
         }
     }
+}
+
+impl Authority {
+    /// The same text as by `Display`, which costs more.
+    pub fn to_text(&self) -> String {
+        match self {
+            Self::Address(address) => address_text(*address),
+            Self::Host { .. } => self.to_string(),
+        }
+    }
+}
+
+/// An address as an authority.
+pub fn address_text(address: SocketAddr) -> String {
+    // Room for any IPv4 address with its port.
+    let mut text = String::with_capacity(24);
+    push_address(&mut text, address);
+    text
 }
 
 impl fmt::Display for Authority {

@@ -4,15 +4,19 @@
 
 use std::net::SocketAddr;
 
-/// Name of the header.
-pub const HEADER: &str = "forwarded";
+use tulle_model::push_address;
 
 /// The header for a connection of `client`, meant for the service with `host`.
 pub fn header(client: SocketAddr, host: Option<&str>) -> String {
-    match host.filter(|host| is_hostname(host)) {
-        Some(host) => format!("for=\"{client}\";host={host}"),
-        None => format!("for=\"{client}\""),
+    let mut header = String::with_capacity(TYPICAL);
+    header.push_str("for=\"");
+    push_address(&mut header, client);
+    header.push('"');
+    if let Some(host) = host.filter(|host| is_hostname(host)) {
+        header.push_str(";host=");
+        header.push_str(host);
     }
+    header
 }
 
 /// The first `host` that a header names.
@@ -33,7 +37,9 @@ pub fn host(header: &[u8]) -> Option<&str> {
 }
 
 /// Longest part of a header that is read.
-pub const MAX_HEADER: usize = 1024;
+const MAX_HEADER: usize = 1024;
+/// Room for most headers.
+const TYPICAL: usize = 96;
 
 fn is_hostname(text: &str) -> bool {
     (1..=253).contains(&text.len())

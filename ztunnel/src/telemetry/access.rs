@@ -1,10 +1,11 @@
 //! The access log: one line per connection.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{net::SocketAddr, ops::Range, rc::Rc, time::Duration};
 
 use tracing::{error, info};
+use tulle_model::{SpiffeId, push_address};
 
-use super::{Reporter, ResponseFlag, TrafficLabels, TrafficMeter};
+use super::{Reporter, ResponseFlag, TrafficMeter};
 
 /// What is written about a connection when it ends.
 pub struct AccessRecord {
@@ -30,29 +31,25 @@ impl AccessRecord {
             Reporter::Source => ("outbound", forward, backward),
             Reporter::Destination => ("inbound", backward, forward),
         };
-        let Fields {
-            source_identity,
-            destination_identity,
-            service,
-        } = Fields::of(labels);
+        let text = Texts::new(self, lasted);
         macro_rules! line {
             ($level:ident, $failure:expr) => {
                 $level!(
                     target: "access",
                     direction,
-                    src.addr = %self.source,
+                    src.addr = %text.source(),
                     src.workload = present(&labels.source.workload),
                     src.namespace = present(&labels.source.namespace),
-                    src.identity = source_identity,
-                    dst.addr = %self.destination,
+                    src.identity = labels.source_principal.as_ref().map(SpiffeId::as_str),
+                    dst.addr = %text.destination(),
                     dst.hbone_addr = self.hbone_authority.as_deref(),
-                    dst.service = service,
+                    dst.service = labels.service.as_ref().map(|(host, _, _)| &**host),
                     dst.workload = present(&labels.destination.workload),
                     dst.namespace = present(&labels.destination.namespace),
-                    dst.identity = destination_identity,
+                    dst.identity = labels.destination_principal.as_ref().map(SpiffeId::as_str),
                     bytes_sent = sent,
                     bytes_recv = received,
-                    duration = %format_args!("{}ms", lasted.as_millis()),
+                    duration = %text.duration(),
                     error = $failure,
                     "connection complete"
                 )
@@ -82,24 +79,49 @@ pub fn early_failure(
     );
 }
 
-struct Fields<'a> {
-    source_identity: Option<String>,
-    destination_identity: Option<String>,
-    service: Option<&'a str>,
+/// The values of a line that have to be written out, in one piece of memory. Formatting each by itself would cost more
+/// than all the rest of the line.
+struct Texts {
+    text: String,
+    source_end: usize,
+    destination_end: usize,
 }
 
-impl<'a> Fields<'a> {
-    fn of(labels: &'a TrafficLabels) -> Self {
+impl Texts {
+    fn new(record: &AccessRecord, lasted: Duration) -> Self {
+        let mut text = String::with_capacity(ROOM);
+        push_address(&mut text, record.source);
+        let source_end = text.len();
+        push_address(&mut text, record.destination);
+        let destination_end = text.len();
+        text.push_str(itoa::Buffer::new().format(lasted.as_millis()));
+        text.push_str("ms");
         Self {
-            source_identity: labels.source_principal.as_ref().map(ToString::to_string),
-            destination_identity: labels
-                .destination_principal
-                .as_ref()
-                .map(ToString::to_string),
-            service: labels.service.as_ref().map(|(host, _, _)| &**host),
+            text,
+            source_end,
+            destination_end,
         }
     }
+
+    fn source(&self) -> &str {
+        self.part(0..self.source_end)
+    }
+
+    fn destination(&self) -> &str {
+        self.part(self.source_end..self.destination_end)
+    }
+
+    fn duration(&self) -> &str {
+        self.part(self.destination_end..self.text.len())
+    }
+
+    fn part(&self, range: Range<usize>) -> &str {
+        self.text.get(range).unwrap_or_default()
+    }
 }
+
+/// Enough for two IPv4 addresses and a duration.
+const ROOM: usize = 64;
 
 fn present(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)

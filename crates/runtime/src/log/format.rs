@@ -8,19 +8,20 @@
 //! Spans follow the target in plain text, as `access:name{fields}`, and are objects of their own in JSON. Values come
 //! from peers: control characters are escaped, so that no value can forge a line.
 
-use std::fmt;
+use std::cell::Cell;
+use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::field::{RecordFields, VisitOutput};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use fields::{JsonFields, Message, PlainFields};
 
 mod fields;
+mod stamp;
 
 /// The form of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,19 +80,16 @@ impl LineFormat {
         }
     }
 
-    fn plain<S>(
-        &self,
-        context: &Context<'_, S>,
-        out: &mut Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result
+    fn plain<S>(&self, context: &Context<'_, S>, out: &mut String, event: &Event<'_>) -> fmt::Result
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
         let metadata = event.metadata();
-        SystemTime.format_time(out)?;
-        write!(out, "\t{}\t", level(metadata.level()))?;
-        out.write_str(self.target(metadata.target()))?;
+        stamp::push_now(out);
+        for part in ["\t", level(metadata.level()), "\t"] {
+            out.push_str(part);
+        }
+        out.push_str(self.target(metadata.target()));
         for span in context
             .event_scope()
             .into_iter()
@@ -104,34 +102,30 @@ impl LineFormat {
                 write!(out, "{{{fields}}}")?;
             }
         }
-        out.write_char('\t')?;
+        out.push('\t');
         event.record(&mut Message::plain(out));
         let mut fields = PlainFields::new(out, '\t');
         event.record(&mut fields);
         fields.finish()?;
-        out.write_char('\n')
+        out.push('\n');
+        Ok(())
     }
 
-    fn json<S>(
-        &self,
-        context: &Context<'_, S>,
-        out: &mut Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result
+    fn json<S>(&self, context: &Context<'_, S>, out: &mut String, event: &Event<'_>) -> fmt::Result
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
         let metadata = event.metadata();
-        write!(
-            out,
-            "{{\"level\":\"{}\",\"time\":\"",
-            level(metadata.level())
-        )?;
-        SystemTime.format_time(out)?;
+        for part in ["{\"level\":\"", level(metadata.level()), "\",\"time\":\""] {
+            out.push_str(part);
+        }
+        stamp::push_now(out);
         let target = self.target(metadata.target());
-        write!(out, "\",\"scope\":\"{target}\",\"message\":\"")?;
+        for part in ["\",\"scope\":\"", target, "\",\"message\":\""] {
+            out.push_str(part);
+        }
         event.record(&mut Message::json(out));
-        out.write_char('"')?;
+        out.push('"');
         let mut fields = JsonFields::after_others(out);
         event.record(&mut fields);
         fields.finish()?;
@@ -142,13 +136,22 @@ impl LineFormat {
         {
             write!(out, ",\"{}\":{{", span.name())?;
             if let Some(fields) = span.extensions().get::<FormattedFields<Self>>() {
-                out.write_str(fields)?;
+                out.push_str(fields);
             }
-            out.write_char('}')?;
+            out.push('}');
         }
-        out.write_str("}\n")
+        out.push_str("}\n");
+        Ok(())
     }
 }
+
+thread_local! {
+    /// Memory for the next line. Taken while in use, so that a value that logs when it is formatted finds a new one.
+    static LINE: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// Longest line whose memory is kept.
+const KEPT_LINE: usize = 4096;
 
 type Context<'a, S> = FmtContext<'a, S, LineFormat>;
 
@@ -162,10 +165,17 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        match self.format {
-            Format::Plain => self.plain(context, &mut out, event),
-            Format::Json => self.json(context, &mut out, event),
-        }
+        // What is handed over is written through a trait object, which is dear for a hundred pieces and nothing for one.
+        let mut line = LINE.take();
+        line.clear();
+        let written = match self.format {
+            Format::Plain => self.plain(context, &mut line, event),
+            Format::Json => self.json(context, &mut line, event),
+        };
+        let written = written.and_then(|()| out.write_str(&line));
+        line.shrink_to(KEPT_LINE);
+        LINE.set(line);
+        written
     }
 }
 
@@ -224,8 +234,7 @@ fn level(level: &Level) -> &'static str {
 /// A line that says how many others are missing.
 pub(super) fn dropped_lines(format: Format, count: u64, out: &mut Vec<u8>) {
     let mut time = String::new();
-    let written = SystemTime.format_time(&mut Writer::new(&mut time));
-    debug_assert!(written.is_ok(), "writing to a string");
+    stamp::push_now(&mut time);
     let line = match format {
         Format::Plain => format!("{time}\twarn\tlog\tlog lines dropped\tcount={count}\n"),
         Format::Json => format!(

@@ -11,16 +11,16 @@ const MESSAGE: &str = "message";
 
 /// Writes the message and nothing else.
 pub(super) struct Message<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut String,
     json: bool,
 }
 
 impl<'a> Message<'a> {
-    pub(super) fn plain(out: &'a mut dyn Write) -> Self {
+    pub(super) fn plain(out: &'a mut String) -> Self {
         Self { out, json: false }
     }
 
-    pub(super) fn json(out: &'a mut dyn Write) -> Self {
+    pub(super) fn json(out: &'a mut String) -> Self {
         Self { out, json: true }
     }
 }
@@ -42,15 +42,15 @@ impl Visit for Message<'_> {
 }
 
 /// `name=value name=value`, without the message.
-pub(super) struct PlainFields<'a> {
-    out: &'a mut dyn Write,
+pub(super) struct PlainFields<'a, W> {
+    out: &'a mut W,
     separator: Option<char>,
     result: fmt::Result,
 }
 
-impl<'a> PlainFields<'a> {
+impl<'a, W: Write> PlainFields<'a, W> {
     /// After something, from which `separator` sets the first field apart.
-    pub(super) fn new(out: &'a mut dyn Write, separator: char) -> Self {
+    pub(super) fn new(out: &'a mut W, separator: char) -> Self {
         Self {
             out,
             separator: Some(separator),
@@ -58,7 +58,7 @@ impl<'a> PlainFields<'a> {
         }
     }
 
-    pub(super) fn first(out: &'a mut dyn Write) -> Self {
+    pub(super) fn first(out: &'a mut W) -> Self {
         Self {
             out,
             separator: None,
@@ -66,7 +66,7 @@ impl<'a> PlainFields<'a> {
         }
     }
 
-    fn put(&mut self, field: &Field, value: impl FnOnce(&mut dyn Write) -> fmt::Result) {
+    fn put(&mut self, field: &Field, value: impl FnOnce(&mut W) -> fmt::Result) {
         if field.name() == MESSAGE || self.result.is_err() {
             return;
         }
@@ -82,7 +82,7 @@ impl<'a> PlainFields<'a> {
     }
 }
 
-impl Visit for PlainFields<'_> {
+impl<W: Write> Visit for PlainFields<'_, W> {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.put(field, |out| quoted(out, value));
     }
@@ -96,21 +96,21 @@ impl Visit for PlainFields<'_> {
     }
 }
 
-impl VisitOutput<fmt::Result> for PlainFields<'_> {
+impl<W: Write> VisitOutput<fmt::Result> for PlainFields<'_, W> {
     fn finish(self) -> fmt::Result {
         self.result
     }
 }
 
 /// `"name":value,"name":value`, without the message.
-pub(super) struct JsonFields<'a> {
-    out: &'a mut dyn Write,
+pub(super) struct JsonFields<'a, W> {
+    out: &'a mut W,
     comma: bool,
     result: fmt::Result,
 }
 
-impl<'a> JsonFields<'a> {
-    pub(super) fn first(out: &'a mut dyn Write) -> Self {
+impl<'a, W: Write> JsonFields<'a, W> {
+    pub(super) fn first(out: &'a mut W) -> Self {
         Self {
             out,
             comma: false,
@@ -118,7 +118,7 @@ impl<'a> JsonFields<'a> {
         }
     }
 
-    pub(super) fn after_others(out: &'a mut dyn Write) -> Self {
+    pub(super) fn after_others(out: &'a mut W) -> Self {
         Self {
             out,
             comma: true,
@@ -126,7 +126,7 @@ impl<'a> JsonFields<'a> {
         }
     }
 
-    fn put(&mut self, field: &Field, value: impl FnOnce(&mut dyn Write) -> fmt::Result) {
+    fn put(&mut self, field: &Field, value: impl FnOnce(&mut W) -> fmt::Result) {
         if field.name() == MESSAGE || self.result.is_err() {
             return;
         }
@@ -148,7 +148,7 @@ impl<'a> JsonFields<'a> {
     }
 }
 
-impl Visit for JsonFields<'_> {
+impl<W: Write> Visit for JsonFields<'_, W> {
     fn record_f64(&mut self, field: &Field, value: f64) {
         if value.is_finite() {
             self.put(field, |out| write!(out, "{value:?}"));
@@ -158,11 +158,15 @@ impl Visit for JsonFields<'_> {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, |out| write!(out, "{value}"));
+        self.put(field, |out| {
+            out.write_str(itoa::Buffer::new().format(value))
+        });
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, |out| write!(out, "{value}"));
+        self.put(field, |out| {
+            out.write_str(itoa::Buffer::new().format(value))
+        });
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
@@ -186,7 +190,7 @@ impl Visit for JsonFields<'_> {
     }
 }
 
-impl VisitOutput<fmt::Result> for JsonFields<'_> {
+impl<W: Write> VisitOutput<fmt::Result> for JsonFields<'_, W> {
     fn finish(self) -> fmt::Result {
         self.result
     }
@@ -212,14 +216,18 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// Whether text can be written as it is: most is, and looking at bytes is cheaper than at characters.
+/// Whether text can be written as it is: most is, and looking at bytes is cheaper than at characters. All are looked at,
+/// which a processor does for many at once as long as none of them decides whether to go on.
 fn is_simple(text: &str) -> bool {
-    let simple = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
-    text.bytes().all(simple)
+    let special = |byte: u8| !(b' '..=b'~').contains(&byte) | (byte == b'"') | (byte == b'\\');
+    let found = text
+        .bytes()
+        .fold(0, |found, byte| found | u8::from(special(byte)));
+    found == 0
 }
 
 /// A string as in the source of a program.
-fn quoted(out: &mut dyn Write, text: &str) -> fmt::Result {
+fn quoted(out: &mut impl Write, text: &str) -> fmt::Result {
     if !is_simple(text) {
         return write!(PlainText(out), "{text:?}");
     }
@@ -229,9 +237,9 @@ fn quoted(out: &mut dyn Write, text: &str) -> fmt::Result {
 }
 
 /// Text without control characters.
-struct PlainText<'a>(&'a mut dyn Write);
+struct PlainText<'a, W>(&'a mut W);
 
-impl Write for PlainText<'_> {
+impl<W: Write> Write for PlainText<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         escape(self.0, text, char::is_control, |out, special| {
             write!(out, "{}", special.escape_default())
@@ -240,9 +248,9 @@ impl Write for PlainText<'_> {
 }
 
 /// The inside of a JSON string.
-struct JsonText<'a>(&'a mut dyn Write);
+struct JsonText<'a, W>(&'a mut W);
 
-impl Write for JsonText<'_> {
+impl<W: Write> Write for JsonText<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let special = |c: char| c == '"' || c == '\\' || c.is_control();
         escape(self.0, text, special, |out, special| match special {
@@ -255,16 +263,16 @@ impl Write for JsonText<'_> {
 }
 
 /// Writes text with its special characters replaced.
-fn escape(
-    out: &mut dyn Write,
+fn escape<W: Write>(
+    out: &mut W,
     text: &str,
-    special: fn(char) -> bool,
-    replace: fn(&mut dyn Write, char) -> fmt::Result,
+    special: impl Fn(char) -> bool,
+    replace: impl Fn(&mut W, char) -> fmt::Result,
 ) -> fmt::Result {
     if is_simple(text) {
         return out.write_str(text);
     }
-    for part in text.split_inclusive(special) {
+    for part in text.split_inclusive(&special) {
         match part.char_indices().next_back() {
             Some((at, last)) if special(last) => {
                 out.write_str(part.get(..at).unwrap_or_default())?;
