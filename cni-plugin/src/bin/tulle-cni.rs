@@ -1,0 +1,28 @@
+//! `tulle-cni`: executed by the container runtime for each pod, see the library.
+
+use std::{
+    io::{self, Read, Write},
+    process::ExitCode,
+};
+
+use tulle_cni_plugin::plugin::{Output, run, unreadable};
+
+fn main() -> ExitCode {
+    let mut input = Vec::new();
+    let output = match io::stdin().take(MAX_INPUT).read_to_end(&mut input) {
+        Ok(_) => run(|name| std::env::var_os(name), &input),
+        Err(error) => unreadable(&error),
+    };
+    print(&output)
+}
+
+fn print(output: &Output) -> ExitCode {
+    let written = io::stdout().write_all(output.stdout.as_bytes());
+    match written {
+        Ok(()) if output.success => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Far more than any network configuration.
+const MAX_INPUT: u64 = 4 << 20;

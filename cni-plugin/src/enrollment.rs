@@ -1,0 +1,260 @@
+//! Which pods are in the mesh, and how: pure decisions over what Kubernetes says of a pod.
+//!
+//! ```text
+//! hostNetwork ─▶ sidecar ─▶ ended ─▶ excluded namespace ─▶ selectors ─▶ in the mesh, with options from annotations
+//!      └────────────┴─────────┴──────────────┴─────────────────┴─────▶ not in the mesh, and why
+//! ```
+//!
+//! Spec: `cni-and-redirection.md` §2.1 and §2.2.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+mod options;
+mod selector;
+
+pub use options::{Ignored, Options};
+pub use selector::{InvalidSelector, LabelSelector, Operator, Requirement};
+
+/// Labels or annotations.
+pub type Texts = BTreeMap<String, String>;
+
+/// What the decision about a pod rests on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its labels.
+    pub labels: Texts,
+    /// Its annotations.
+    pub annotations: Texts,
+    /// Whether it shares the node's network.
+    pub host_network: bool,
+    /// Whether it has run to its end.
+    pub ended: bool,
+}
+
+/// The rules of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Namespaces whose pods are never in the mesh. Default `kube-system`.
+    pub excluded: BTreeSet<String>,
+    /// A pod is in the mesh if both selectors of one of these match. Default: its own label says so, or its namespace's
+    /// does and its own does not object.
+    pub selectors: Vec<Selectors>,
+}
+
+/// A pair of selectors that must both match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Selectors {
+    /// For the pod's labels. Default: any.
+    #[serde(default)]
+    pub pod_selector: LabelSelector,
+    /// For its namespace's. Default: any.
+    #[serde(default)]
+    pub namespace_selector: LabelSelector,
+}
+
+/// What is decided about a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// In the mesh.
+    Enroll(Options),
+    /// Not in the mesh.
+    Stay(Reason),
+}
+
+/// Why a pod is not in the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// It shares the node's network, which cannot be captured for one pod alone.
+    HostNetwork,
+    /// It has a proxy of its own.
+    Sidecar,
+    /// It has run to its end.
+    Ended,
+    /// Its namespace is excluded.
+    ExcludedNamespace,
+    /// No labels ask for it.
+    NotSelected,
+}
+
+impl Reason {
+    /// For people: the pod's events, the log.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::HostNetwork => "not capturable: hostNetwork",
+            Self::Sidecar => "has a sidecar",
+            Self::Ended => "has ended",
+            Self::ExcludedNamespace => "its namespace is excluded from the mesh",
+            Self::NotSelected => "no label asks for the mesh",
+        }
+    }
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        let requirement = |operator, value: &str| LabelSelector {
+            match_expressions: vec![Requirement {
+                key: MODE.to_owned(),
+                operator,
+                values: vec![value.to_owned()],
+            }],
+            ..LabelSelector::default()
+        };
+        let ambient = requirement(Operator::In, "ambient");
+        Self {
+            excluded: ["kube-system".to_owned()].into(),
+            selectors: vec![
+                Selectors {
+                    pod_selector: ambient.clone(),
+                    namespace_selector: LabelSelector::default(),
+                },
+                Selectors {
+                    pod_selector: requirement(Operator::NotIn, "none"),
+                    namespace_selector: ambient,
+                },
+            ],
+        }
+    }
+}
+
+impl Rules {
+    /// Decides about a pod. `namespace` are the labels of its namespace.
+    pub fn decide(&self, pod: &PodFacts, namespace: &Texts) -> Decision {
+        let selected = || {
+            self.selectors.iter().any(|selectors| {
+                selectors.pod_selector.matches(&pod.labels)
+                    && selectors.namespace_selector.matches(namespace)
+            })
+        };
+        if pod.host_network {
+            Decision::Stay(Reason::HostNetwork)
+        } else if pod.annotations.contains_key(SIDECAR) {
+            Decision::Stay(Reason::Sidecar)
+        } else if pod.ended {
+            Decision::Stay(Reason::Ended)
+        } else if self.excluded.contains(&pod.namespace) {
+            Decision::Stay(Reason::ExcludedNamespace)
+        } else if selected() {
+            Decision::Enroll(Options::read(&pod.annotations))
+        } else {
+            Decision::Stay(Reason::NotSelected)
+        }
+    }
+}
+
+/// The label of pods and namespaces that asks for the mesh, or objects to it.
+const MODE: &str = "istio.io/dataplane-mode";
+/// What injection of a sidecar leaves behind.
+const SIDECAR: &str = "sidecar.istio.io/status";
+
+/// Destinations or sources by address.
+pub type Networks = BTreeSet<IpNet>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(pairs: &[(&str, &str)]) -> Texts {
+        let pair = |&(key, value): &(&str, &str)| (key.to_owned(), value.to_owned());
+        pairs.iter().map(pair).collect()
+    }
+
+    fn decide(pod: Option<&str>, namespace: Option<&str>) -> Decision {
+        let labels = |mode: Option<&str>| match mode {
+            Some(mode) => texts(&[(MODE, mode)]),
+            None => Texts::new(),
+        };
+        let facts = PodFacts {
+            namespace: "shop".into(),
+            labels: labels(pod),
+            ..PodFacts::default()
+        };
+        Rules::default().decide(&facts, &labels(namespace))
+    }
+
+    #[test]
+    fn labels_decide_the_pods_own_first() {
+        let enroll = Decision::Enroll(Options::default());
+        let stay = Decision::Stay(Reason::NotSelected);
+        for (pod, namespace, expected) in [
+            (None, None, &stay),
+            (None, Some("ambient"), &enroll),
+            (None, Some("none"), &stay),
+            (None, Some("Ambient"), &stay),
+            (Some("ambient"), None, &enroll),
+            (Some("ambient"), Some("none"), &enroll),
+            (Some("none"), Some("ambient"), &stay),
+            (Some("none"), None, &stay),
+            (Some("other"), Some("ambient"), &enroll),
+            (Some("other"), None, &stay),
+        ] {
+            assert_eq!(
+                &decide(pod, namespace),
+                expected,
+                "{pod:?} in {namespace:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn some_pods_are_never_in_the_mesh() {
+        let asking = PodFacts {
+            namespace: "shop".into(),
+            labels: texts(&[(MODE, "ambient")]),
+            ..PodFacts::default()
+        };
+        let sidecar = texts(&[(SIDECAR, "")]);
+        for (pod, reason) in [
+            (
+                PodFacts {
+                    host_network: true,
+                    annotations: sidecar.clone(),
+                    ..asking.clone()
+                },
+                Reason::HostNetwork,
+            ),
+            (
+                PodFacts {
+                    annotations: sidecar,
+                    ..asking.clone()
+                },
+                Reason::Sidecar,
+            ),
+            (
+                PodFacts {
+                    ended: true,
+                    ..asking.clone()
+                },
+                Reason::Ended,
+            ),
+            (
+                PodFacts {
+                    namespace: "kube-system".into(),
+                    ..asking.clone()
+                },
+                Reason::ExcludedNamespace,
+            ),
+        ] {
+            let decision = Rules::default().decide(&pod, &Texts::new());
+            assert_eq!(decision, Decision::Stay(reason));
+        }
+    }
+
+    #[test]
+    fn empty_pair_selects_everything_and_no_pair_nothing() {
+        let pod = PodFacts::default();
+        let with = |selectors| Rules {
+            selectors,
+            ..Rules::default()
+        };
+        let everything = with(vec![Selectors::default()]);
+        let enroll = Decision::Enroll(Options::default());
+        assert_eq!(everything.decide(&pod, &Texts::new()), enroll);
+        let stay = Decision::Stay(Reason::NotSelected);
+        assert_eq!(with(Vec::new()).decide(&pod, &Texts::new()), stay);
+    }
+}
