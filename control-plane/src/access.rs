@@ -3,12 +3,12 @@
 use tulle_model::{InvalidSpiffeId, SpiffeId};
 
 use crate::{
-    manifest::{Labels, Pod},
     mesh::Mesh,
     objects::Objects,
     token::{Caller, InvalidToken},
     translate::terminates_hbone,
 };
+use tulle_manifest::{Labels, Pod};
 
 /// Why a caller is refused. Written to the log, never to the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,7 +115,7 @@ pub fn certificate(
 
 /// The pod that a caller's token is bound to, if it still runs.
 fn live_pod<'a>(objects: &'a Objects, caller: &Caller) -> Result<&'a Pod, Refusal> {
-    let key = crate::manifest::ObjectKey::new(caller.account.namespace.clone(), &*caller.pod);
+    let key = tulle_manifest::ObjectKey::new(caller.account.namespace.clone(), &*caller.pod);
     let pod = objects.pods().get(&key).ok_or(Refusal::NoPod)?;
     if pod.metadata.uid != caller.pod_uid || pod.status.phase.is_terminal() {
         return Err(Refusal::OtherPod);

@@ -38,9 +38,9 @@ use crate::{
     mesh::Mesh,
     metrics::{Metrics, Sources, StateCollector},
     serving::{Renewal, ServingConfig, ServingError, unix},
-    source::directory::{Directory, DirectoryConfig, OpenError},
     token::{KeyError, TokenKey},
 };
+use tulle_manifest::source::directory::{Directory, DirectoryConfig, OpenError};
 
 /// What a control plane needs.
 #[derive(Clone, Debug)]

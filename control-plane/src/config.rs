@@ -9,12 +9,11 @@ use tulle_runtime::log::{Directives, Format, LogConfig};
 use crate::{
     app,
     authority::{AuthorityConfig, LimiterConfig},
-    manifest::ObjectKey,
     mesh::Mesh,
     serving::ServingConfig,
-    source::directory::DirectoryConfig,
     token::Caller,
 };
+use tulle_manifest::{ObjectKey, source::directory::DirectoryConfig};
 
 /// The control plane of a Tulle mesh.
 ///

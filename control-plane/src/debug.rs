@@ -10,7 +10,8 @@ use serde_json::json;
 use tulle_runtime::http::{Response, Router, json as json_response};
 use tulle_xds::{ServerMetrics, store::Store};
 
-use crate::{index::Index, source::directory::Problems};
+use crate::index::Index;
+use tulle_manifest::source::directory::Problems;
 
 /// What the pages show.
 #[derive(Clone)]

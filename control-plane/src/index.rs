@@ -18,11 +18,13 @@ use tulle_model::{Authorization, PolicyKey, Workload};
 use tulle_xds::{Address, store::Transaction};
 
 use crate::{
-    manifest::{Kind, Labels, MutualTlsMode, Object, ObjectId, ObjectKey, PeerAuthentication, Pod},
     mesh::Mesh,
     objects::{Objects, in_namespace},
-    source::Change,
     translate::{self, Modes, PortMap, Surroundings, Untranslatable, WorkloadLevel, selects},
+};
+use tulle_manifest::{
+    Kind, Labels, MutualTlsMode, Object, ObjectId, ObjectKey, PeerAuthentication, Pod,
+    source::Change,
 };
 
 mod dirty;

@@ -7,8 +7,7 @@
 //!                                       └──> authority: certificates
 //! ```
 //!
-//! - [`manifest`]: the objects, trimmed to what we use
-//! - [`source`]: where they come from
+//! - [`tulle_manifest`]: the objects, trimmed to what we use, and where they come from
 //! - [`translate`]: objects into resources, pure functions
 //! - [`index`]: which resources a change concerns
 //! - [`access`], [`token`], [`callers`]: who calls, and what they may have
@@ -17,7 +16,8 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use tulle_control_plane::{index::Index, mesh::Mesh, source::{Change, Document}};
+//! use tulle_control_plane::{index::Index, mesh::Mesh};
+//! use tulle_manifest::source::{Change, Document};
 //!
 //! let text = "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\n";
 //! let objects = Document::parse(text).unwrap().objects.into_iter();
@@ -33,12 +33,10 @@ pub mod callers;
 pub mod config;
 pub mod debug;
 pub mod index;
-pub mod manifest;
 pub mod mesh;
 pub mod metrics;
 pub mod objects;
 pub mod serving;
-pub mod source;
 pub mod token;
 pub mod translate;
 

@@ -2,7 +2,7 @@
 
 use tulle_model::TrustDomain;
 
-use crate::manifest::ObjectKey;
+use tulle_manifest::ObjectKey;
 
 /// Settings of the mesh.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::manifest::{
+use tulle_manifest::{
     AuthorizationPolicy, Namespace, Node, Object, ObjectId, ObjectKey, PeerAuthentication, Pod,
     Service,
 };
@@ -59,7 +59,7 @@ impl Objects {
 
     /// Removes an object.
     pub fn remove(&mut self, id: &ObjectId) {
-        use crate::manifest::Kind;
+        use tulle_manifest::Kind;
         match id.kind {
             Kind::Namespace => drop(self.namespaces.remove(&id.key.name)),
             Kind::Node => drop(self.nodes.remove(&id.key.name)),

@@ -1,6 +1,6 @@
 //! Objects for tests, from YAML as people write it.
 
-use crate::{manifest::Object, source::Document};
+use tulle_manifest::{Object, source::Document};
 
 /// The objects of some YAML documents.
 pub(crate) fn objects(yaml: &str) -> Vec<Object> {
@@ -11,7 +11,7 @@ pub(crate) fn objects(yaml: &str) -> Vec<Object> {
 
 macro_rules! parse_one {
     ($name:ident, $kind:ident) => {
-        pub(crate) fn $name(rest: &str) -> crate::manifest::$kind {
+        pub(crate) fn $name(rest: &str) -> tulle_manifest::$kind {
             let version = crate::testing::api_version(stringify!($kind));
             let yaml = format!("apiVersion: {version}\nkind: {}\n{rest}", stringify!($kind));
             match objects(&yaml).pop() {

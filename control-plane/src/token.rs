@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use jsonwebtoken::{Algorithm, Header, Validation, decode, encode, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::ObjectKey;
 pub use key::{KeyError, TokenKey};
+use tulle_manifest::ObjectKey;
 
 /// Who calls, as proven by a token.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ pub use service::{service, service_key};
 pub(crate) use workload::terminates_hbone;
 pub use workload::{Surroundings, Untranslatable, locality, workload, workload_uid};
 
-use crate::manifest::Labels;
+use tulle_manifest::Labels;
 
 /// Whether an object with these labels is selected. A selector without labels selects everything.
 pub fn selects(selector: &Labels, labels: &Labels) -> bool {

@@ -18,10 +18,8 @@ use tonic::Code;
 use tulle_control_plane::{
     app::{Config, ControlPlane, RunError},
     authority::AuthorityConfig,
-    manifest::ObjectKey,
     mesh::Mesh,
     serving::ServingConfig,
-    source::directory::DirectoryConfig,
     token::{Caller, TokenKey},
 };
 use tulle_identity::{
@@ -29,6 +27,7 @@ use tulle_identity::{
     control_tls::{ChannelConfig, Credentials, RootSource, TokenSource},
     csr::KeyAndCsr,
 };
+use tulle_manifest::{ObjectKey, source::directory::DirectoryConfig};
 use tulle_model::{Authorization, SpiffeId};
 use tulle_xds::{
     Address, ClientConfig, Delta, NodeConfig, Subscriber, client::Termination, run_client,

@@ -1,5 +1,6 @@
 use super::*;
-use crate::{manifest::ObjectKey, testing};
+use crate::testing;
+use tulle_manifest::ObjectKey;
 
 const CLUSTER: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}}

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use super::{is_workload_level, network_label, network_of};
 use crate::{
-    manifest::{Kind, Labels, Object, ObjectId, ObjectKey, PeerAuthentication},
     mesh::Mesh,
     objects::{Objects, in_namespace},
     translate::selects,
 };
+use tulle_manifest::{Kind, Labels, Object, ObjectId, ObjectKey, PeerAuthentication};
 
 /// Objects whose resources have to be computed again.
 #[derive(Debug, Default)]
@@ -85,7 +85,7 @@ impl Dirty {
         new: Option<&Object>,
     ) {
         self.authorization_policies.insert(key.clone());
-        let selector = |policy: &crate::manifest::AuthorizationPolicy| {
+        let selector = |policy: &tulle_manifest::AuthorizationPolicy| {
             policy.spec.selector.match_labels.clone()
         };
         let old = objects.authorization_policies().get(key);

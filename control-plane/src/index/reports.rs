@@ -5,10 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use tracing::{info, warn};
 use tulle_model::Workload;
 
-use crate::{
-    manifest::{ObjectId, ObjectKey},
-    translate::{Outcome, PolicyReport, Untranslatable},
-};
+use crate::translate::{Outcome, PolicyReport, Untranslatable};
+use tulle_manifest::{ObjectId, ObjectKey};
 
 /// What became of policies, and of pods that are no workload although they run. Cheap to clone.
 #[derive(Clone, Debug, Default)]

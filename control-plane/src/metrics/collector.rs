@@ -17,7 +17,8 @@ use prometheus_client::{
 };
 use tulle_xds::{ResourceType, ServerMetrics, metrics::Latency, store::Store};
 
-use crate::{index::Index, source::directory::Problems, translate::Outcome};
+use crate::{index::Index, translate::Outcome};
+use tulle_manifest::source::directory::Problems;
 
 /// Where the numbers are.
 pub(crate) struct Sources {

@@ -13,12 +13,10 @@ mod values;
 use tulle_model::{Action, Authorization, Clause, Match, PolicyKey, Rule, Scope};
 
 use super::{Finding, PolicyReport};
-use crate::{
-    manifest::{
-        AuthorizationPolicy, Kind, ObjectId, PolicyAction, PolicyCondition, PolicyRule, RuleFrom,
-        RuleTo, UnknownFields,
-    },
-    mesh::Mesh,
+use crate::mesh::Mesh;
+use tulle_manifest::{
+    AuthorizationPolicy, Kind, ObjectId, PolicyAction, PolicyCondition, PolicyRule, RuleFrom,
+    RuleTo, UnknownFields,
 };
 use values::Values;
 

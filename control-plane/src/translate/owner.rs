@@ -1,7 +1,7 @@
 //! The name of what a pod is an instance of.
 
 use super::first_label;
-use crate::manifest::{OwnerReference, Pod};
+use tulle_manifest::{OwnerReference, Pod};
 
 /// The name of the workload: a label, else the owner's, else the pod's own.
 pub(super) fn workload_name(pod: &Pod) -> String {
@@ -46,7 +46,7 @@ fn cron_job_name(job: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Metadata;
+    use tulle_manifest::Metadata;
 
     #[test]
     fn name_follows_the_owner() {

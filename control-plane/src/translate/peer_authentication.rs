@@ -9,10 +9,8 @@ use std::collections::BTreeMap;
 use tulle_model::{Action, Authorization, Clause, Match, PolicyKey, Rule, Scope, StringMatch};
 
 use super::{Finding, Outcome, PolicyReport};
-use crate::{
-    manifest::{Kind, MutualTlsMode, ObjectId, ObjectKey, PeerAuthentication, UnknownFields},
-    mesh::Mesh,
-};
+use crate::mesh::Mesh;
+use tulle_manifest::{Kind, MutualTlsMode, ObjectId, ObjectKey, PeerAuthentication, UnknownFields};
 
 /// The modes of a policy as they count.
 ///

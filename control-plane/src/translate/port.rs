@@ -2,7 +2,7 @@
 
 use tulle_model::{AppProtocol, PortMapping};
 
-use crate::manifest::{Pod, Service, ServicePort, TargetPort};
+use tulle_manifest::{Pod, Service, ServicePort, TargetPort};
 
 /// The declared protocol: `appProtocol`, then the prefix of the name, then a well-known number.
 pub(super) fn app_protocol(port: &ServicePort) -> AppProtocol {
@@ -74,7 +74,7 @@ fn named_port(pod: &Pod, name: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{Container, ContainerPort};
+    use tulle_manifest::{Container, ContainerPort};
 
     #[test]
     fn protocol_is_declared_then_named_then_well_known() {

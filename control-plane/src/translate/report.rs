@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::manifest::ObjectId;
+use tulle_manifest::ObjectId;
 
 /// What became of one policy object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

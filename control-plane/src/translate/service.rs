@@ -8,10 +8,8 @@ use tulle_model::{
 };
 
 use super::port::app_protocol;
-use crate::{
-    manifest::{Labels, Namespace, Service, TargetPort},
-    mesh::Mesh,
-};
+use crate::mesh::Mesh;
+use tulle_manifest::{Labels, Namespace, Service, TargetPort};
 
 /// The key of a service's resource.
 pub fn service_key(mesh: &Mesh, service: &Service) -> ServiceKey {

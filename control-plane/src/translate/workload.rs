@@ -7,10 +7,8 @@ use tulle_model::{
 };
 
 use super::{first_label, owner::workload_name, port::mappings, service_key};
-use crate::{
-    manifest::{Labels, Node, Pod, Service},
-    mesh::Mesh,
-};
+use crate::mesh::Mesh;
+use tulle_manifest::{Labels, Node, Pod, Service};
 
 /// What a workload depends on besides its pod.
 #[derive(Clone, Debug, Default)]

@@ -4,10 +4,8 @@ use std::sync::Arc;
 use tulle_policy::{CompiledPolicy, Connection, PolicySet};
 
 use super::*;
-use crate::{
-    manifest::MutualTlsMode::{Disable, Permissive, Strict, Unset},
-    testing,
-};
+use crate::testing;
+use tulle_manifest::MutualTlsMode::{Disable, Permissive, Strict, Unset};
 
 const MODES: [MutualTlsMode; 4] = [Unset, Disable, Permissive, Strict];
 const PORTS: [u16; 3] = [80, 81, 82];

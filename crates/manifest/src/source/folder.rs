@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 
 use super::{Change, Document, InvalidDocument};
-use crate::manifest::{Object, ObjectId};
+use crate::{Object, ObjectId};
 
 /// The objects of a set of files.
 #[derive(Debug, Default)]

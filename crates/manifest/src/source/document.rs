@@ -11,7 +11,7 @@ use serde_saphyr::{
     DuplicateKeyPolicy, UserMessageFormatter, with_deserializer_from_str_with_options,
 };
 
-use crate::manifest::{Kind, Object};
+use crate::{Kind, Object};
 
 /// What one file says.
 #[derive(Clone, Debug, Default, PartialEq)]

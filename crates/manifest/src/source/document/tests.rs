@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::manifest::{Metadata, TargetPort};
+use crate::{Metadata, TargetPort};
 
 #[test]
 fn one_file_holds_several_documents_and_lists() {

@@ -8,7 +8,7 @@ mod watch;
 pub use document::{Document, InvalidDocument};
 pub use folder::{BrokenFile, Duplicate, Folder};
 
-use crate::manifest::{Object, ObjectId};
+use crate::{Object, ObjectId};
 
 /// One change of what a source holds.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,14 +1,23 @@
-//! The Kubernetes objects we read, trimmed to the fields that mean something to us.
+//! The Kubernetes objects we read, trimmed to the fields that mean something to us, and [where they come from](source).
 //!
 //! Objects of the core API carry many fields that are none of our business, so unknown fields are skipped there.
 //! Policies are different: in a policy an unknown field may be a restriction, so every struct of
 //! [`security`](self) keeps the names of fields it does not know, and translation treats them as restrictions.
+//!
+//! ```
+//! use tulle_manifest::{Object, source::Document};
+//!
+//! let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: web-0, namespace: shop}\n";
+//! let objects = Document::parse(text).unwrap().objects;
+//! assert!(matches!(&objects[..], [Object::Pod(pod)] if pod.metadata.name == "web-0"));
+//! ```
 
 use std::sync::Arc;
 
 mod core;
 mod meta;
 mod security;
+pub mod source;
 
 pub use self::core::{
     Condition, Container, ContainerPort, Namespace, Node, Pod, PodIp, PodPhase, PodSpec, PodStatus,
