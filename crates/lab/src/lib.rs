@@ -46,6 +46,7 @@ mod service;
 mod ztunnel;
 
 pub use address::Families;
+pub use agent::NodeAgent;
 pub use binaries::Binaries;
 pub use capture::{Capture, Flow};
 pub use control_plane::ControlPlane;

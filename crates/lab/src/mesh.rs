@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::{
-    agent::NodeAgent,
+    agent::{AgentSetup, NodeAgent},
     binaries::Binaries,
     control_plane::ControlPlane,
     lab::Lab,
@@ -24,7 +24,7 @@ use crate::{
 /// How a mesh is run.
 #[derive(Clone, Debug)]
 pub struct MeshConfig {
-    /// Where `tulled` and `ztunnel` are.
+    /// Where our programs are.
     pub binaries: Binaries,
     /// How long certificates are valid. Default: as long as the control plane likes.
     pub certificate_lifetime: Option<Duration>,
@@ -99,6 +99,10 @@ impl Mesh {
         for node in mesh.nodes.values_mut() {
             node.ztunnel.wait_ready(READY_LIMIT).await?;
         }
+        let pods: Vec<Pod> = mesh.lab.pods().cloned().collect();
+        for pod in &pods {
+            mesh.network_made(pod).await?;
+        }
         mesh.reconcile().await?;
         Ok(mesh)
     }
@@ -165,6 +169,18 @@ impl Mesh {
         self.enrolled.contains(pod)
     }
 
+    /// The agent of a node, to be stopped or killed.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    pub fn agent_mut(&mut self, node: &str) -> &mut NodeAgent {
+        let node = self
+            .nodes
+            .get_mut(node)
+            .unwrap_or_else(|| panic!("no node {node}"));
+        &mut node.agent
+    }
+
     /// Adds a pod, and takes it into the mesh if its labels or its namespace's say so.
     ///
     /// # Errors
@@ -172,8 +188,10 @@ impl Mesh {
     pub async fn add_pod(&mut self, spec: PodSpec) -> Result<()> {
         let pod = self.lab.add_pod(spec).await?;
         let (namespace, object) = (pod.namespace().to_owned(), object::pod(pod));
+        let pod = pod.clone();
         self.ensure_namespace(&namespace)?;
         self.manifests.put(object)?;
+        self.network_made(&pod).await?;
         self.reconcile().await
     }
 
@@ -185,10 +203,8 @@ impl Mesh {
         let pod = self.lab.remove_pod(name).await?;
         self.manifests
             .remove(&ObjectId::new("Pod", pod.namespace(), pod.name()))?;
-        if self.enrolled.remove(name) {
-            self.agent(&pod)?.forget(&pod);
-        }
-        Ok(())
+        self.enrolled.remove(name);
+        self.agent(&pod)?.deleted(&pod).await
     }
 
     /// Adds a service.
@@ -288,34 +304,30 @@ impl Mesh {
             if wanted == self.enrolled.contains(&name) {
                 continue;
             }
-            if wanted {
-                self.enroll(&name)
-                    .await
-                    .with_context(|| format!("cannot enroll {name}"))?;
-            } else {
-                self.unenroll(&name)
-                    .with_context(|| format!("cannot let {name} out of the mesh"))?;
-            }
+            self.note(&name, wanted).await?;
             changed.push(name);
         }
         self.settle(&changed).await
     }
 
-    async fn enroll(&mut self, name: &str) -> Result<()> {
-        let pod = self.lab.pod(name).clone();
-        self.agent(&pod)?.enroll(&pod).await?;
-        self.enrolled.insert(name.into());
-        let id = ObjectId::new("Pod", pod.namespace(), pod.name());
-        self.manifests
-            .mark(&id, "annotations", REDIRECTION, Some("enabled"))
+    /// Does what the runtime does once a pod has its network.
+    async fn network_made(&self, pod: &Pod) -> Result<()> {
+        let added = self.agent(pod)?.added(pod).await;
+        added.with_context(|| format!("cannot add {}", pod.full_name()))
     }
 
-    fn unenroll(&mut self, name: &str) -> Result<()> {
+    /// Waits for the agent to follow the labels, and writes down that it has: it does not write to manifests itself.
+    async fn note(&mut self, name: &str, enrolled: bool) -> Result<()> {
         let pod = self.lab.pod(name).clone();
-        self.agent(&pod)?.unenroll(&pod)?;
-        self.enrolled.remove(name);
+        self.agent(&pod)?.wait_for(&pod, enrolled).await?;
+        if enrolled {
+            self.enrolled.insert(name.into());
+        } else {
+            self.enrolled.remove(name);
+        }
         let id = ObjectId::new("Pod", pod.namespace(), pod.name());
-        self.manifests.mark(&id, "annotations", REDIRECTION, None)
+        let value = enrolled.then_some("enabled");
+        self.manifests.mark(&id, "annotations", REDIRECTION, value)
     }
 
     /// Waits until every ztunnel knows that these pods are in the mesh, or out of it.
@@ -373,7 +385,19 @@ impl Mesh {
         let dir = self.lab.dir().join(name);
         std::fs::create_dir_all(&dir)?;
         let socket = dir.join("ztunnel.sock");
-        let agent = NodeAgent::start(&socket, self.lab.families())?;
+        let agent = NodeAgent::start(
+            node,
+            AgentSetup {
+                binaries: &self.config.binaries,
+                manifests: self.manifests.folder(),
+                ztunnel_socket: &socket,
+                run_dir: &dir,
+                logs: &self.lab.logs(),
+                log_filter: &self.config.log_filter,
+                families: self.lab.families(),
+            },
+        )
+        .await?;
         let pod = ZtunnelPod::of(node);
         let token = self.control_plane.token(&pod, name, &dir).await?;
         let control_plane = self.control_plane.address();

@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod addresses;
 pub mod connect;
 pub mod listen;
 pub mod memory;
@@ -32,4 +33,5 @@ pub mod process;
 pub mod redirect;
 pub mod socket;
 
+pub use addresses::addresses;
 pub use netns::{Netns, NetnsId};

@@ -6,6 +6,7 @@ use std::{process::ExitCode, time::Duration};
 
 use tulle_tests::{case, harness};
 
+mod agent;
 mod control;
 mod isolation;
 mod local;
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         case!(control::ca_gone_past_expiry).limit(Duration::from_secs(150)),
         case!(control::renewed_under_traffic),
         case!(control::plane_gone_and_back),
+        case!(agent::killed_and_restarted),
+        case!(agent::catches_up),
         case!(isolation::proxy_ports),
         case!(local::file_is_reloaded),
         case!(paths::permissive),

@@ -5,11 +5,9 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_packet_route::address::AddressScope;
 
-use crate::netlink::Conversation;
+use crate::addresses;
 use crate::netns::Netns;
 use crate::nft::AddressFamily;
 
@@ -19,14 +17,7 @@ pub(super) struct OwnAddresses(Vec<(IpAddr, AddressScope)>);
 
 impl OwnAddresses {
     pub(super) fn read(netns: &Netns) -> io::Result<Self> {
-        let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
-        let everything = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let listed = conversation.dump(&everything)?;
-        let read = listed.iter().filter_map(|listed| match listed {
-            RouteNetlinkMessage::NewAddress(message) => own_address(message),
-            _ => None,
-        });
-        Ok(Self(read.collect()))
+        Ok(Self(addresses::list(netns)?))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = IpAddr> {
@@ -43,20 +34,6 @@ impl OwnAddresses {
         });
         found.map(|(ip, _)| *ip)
     }
-}
-
-fn own_address(message: &AddressMessage) -> Option<(IpAddr, AddressScope)> {
-    let attributes = || message.attributes.iter();
-    // On a point-to-point link the plain address is the peer's.
-    let local = attributes().find_map(|attribute| match attribute {
-        AddressAttribute::Local(ip) => Some(*ip),
-        _ => None,
-    });
-    let plain = attributes().find_map(|attribute| match attribute {
-        AddressAttribute::Address(ip) => Some(*ip),
-        _ => None,
-    });
-    local.or(plain).map(|ip| (ip, message.header.scope))
 }
 
 /// Two ends of a TCP connection.

@@ -1,0 +1,20 @@
+//! The node agent: who is in the mesh on this node, and everything that makes it so.
+//!
+//! ```text
+//! manifests ──▶ objects ──┐
+//!                         ├──▶ agent ──▶ ztunnel (ZDS): open listeners in the pod
+//! tulle-cni ──▶ api ──────┘        └───▶ redirection: lead the pod's traffic there
+//! ```
+//!
+//! - [`objects`]: the pods of this node and the labels of namespaces, kept up to date.
+//! - [`agent`]: the pods that have a network here, and whether they are enrolled.
+//! - [`state`]: what the next agent needs to know.
+//! - [`api`]: what the plugin asks.
+//! - [`config`]: the command line; [`app`]: all of it together.
+
+pub mod agent;
+pub mod api;
+pub mod app;
+pub mod config;
+pub mod objects;
+pub mod state;

@@ -1,0 +1,150 @@
+//! The command line and the environment of the agent.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Parser;
+use tulle_net::redirect::RedirectConfig;
+use tulle_runtime::log::{Directives, Format, LogConfig};
+
+use super::agent::AgentConfig;
+use crate::enrollment::Rules;
+
+/// The node agent of a Tulle mesh.
+///
+/// Decides which pods of its node are in the mesh, redirects their traffic, and hands their network namespaces to the
+/// node's ztunnel. The container runtime's plugin, tulle-cni, asks it about every pod.
+#[derive(Debug, Parser)]
+#[command(name = "tulle-node", version)]
+pub struct Args {
+    /// Name of this node, as pods have it in spec.nodeName.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node: String,
+    /// Directory of manifests: *.yaml, *.yml and *.json in it and below it. Read again when it changes.
+    #[arg(long, env = "TULLE_NODE_MANIFESTS", value_name = "DIR")]
+    manifests: PathBuf,
+    /// Directory of the socket that tulle-cni connects to; the plugin's cni_agent_run_dir.
+    #[arg(
+        long,
+        env = "TULLE_NODE_RUN_DIR",
+        value_name = "DIR",
+        default_value = "/var/run/istio-cni"
+    )]
+    run_dir: PathBuf,
+    /// Directory in which the agent remembers its pods. It must not be on a file system that goes before the pods do.
+    #[arg(
+        long,
+        env = "TULLE_NODE_STATE",
+        value_name = "DIR",
+        default_value = "/var/lib/tulle-node/pods"
+    )]
+    state: PathBuf,
+    /// Socket that ztunnel connects to.
+    #[arg(
+        long,
+        env = "ZTUNNEL_UDS_ADDRESS",
+        value_name = "PATH",
+        default_value = "/var/run/ztunnel/ztunnel.sock"
+    )]
+    ztunnel_socket: PathBuf,
+    /// Port of loopback for readiness.
+    #[arg(
+        long,
+        env = "TULLE_NODE_HTTP_PORT",
+        value_name = "PORT",
+        default_value = "8000"
+    )]
+    http_port: u16,
+    /// Namespaces whose pods are never in the mesh. A list with commas.
+    #[arg(
+        long,
+        env = "EXCLUDE_NAMESPACES",
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "kube-system"
+    )]
+    exclude_namespaces: Vec<String>,
+    /// Whether IPv6 is captured as well. If not, it passes by the mesh.
+    #[arg(
+        long,
+        env = "AMBIENT_IPV6",
+        value_name = "BOOL",
+        default_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    ipv6: bool,
+    /// What is logged: a level, or targets with levels.
+    #[arg(
+        long,
+        env = "RUST_LOG",
+        value_name = "DIRECTIVES",
+        default_value = "info"
+    )]
+    log: Directives,
+    /// Form of the log: plain or json.
+    #[arg(
+        long,
+        env = "LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "plain"
+    )]
+    log_format: Format,
+}
+
+/// What an agent needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the node.
+    pub node: String,
+    /// The manifests.
+    pub manifests: PathBuf,
+    /// Socket for the plugin.
+    pub plugin_socket: PathBuf,
+    /// What is remembered of pods.
+    pub state: PathBuf,
+    /// Socket for ztunnel.
+    pub ztunnel_socket: PathBuf,
+    /// Port of loopback for readiness.
+    pub http_port: u16,
+    /// The agent's own part.
+    pub agent: AgentConfig,
+}
+
+impl Args {
+    /// How to log.
+    pub fn log(&self) -> LogConfig {
+        LogConfig {
+            format: self.log_format,
+            directives: self.log.clone(),
+            hidden_prefix: "tulle_cni_plugin::",
+            ..LogConfig::default()
+        }
+    }
+
+    /// Everything else.
+    pub fn into_config(self) -> Config {
+        let excluded = self.exclude_namespaces.into_iter();
+        Config {
+            node: self.node,
+            manifests: self.manifests,
+            state: self.state,
+            plugin_socket: self.run_dir.join("pluginevent.sock"),
+            ztunnel_socket: self.ztunnel_socket,
+            http_port: self.http_port,
+            agent: AgentConfig {
+                rules: Rules {
+                    excluded: excluded.filter(|name| !name.is_empty()).collect(),
+                    ..Rules::default()
+                },
+                redirect: RedirectConfig {
+                    ipv6: self.ipv6,
+                    ..RedirectConfig::default()
+                },
+                object_wait: OBJECT_WAIT,
+                sweep: SWEEP,
+            },
+        }
+    }
+}
+
+const OBJECT_WAIT: Duration = Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_secs(60);

@@ -1,0 +1,79 @@
+//! The node agent dies, stays away, and comes back: pods that are in the mesh stay in it, and none starts outside.
+
+use anyhow::{Result, ensure};
+use tulle_lab::{Mesh, PodSpec, sandbox::Sandbox};
+use tulle_net::redirect::{self, Drift, RedirectConfig};
+
+use crate::{
+    traffic::{Echo, Held, at, call, eventually},
+    world::{self, CART, SOON, VISITOR, WEB},
+};
+
+/// What runs goes on, a ztunnel that starts meanwhile gets its pods from the next agent, and no pod starts in between.
+pub(crate) async fn killed_and_restarted(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let mut held = Held::open(mesh.pod(CART), at(mesh.pod(WEB))).await?;
+    mesh.agent_mut("node2").process().kill().await?;
+    held.ping().await?;
+    call(mesh.pod(CART), at(mesh.pod(WEB))).await?;
+    for pod in ["shop/late", "out/late"] {
+        let added = mesh.add_pod(PodSpec::new(pod, "node2")).await;
+        let error = added.expect_err("a pod started without the agent");
+        let text = format!("{error:#}");
+        let expected = format!("cannot add {pod}: ADD: pod {pod}: cannot talk to the node agent");
+        ensure!(text.starts_with(&expected), "{text}");
+    }
+
+    restart(&mut mesh).await?;
+    held.ping().await?;
+    call(mesh.pod(CART), at(mesh.pod(WEB))).await?;
+    let ztunnel = mesh.ztunnel_mut("node2");
+    ztunnel.process_mut().restart().await?;
+    ztunnel.wait_ready(SOON).await?;
+    call(mesh.pod(CART), at(mesh.pod(WEB))).await?;
+
+    // What the runtime does with a pod that it could not start, and with its next try.
+    for (pod, successor) in [("shop/late", "shop/later"), ("out/late", "out/later")] {
+        mesh.remove_pod(pod).await?;
+        mesh.add_pod(PodSpec::new(successor, "node2")).await?;
+    }
+    let _later = Echo::start(mesh.pod("shop/later"))?;
+    call(mesh.pod(CART), at(mesh.pod("shop/later"))).await?;
+    ensure!(mesh.is_enrolled("shop/later"), "it is not in the mesh");
+    ensure!(
+        missing(&mesh, "out/later"),
+        "a pod that nobody labelled is redirected"
+    );
+    Ok(())
+}
+
+/// Rules that went while it was away are put back.
+pub(crate) async fn catches_up(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    mesh.agent_mut("node2").process().kill().await?;
+    redirect::remove(mesh.pod(WEB).netns())?;
+    ensure!(missing(&mesh, WEB), "its redirection is still there");
+    restart(&mut mesh).await?;
+    eventually("its redirection is back", async || is_right(&mesh, WEB)).await?;
+    call(mesh.pod(CART), at(mesh.pod(WEB))).await?;
+    call(mesh.pod(VISITOR), at(mesh.pod(WEB))).await
+}
+
+async fn restart(mesh: &mut Mesh) -> Result<()> {
+    let agent = mesh.agent_mut("node2");
+    agent.process().restart().await?;
+    agent.wait_listening().await?;
+    // In step with the new agent.
+    mesh.ztunnel_mut("node2").wait_ready(SOON).await
+}
+
+fn is_right(mesh: &Mesh, pod: &str) -> bool {
+    redirect::verify(mesh.pod(pod).netns(), &RedirectConfig::default()).is_ok()
+}
+
+fn missing(mesh: &Mesh, pod: &str) -> bool {
+    let found = redirect::verify(mesh.pod(pod).netns(), &RedirectConfig::default());
+    matches!(found, Err(Drift::TableMissing))
+}
