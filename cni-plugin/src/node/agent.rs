@@ -21,9 +21,10 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Mutex as AsyncMutex, watch},
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch},
     task::spawn_blocking,
     time::{interval, sleep, timeout},
 };
@@ -40,11 +41,14 @@ use super::{
     state::{StateDir, is_uid},
 };
 use crate::{
-    agent::{Failure, Left, Pod, Verdict},
+    agent::{Left, Pod, Verdict},
     enrollment::{Decision, Options, Rules},
 };
 
+mod error;
 mod recovery;
+
+pub use error::AgentError;
 
 /// What the agent goes by.
 #[derive(Clone, Debug)]
@@ -84,69 +88,6 @@ struct Sandbox {
     enrolled: Option<RedirectConfig>,
 }
 
-/// Why a pod is not as asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// Its object is not there, or is another pod's of the same name.
-    #[error("no pod of that name and UID is known on this node")]
-    Unknown,
-    /// The namespace cannot be opened or looked into.
-    #[error("its network namespace {} cannot be used: {source}", path.display())]
-    Namespace {
-        /// Where it should be.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The namespace is surely not the pod's.
-    #[error("its network namespace {} is {what}", path.display())]
-    WrongNamespace {
-        /// Where it is.
-        path: PathBuf,
-        /// What it is instead.
-        what: &'static str,
-    },
-    /// ztunnel has not taken it over.
-    #[error("not taken over: {0}")]
-    Ztunnel(#[from] tulle_zds::AddError),
-    /// Its traffic could not be redirected.
-    #[error("redirection failed: {0}")]
-    Redirect(#[from] redirect::ApplyError),
-    /// Its redirection is not as it was left.
-    #[error("redirection is not as it was left: {0}")]
-    Drift(#[from] redirect::Drift),
-    /// It should be in the mesh and is not.
-    #[error("it is not enrolled")]
-    NotEnrolled,
-    /// The pod could not be written down.
-    #[error("cannot remember it: {0}")]
-    State(#[source] io::Error),
-    /// The agent is ending.
-    #[error("the node agent is ending")]
-    Ending,
-}
-
-impl AgentError {
-    /// What the plugin is told.
-    pub fn to_failure(&self) -> Failure {
-        let retry = match self {
-            Self::Unknown
-            | Self::Ztunnel(_)
-            | Self::NotEnrolled
-            | Self::State(_)
-            | Self::Ending => true,
-            Self::Namespace { .. }
-            | Self::WrongNamespace { .. }
-            | Self::Redirect(_)
-            | Self::Drift(_) => false,
-        };
-        Failure {
-            error: self.to_string(),
-            retry,
-        }
-    }
-}
-
 impl Agent {
     /// An agent without pods. `own` is the namespace of the node itself.
     pub fn new(
@@ -175,8 +116,7 @@ impl Agent {
         let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
         let known = self.known(&key, &pod.uid).await?;
         let netns = self.open(pod)?;
-        let sandbox = self.sandbox(&known.uid);
-        let mut sandbox = sandbox.lock().await;
+        let mut sandbox = self.lock(&known.uid).await;
         let cookie = self.claim(&known.uid, &netns, pod)?;
         self.release(&known.uid, sandbox.cookie, cookie);
         if sandbox.enrolled.take().is_some() {
@@ -213,11 +153,13 @@ impl Agent {
         let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
         let known = self.known(&key, &pod.uid).await?;
         let netns = self.open(pod)?;
-        let sandbox = self.sandbox(&known.uid);
-        let sandbox = sandbox.lock().await;
-        match (&sandbox.enrolled, self.decide(&known)) {
+        let sandbox = self.pods.lock().get(&known.uid).cloned();
+        let enrolled = match sandbox {
+            Some(sandbox) => sandbox.lock().await.enrolled.clone(),
+            None => None,
+        };
+        match (enrolled, self.decide(&known)) {
             (Some(config), _) => {
-                let config = config.clone();
                 blocking(move || redirect::verify(&netns, &config)).await??;
                 Ok(())
             }
@@ -257,36 +199,44 @@ impl Agent {
         }
     }
 
-    /// Returns whether all is as it should be.
+    /// Returns whether all is as it should be. Pods do not wait for each other.
     async fn reconcile(&self) -> bool {
-        let mut settled = true;
-        for (uid, sandbox) in self.all() {
+        let pods = self.all().into_iter();
+        let settled = pods.map(async |(uid, sandbox)| {
             let mut sandbox = sandbox.lock().await;
-            let Some(key) = sandbox.key.clone() else {
-                continue;
-            };
-            let known = self.objects.borrow().pod(&key).cloned();
-            // A pod whose object is gone keeps what it has until its network goes.
-            let Some(known) = known.filter(|known| known.uid == uid) else {
-                continue;
-            };
-            let done = match (self.decide(&known), sandbox.enrolled.is_some()) {
-                (Decision::Enroll(options), false) => {
-                    self.enroll_running(&known, &mut sandbox, &options).await
+            match self.settle(&uid, &mut sandbox).await {
+                Ok(()) => true,
+                Err(error) => {
+                    let key = sandbox.key.as_ref().map(ToString::to_string);
+                    warn!(key, %error, "pod is not as its labels ask");
+                    false
                 }
-                (Decision::Stay(reason), true) => {
-                    info!(%key, reason = reason.describe(), "pod leaves the mesh");
-                    let left = self.let_go(&uid, &mut sandbox).await;
-                    left.and_then(|()| self.save(&known, &sandbox, false))
-                }
-                (Decision::Enroll(_), true) | (Decision::Stay(_), false) => Ok(()),
-            };
-            if let Err(error) = done {
-                warn!(%key, %error, "pod is not as its labels ask");
-                settled = false;
             }
+        });
+        join_all(settled).await.into_iter().all(|settled| settled)
+    }
+
+    /// Brings one pod in line with its labels.
+    async fn settle(&self, uid: &str, sandbox: &mut Sandbox) -> Result<(), AgentError> {
+        let known = sandbox
+            .key
+            .as_ref()
+            .and_then(|key| self.objects.borrow().pod(key).cloned());
+        // A pod whose object is gone keeps what it has until its network goes.
+        let Some(known) = known.filter(|known| known.uid == uid) else {
+            return Ok(());
+        };
+        match (self.decide(&known), sandbox.enrolled.is_some()) {
+            (Decision::Enroll(options), false) => {
+                self.enroll_running(&known, sandbox, &options).await
+            }
+            (Decision::Stay(reason), true) => {
+                info!(pod = %uid, reason = reason.describe(), "pod leaves the mesh");
+                self.let_go(uid, sandbox).await?;
+                self.save(&known, sandbox, false)
+            }
+            (Decision::Enroll(_), true) | (Decision::Stay(_), false) => Ok(()),
         }
-        settled
     }
 
     async fn enroll_running(
@@ -328,7 +278,11 @@ impl Agent {
         self.save(known, sandbox, true)?;
         let info = pod_info(&key, &known.service_account);
         let fd = descriptor(netns, &sandbox.netns)?;
-        self.zds.add(&known.uid, info, fd).await?;
+        if let Err(error) = self.zds.add(&known.uid, info, fd).await {
+            // One that refused would go on trying.
+            self.zds.del(&known.uid);
+            return Err(error.into());
+        }
         let config = self.redirect(options);
         let applied = {
             let (netns, config) = (netns.clone(), config.clone());
@@ -361,12 +315,14 @@ impl Agent {
         })
     }
 
-    /// Forgets the pods of containers that have ended; their namespaces need no cleaning.
+    /// Forgets the pods of containers that have ended; their namespaces need no cleaning. One that is being added holds up
+    /// no other.
     async fn end(&self, ended: impl Fn(&str) -> bool) {
-        for (uid, sandbox) in self.all() {
+        let pods = self.all().into_iter();
+        let ends = pods.map(async |(uid, sandbox)| {
             let mut sandbox = sandbox.lock().await;
             if sandbox.key.is_none() || !ended(&sandbox.container) {
-                continue;
+                return;
             }
             if sandbox.enrolled.is_some() {
                 self.zds.del(&uid);
@@ -375,7 +331,8 @@ impl Agent {
             self.claims.lock().remove(&sandbox.cookie);
             *sandbox = Sandbox::default();
             self.pods.lock().remove(&uid);
-        }
+        });
+        join_all(ends).await;
     }
 
     /// The pod's object, once it is there.
@@ -459,9 +416,17 @@ impl Agent {
         }
     }
 
-    fn sandbox(&self, uid: &str) -> Arc<AsyncMutex<Sandbox>> {
-        let mut pods = self.pods.lock();
-        Arc::clone(pods.entry(uid.to_owned()).or_default())
+    /// A pod's place, for as long as it is used: others who want it wait.
+    async fn lock(&self, uid: &str) -> OwnedMutexGuard<Sandbox> {
+        loop {
+            let sandbox = Arc::clone(self.pods.lock().entry(uid.to_owned()).or_default());
+            let locked = Arc::clone(&sandbox).lock_owned().await;
+            // It may have been given up by whoever had it.
+            let current = self.pods.lock().get(uid).cloned();
+            if current.is_some_and(|current| Arc::ptr_eq(&current, &sandbox)) {
+                return locked;
+            }
+        }
     }
 
     fn all(&self) -> Vec<(String, Arc<AsyncMutex<Sandbox>>)> {
