@@ -420,15 +420,21 @@ mod tests {
         assert!(matches!(read(&mut side).await, Err(Broken::Reset)));
     }
 
-    #[tokio::test]
-    async fn last_bytes_leave_without_waiting_for_more() {
-        let (mut far, near) = pair().await;
+    /// A side that has taken its last bytes, and its far end.
+    async fn wrote_last() -> (TcpStream, TcpSide) {
+        let (far, near) = pair().await;
         let mut side = TcpSide::new(near);
         let mut bytes = Bytes::from_static(b"last");
         poll_fn(|cx| side.poll_write(cx, &mut bytes, true))
             .await
             .unwrap();
         assert!(bytes.is_empty());
+        (far, side)
+    }
+
+    #[tokio::test]
+    async fn last_bytes_leave_without_waiting_for_more() {
+        let (mut far, mut side) = wrote_last().await;
         poll_fn(|cx| side.poll_end(cx)).await.unwrap();
         let mut received = Vec::new();
         far.read_to_end(&mut received).await.unwrap();
@@ -437,12 +443,7 @@ mod tests {
 
     #[tokio::test]
     async fn last_bytes_leave_when_the_side_is_dropped() {
-        let (mut far, near) = pair().await;
-        let mut side = TcpSide::new(near);
-        let mut bytes = Bytes::from_static(b"last");
-        poll_fn(|cx| side.poll_write(cx, &mut bytes, true))
-            .await
-            .unwrap();
+        let (mut far, side) = wrote_last().await;
         drop(side);
         let mut received = Vec::new();
         far.read_to_end(&mut received).await.unwrap();
