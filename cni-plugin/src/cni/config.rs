@@ -14,8 +14,6 @@ use super::{CniError, Code, Version};
 pub struct Config {
     /// `cniVersion`. Default: the newest.
     pub version: Version,
-    /// `name` of the network; empty if there is none.
-    pub network: String,
     /// `prevResult`: what the plugin before us made, as it came.
     pub previous: Option<Box<RawValue>>,
     /// `cni.dev/valid-attachments`: on GC, the containers that are left.
@@ -75,7 +73,6 @@ impl Config {
         }
         let config = Self {
             version,
-            network: fields.take("name")?.unwrap_or_default(),
             previous: fields
                 .0
                 .remove("prevResult")
@@ -125,12 +122,13 @@ impl Fields {
 
 /// Keys that the specification gives a meaning, and those of the ambient contract's plugin that mean nothing here: what
 /// they decide is the agent's to know.
-const OF_OTHERS: [&str; 11] = [
+const OF_OTHERS: [&str; 12] = [
     "args",
     "capabilities",
     "dns",
     "ipMasq",
     "ipam",
+    "name",
     "runtimeConfig",
     "type",
     "plugin_log_level",
@@ -171,7 +169,6 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.version, Version::V0_4_0);
-        assert_eq!(config.network, "pods");
         assert_eq!(config.socket(), PathBuf::from("/run/mesh/pluginevent.sock"));
         assert_eq!(config.exclude_namespaces, ["a", "b"]);
         assert_eq!(config.mesh_namespace, "mesh");
