@@ -187,12 +187,16 @@ impl Agent {
     /// not succeed is tried again. Redirection that went is put back by a look at all of it now and then.
     pub async fn follow(&self) {
         let mut objects = self.objects.clone();
+        let mut ztunnels = self.zds.connected();
         let mut sweep = interval(self.config.sweep);
         loop {
             objects.mark_unchanged();
+            ztunnels.mark_unchanged();
             let settled = self.reconcile().await;
             tokio::select! {
                 changed = objects.changed() => if changed.is_err() { return },
+                // Most often it is ztunnel that is missing; nothing tells of the end of other obstacles.
+                Ok(()) = ztunnels.changed(), if !settled => {}
                 () = sleep(RETRY), if !settled => {}
                 _ = sweep.tick() => self.repair().await,
             }

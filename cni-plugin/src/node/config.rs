@@ -7,7 +7,7 @@ use tulle_net::redirect::RedirectConfig;
 use tulle_runtime::log::{Directives, Format, LogConfig};
 
 use super::agent::AgentConfig;
-use crate::enrollment::Rules;
+use crate::enrollment::{Rules, Selectors};
 
 /// The node agent of a Tulle mesh.
 ///
@@ -63,6 +63,16 @@ pub struct Args {
         default_value = "kube-system"
     )]
     exclude_namespaces: Vec<String>,
+    /// Which pods are in the mesh: YAML list of pairs of podSelector and namespaceSelector, one of which must match. Default:
+    /// pods and namespaces labelled istio.io/dataplane-mode=ambient, unless the pod's own label is none.
+    #[arg(
+        long,
+        env = "AMBIENT_ENABLEMENT_SELECTOR",
+        value_name = "YAML",
+        allow_hyphen_values = true,
+        value_parser = selectors
+    )]
+    enablement_selector: Option<SelectorList>,
     /// Whether IPv6 is captured as well. If not, it passes by the mesh.
     #[arg(
         long,
@@ -123,6 +133,7 @@ impl Args {
     /// Everything else.
     pub fn into_config(self) -> Config {
         let excluded = self.exclude_namespaces.into_iter();
+        let selectors = self.enablement_selector.map(|SelectorList(list)| list);
         Config {
             node: self.node,
             manifests: self.manifests,
@@ -133,7 +144,7 @@ impl Args {
             agent: AgentConfig {
                 rules: Rules {
                     excluded: excluded.filter(|name| !name.is_empty()).collect(),
-                    ..Rules::default()
+                    selectors: selectors.unwrap_or_else(|| Rules::default().selectors),
                 },
                 redirect: RedirectConfig {
                     ipv6: self.ipv6,
@@ -146,5 +157,47 @@ impl Args {
     }
 }
 
+/// One argument, and not one per pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct SelectorList(Vec<Selectors>);
+
+fn selectors(yaml: &str) -> Result<SelectorList, String> {
+    let list: Vec<Selectors> = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
+    for pair in &list {
+        for selector in [&pair.pod_selector, &pair.namespace_selector] {
+            selector.validate().map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(SelectorList(list))
+}
+
 const OBJECT_WAIT: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_replace_the_default() {
+        let with = |selector: &str| {
+            let arguments = ["tulle-node", "--node", "a", "--manifests", "m"];
+            Args::try_parse_from(
+                arguments
+                    .into_iter()
+                    .chain(["--enablement-selector", selector]),
+            )
+        };
+        let yaml = "- podSelector: {matchLabels: {mesh: \"on\"}}\n";
+        let rules = with(yaml).unwrap().into_config().agent.rules;
+        let labels = &rules.selectors[0].pod_selector.match_labels;
+        assert_eq!(labels.get("mesh").map(String::as_str), Some("on"));
+        assert_eq!(rules.selectors.len(), 1);
+        for wrong in [
+            "- podSelektor: {}",
+            "- podSelector: {matchExpressions: [{key: a, operator: In}]}",
+        ] {
+            assert!(with(wrong).is_err(), "{wrong}");
+        }
+    }
+}
