@@ -9,6 +9,7 @@
 //! - [`objects`]: the pods of this node and the labels of namespaces, kept up to date.
 //! - [`agent`]: the pods that have a network here, and whether they are enrolled.
 //! - [`state`]: what the next agent needs to know.
+//! - [`status`]: what is to be told of the pods.
 //! - [`api`]: what the plugin asks.
 //! - [`config`]: the command line; [`app`]: all of it together.
 
@@ -18,3 +19,4 @@ pub mod app;
 pub mod config;
 pub mod objects;
 pub mod state;
+pub mod status;
