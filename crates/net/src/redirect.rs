@@ -14,7 +14,9 @@
 //!
 //! Connections that exist when the rules come stay what they are: routing rules keep their way, until [`apply`] is
 //! called after their end. An opening that would slip past the rules is lost instead: nothing new passes by
-//! the mesh. Captured connections live on while rules are replaced; they break when redirection is removed.
+//! the mesh. Captured connections live on while rules are replaced; they break when redirection is removed at once. To
+//! let them end in their own time, [`release`] comes first: it captures nothing new, and leads just those that were
+//! captured on, each by a routing rule of its own, until [`remove_released`] finds none of them left.
 //!
 //! Spec: `cni-and-redirection.md` §3 (facts of the ambient contract), `performance.md` §6 (why not all by translation).
 
@@ -33,7 +35,8 @@ mod routing;
 mod rule;
 mod settings;
 
-use present::{Connections, OwnAddresses};
+use present::{Connections, Ends, OwnAddresses};
+use program::Phase;
 use routing::Routing;
 
 /// What to redirect where. The defaults are those of the ambient contract.
@@ -147,6 +150,9 @@ pub enum RemoveError {
     /// Routing rules or routes are left, and the table with them: what the app sends is still captured.
     #[error("cannot remove routing to the loopback interface")]
     Routing(#[source] io::Error),
+    /// The namespace could not be entered or looked at.
+    #[error("cannot look into the network namespace")]
+    Namespace(#[source] io::Error),
 }
 
 /// How the state of a namespace differs from what it should be.
@@ -187,7 +193,7 @@ pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
     }
     settings::carry_marks(netns).map_err(ApplyError::Settings)?;
     Batch::new()
-        .replace(&program::table(config, &own))
+        .replace(&program::table(config, &own, Phase::Capture))
         .commit(netns)?;
     // From here on the guards lose what the app begins: nothing but what it has begun before can be answered.
     let before = Connections::read(netns).map_err(ApplyError::Namespace)?;
@@ -203,7 +209,7 @@ pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
 /// The first difference.
 pub fn verify(netns: &Netns, config: &RedirectConfig) -> Result<(), Drift> {
     let own = OwnAddresses::read(netns).map_err(Drift::Unreadable)?;
-    let expected = program::table(config, &own);
+    let expected = program::table(config, &own, Phase::Capture);
     let found = match read_table(netns, FAMILY, TABLE) {
         Ok(Some(found)) => found,
         Ok(None) => return Err(Drift::TableMissing),
@@ -221,6 +227,53 @@ pub fn verify(netns: &Netns, config: &RedirectConfig) -> Result<(), Drift> {
     }
     let routing = Routing::new(netns, config, &own).map_err(Drift::Unreadable)?;
     routing.verify(netns)
+}
+
+/// Captures nothing new in the pod that lives in `netns`. What was captured goes on, if ztunnel goes on with it.
+///
+/// Whoever calls this calls [`remove_released`] later, until it is done. Calling it again does no harm, nor does it
+/// where nothing is redirected. [`apply`] takes it back.
+///
+/// # Errors
+/// See [`ApplyError`]. What the app opens may be lost then until one of these functions succeeds; nothing is sent past
+/// the mesh that it did not belong to.
+pub fn release(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
+    let found = read_table(netns, FAMILY, TABLE);
+    if matches!(found, Ok(None)) {
+        return Ok(());
+    }
+    let own = OwnAddresses::read(netns).map_err(ApplyError::Namespace)?;
+    let commit = |phase| {
+        Batch::new()
+            .replace(&program::table(config, &own, phase))
+            .commit(netns)
+    };
+    // A connection that is captured after they were counted would be sent past ztunnel half-way.
+    commit(Phase::Hold)?;
+    let now = Connections::read(netns).map_err(ApplyError::Namespace)?;
+    let mut captured = now.captured(&own);
+    // What ztunnel has delivered to the app is led back by its mark.
+    captured.retain(|ends| !now.listening.contains(&ends.local.port()));
+    let routing = Routing::new(netns, config, &own).map_err(ApplyError::Namespace)?;
+    routing
+        .release(netns, &captured)
+        .map_err(ApplyError::Routing)?;
+    Ok(commit(Phase::Release)?)
+}
+
+/// Takes away what [`release`] has left, once no captured connection needs it. Returns whether that is done.
+///
+/// # Errors
+/// See [`RemoveError`].
+pub fn remove_released(netns: &Netns, config: &RedirectConfig) -> Result<bool, RemoveError> {
+    let own = OwnAddresses::read(netns).map_err(RemoveError::Namespace)?;
+    let now = Connections::read(netns).map_err(RemoveError::Namespace)?;
+    let translated = |ends: &Ends| ends.local.port() == config.inbound_port;
+    if now.open.iter().any(translated) || !now.captured(&own).is_empty() {
+        return Ok(false);
+    }
+    remove_configured(netns, config)?;
+    Ok(true)
 }
 
 /// Takes redirection with the default routing numbers away: table, routing rules, routes.

@@ -49,15 +49,17 @@ impl Ends {
     }
 }
 
-/// The TCP connections of a namespace whose other end is outside of it.
-///
-/// One that was captured is not among them: its other end is ztunnel's socket, in the same namespace.
+/// The TCP connections of a namespace.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
-    /// Those that have been answered.
+    /// Those that have been answered and whose other end is outside of the namespace.
+    ///
+    /// One that was captured is not among them: its other end is ztunnel's socket, in the same namespace.
     pub(super) open: HashSet<Ends>,
-    /// Those that the app has begun.
+    /// The same of those that the app has begun.
     pub(super) opening: HashSet<Ends>,
+    /// Both ends of those that have both in the namespace.
+    pub(super) inside: HashSet<Ends>,
     /// The ports on which the app listens.
     pub(super) listening: HashSet<u16>,
 }
@@ -89,21 +91,33 @@ impl Connections {
                 };
             }
         }
-        let inside = |ends: &Ends| {
+        Ok(connections.apart())
+    }
+
+    /// The ends of connections that ztunnel stands between: those here that think their other end elsewhere.
+    pub(super) fn captured(&self, own: &OwnAddresses) -> HashSet<Ends> {
+        let own: HashSet<IpAddr> = own.iter().collect();
+        let elsewhere = |ends: &&Ends| {
+            let ip = ends.remote.ip();
+            !ip.is_loopback() && !own.contains(&ip)
+        };
+        self.inside.iter().filter(elsewhere).copied().collect()
+    }
+
+    /// Tells those with both ends here from the others.
+    fn apart(mut self) -> Self {
+        let is_here = |ends: &Ends| {
             let other = Ends {
                 local: ends.remote,
                 remote: ends.local,
             };
-            connections.open.contains(&other) || connections.opening.contains(&other)
+            self.open.contains(&other) || self.opening.contains(&other)
         };
-        let outside = |ends: &&Ends| !inside(ends);
-        let open = connections.open.iter().filter(outside).copied().collect();
-        let opening = connections.opening.iter().filter(outside).copied();
-        Ok(Self {
-            opening: opening.collect(),
-            open,
-            listening: connections.listening,
-        })
+        let all = self.open.union(&self.opening);
+        let inside: HashSet<Ends> = all.filter(|ends| is_here(ends)).copied().collect();
+        self.open.retain(|ends| !inside.contains(ends));
+        self.opening.retain(|ends| !inside.contains(ends));
+        Self { inside, ..self }
     }
 }
 

@@ -9,14 +9,28 @@ use super::present::OwnAddresses;
 use super::{FAMILY, RedirectConfig, TABLE};
 use crate::nft::{AddressFamily, BaseChain, Chain, Rule, Set, Table};
 
+/// What the rules are there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Everything that opens is captured.
+    Capture,
+    /// As before, but what the app opens is lost, so that what was captured until now can be counted.
+    Hold,
+    /// What was captured goes on, and nothing new is.
+    Release,
+}
+
 /// The table that `config` asks for in a pod with these addresses.
 ///
 /// Its comment carries a hash of everything else, so that a listing shows at a glance which pods have
 /// the same rules.
-pub(super) fn table(config: &RedirectConfig, own: &OwnAddresses) -> Table {
+pub(super) fn table(config: &RedirectConfig, own: &OwnAddresses, phase: Phase) -> Table {
     let mut table = Table {
         sets: sets(config, own),
-        chains: chains(config),
+        chains: match phase {
+            Phase::Capture | Phase::Hold => chains(config, phase),
+            Phase::Release => release_chains(config),
+        },
         ..Table::new(FAMILY, TABLE)
     };
     let hash = XxHash64::oneshot(0, format!("{table:?}").as_bytes());
@@ -24,7 +38,7 @@ pub(super) fn table(config: &RedirectConfig, own: &OwnAddresses) -> Table {
     table
 }
 
-fn chains(config: &RedirectConfig) -> Vec<Chain> {
+fn chains(config: &RedirectConfig, phase: Phase) -> Vec<Chain> {
     let mut chains = vec![
         Chain::regular(EXEMPT_INBOUND, exempt_inbound(config)),
         Chain::regular(EXEMPT_OUTBOUND, exempt_outbound(config)),
@@ -34,9 +48,13 @@ fn chains(config: &RedirectConfig) -> Vec<Chain> {
         Chain::base(
             "raw-prerouting",
             BaseChain::RAW_PREROUTING,
-            raw_prerouting(config),
+            raw_prerouting(config, phase),
         ),
-        Chain::base("raw-output", BaseChain::RAW_OUTPUT, raw_output(config)),
+        Chain::base(
+            "raw-output",
+            BaseChain::RAW_OUTPUT,
+            raw_output(config, phase),
+        ),
     ];
     if config.inbound {
         // After connection tracking, which the guard asks.
@@ -59,6 +77,22 @@ fn chains(config: &RedirectConfig) -> Vec<Chain> {
     chains
 }
 
+/// Translations last as long as there are chains that could have made them.
+fn release_chains(config: &RedirectConfig) -> Vec<Chain> {
+    let phase = Phase::Release;
+    let (arrives, leaves) = (raw_prerouting(config, phase), raw_output(config, phase));
+    let mut chains = vec![
+        Chain::regular(CAPTURE, capture(config)),
+        Chain::base("raw-prerouting", BaseChain::RAW_PREROUTING, arrives),
+        Chain::base("raw-output", BaseChain::RAW_OUTPUT, leaves),
+        Chain::base("nat-prerouting", BaseChain::NAT_PREROUTING, []),
+    ];
+    if config.dns_capture.is_some() {
+        chains.push(Chain::base("nat-output", BaseChain::NAT_OUTPUT, []));
+    }
+    chains
+}
+
 /// Every packet on the loopback interface comes by here, so there are few tests for those.
 ///
 /// What ztunnel sends there is for the app. Marked so, the kernel's own answers come back too: for an app that has closed
@@ -66,7 +100,7 @@ fn chains(config: &RedirectConfig) -> Vec<Chain> {
 ///
 /// What comes from outside is marked, and whatever answers takes the mark over: a listener of the app that may be
 /// reached directly, or the kernel where nobody listens. Unmarked answers would be captured.
-fn raw_prerouting(config: &RedirectConfig) -> Vec<Rule> {
+fn raw_prerouting(config: &RedirectConfig, phase: Phase) -> Vec<Rule> {
     let loopback = || Rule::new().input_interface("lo");
     let mut rules = vec![
         loopback()
@@ -80,8 +114,11 @@ fn raw_prerouting(config: &RedirectConfig) -> Vec<Rule> {
         loopback().tcp().accept(),
     ];
     rules.extend(tunnels_apart(config));
-    let outside = (config.outside_mark, config.outside_mask);
-    rules.push(Rule::new().tcp().set_mark(outside.0, outside.1));
+    // Once nothing is captured, answers need no mark.
+    if phase != Phase::Release {
+        let outside = Rule::new().tcp();
+        rules.push(outside.set_mark(config.outside_mark, config.outside_mask));
+    }
     rules.extend(config.dns_capture.map(|_| dns_answers_apart(config)));
     rules
 }
@@ -89,20 +126,25 @@ fn raw_prerouting(config: &RedirectConfig) -> Vec<Rule> {
 /// What ztunnel and the app say to each other is kept from connection tracking, which costs a fifth of a request. What the
 /// pod says to itself is not: it may have translations of its own. A packet that is not followed when it is sent stays so
 /// on the loopback interface, and that tells there what to capture.
-fn raw_output(config: &RedirectConfig) -> Vec<Rule> {
+fn raw_output(config: &RedirectConfig, phase: Phase) -> Vec<Rule> {
     let local = || Rule::new().output_interface("lo");
     let from_ztunnel = local().mark(config.mark, config.mark_mask).tcp();
     let mut rules = vec![from_ztunnel.not_tracked().accept()];
     for family in families(config) {
-        let elsewhere = local().destination_not_in(family, own_set(family)).tcp();
-        rules.push(elsewhere.not_tracked().accept());
+        let elsewhere = || local().destination_not_in(family, own_set(family));
+        if phase == Phase::Hold {
+            rules.push(elsewhere().syn().drop());
+        }
+        rules.push(elsewhere().tcp().not_tracked().accept());
     }
     rules.extend(tunnels_apart(config));
     rules.extend(config.dns_capture.map(|_| dns_queries_apart(config)));
     let leaves = || Rule::new().not_output_interface("lo");
     let delivery = leaves().mark(config.delivery_mark, config.delivery_mask);
     rules.push(delivery.tcp().counter().drop());
-    rules.push(leaves().syn().jump(GUARD_OUTBOUND));
+    if phase != Phase::Release {
+        rules.push(leaves().syn().jump(GUARD_OUTBOUND));
+    }
     rules
 }
 

@@ -69,13 +69,13 @@ impl<'a> Routing<'a> {
             let route = RouteNetlinkMessage::NewRoute(self.route(family));
             conversation.request(route, NLM_F_CREATE | NLM_F_REPLACE)?;
             let listed = listed(&mut conversation, family, self.config)?;
-            let mut missing = self.rules(family);
+            let (mut missing, mut others) = (self.rules(family), Vec::new());
             for rule in &listed {
                 let expected = missing.iter().position(|missing| missing == rule);
                 match expected {
                     Some(index) => drop(missing.remove(index)),
                     None if rule.preference == self.at(KEPT) => {}
-                    None => delete(&mut conversation, family, rule)?,
+                    None => others.push(rule),
                 }
             }
             let capture = self.capture();
@@ -100,6 +100,31 @@ impl<'a> Routing<'a> {
                     add(&mut conversation, family, rule)?;
                 }
                 add(&mut conversation, family, &capture)?;
+            }
+            // Only now: some of them may be what has captured so far.
+            for rule in others {
+                delete(&mut conversation, family, rule)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Captures these connections alone, and whatever they may be no others.
+    pub(super) fn release(&self, netns: &Netns, captured: &HashSet<Ends>) -> io::Result<()> {
+        let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
+        for &family in &self.families {
+            let captured = captured.iter().filter(|ends| ends.family() == family);
+            let wanted: HashSet<_> = captured.map(|ends| self.still_captured(ends)).collect();
+            let listed = listed(&mut conversation, family, self.config)?;
+            for rule in wanted.iter().filter(|rule| !listed.contains(rule)) {
+                add(&mut conversation, family, rule)?;
+            }
+            let generic =
+                |rule: &&Rule| [self.at(KEPT), self.at(CAPTURE)].contains(&rule.preference);
+            for rule in listed.iter().filter(generic) {
+                if !wanted.contains(rule) {
+                    delete(&mut conversation, family, rule)?;
+                }
             }
         }
         Ok(())
@@ -190,12 +215,13 @@ impl<'a> Routing<'a> {
     }
 
     fn kept(&self, ends: &Ends) -> Rule {
-        Rule::new(self.at(KEPT), self.skip())
-            .sent_here()
-            .source(ends.local.ip())
-            .source_port(ends.local.port())
-            .destination(ends.remote.ip().into())
-            .destination_port(ends.remote.port())
+        Rule::new(self.at(KEPT), self.skip()).sent_here().of(ends)
+    }
+
+    /// A connection that was captured before all others were released.
+    fn still_captured(&self, ends: &Ends) -> Rule {
+        let rule = Rule::new(self.at(CAPTURE), self.to_loopback());
+        rule.sent_here().of(ends)
     }
 
     fn at(&self, offset: u32) -> u32 {

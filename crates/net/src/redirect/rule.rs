@@ -7,6 +7,7 @@ use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_route::IpProtocol;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 
+use super::present::Ends;
 use super::routing::af;
 use crate::nft::AddressFamily;
 
@@ -57,8 +58,16 @@ impl Rule {
             .only(&RuleAttribute::IpProtocol(IpProtocol::Tcp))
     }
 
+    /// Only packets of this connection.
+    pub(super) fn of(self, ends: &Ends) -> Self {
+        self.source(ends.local.ip())
+            .source_port(ends.local.port())
+            .destination(ends.remote.ip().into())
+            .destination_port(ends.remote.port())
+    }
+
     /// Only from this address.
-    pub(super) fn source(mut self, ip: IpAddr) -> Self {
+    fn source(mut self, ip: IpAddr) -> Self {
         self.source_length = IpNet::from(ip).prefix_len();
         self.only(&RuleAttribute::Source(ip))
     }

@@ -15,6 +15,7 @@ mod netns;
 mod nft;
 mod process;
 mod redirect;
+mod release;
 mod sockets;
 mod support;
 mod walks;
