@@ -4,7 +4,13 @@
 //! many small messages share one wake-up, one TLS record and one system call. Measured, handing streams between
 //! threads doubles the cost of a request.
 
-use std::{collections::HashMap, io, rc::Rc, sync::Arc, thread};
+use std::{
+    collections::HashMap,
+    io,
+    rc::{Rc, Weak},
+    sync::Arc,
+    thread,
+};
 
 use tokio::{
     runtime::{Builder, LocalOptions},
@@ -25,7 +31,7 @@ pub type PodConnections = HashMap<String, (Vec<ConnectionDump>, Vec<ConnectionDu
 pub enum Command {
     /// Serve a pod. Replaces one of the same UID.
     Add(Arc<PodSpec>, PodListeners, oneshot::Sender<io::Result<()>>),
-    /// Drop a pod with all its connections.
+    /// Take nothing new of a pod; what is open runs on, unless the pod's network goes.
     Remove(String),
     /// Describe the live connections.
     Dump(oneshot::Sender<PodConnections>),
@@ -92,6 +98,7 @@ fn run(
         Pods {
             thread,
             pods: HashMap::new(),
+            leaving: Vec::new(),
         }
         .follow(commands)
         .await;
@@ -102,6 +109,8 @@ fn run(
 struct Pods {
     thread: Rc<ThreadContext>,
     pods: HashMap<String, Rc<Pod>>,
+    /// Let go, with connections that run on.
+    leaving: Vec<Weak<Pod>>,
 }
 
 impl Pods {
@@ -117,7 +126,7 @@ impl Pods {
                 changed = snapshots.changed(), if changing => {
                     // A source that says all it has to say once is no reason to end.
                     changing = changed.is_some();
-                    for pod in self.pods.values() {
+                    for pod in self.all() {
                         pod.recheck();
                     }
                 }
@@ -132,12 +141,18 @@ impl Pods {
             }
             Command::Remove(uid) => {
                 if let Some(pod) = self.pods.remove(&uid) {
-                    pod.close();
+                    self.let_go(pod);
                 }
             }
             Command::Dump(reply) => {
-                let dump = |(uid, pod): (&String, &Rc<Pod>)| (uid.clone(), pod.live.dump());
-                let _ = reply.send(self.pods.iter().map(dump).collect());
+                let mut connections = PodConnections::new();
+                for pod in self.all() {
+                    let (inbound, outbound) = pod.live.dump();
+                    let all = connections.entry(pod.spec.uid.clone()).or_default();
+                    all.0.extend(inbound);
+                    all.1.extend(outbound);
+                }
+                let _ = reply.send(connections);
             }
             Command::Drain(done) => self.drain(done),
         }
@@ -147,14 +162,25 @@ impl Pods {
         let pod = Pod::new(self.thread.clone(), spec.clone(), listeners.transparent);
         serve(&pod, listeners)?;
         if let Some(replaced) = self.pods.insert(spec.uid.clone(), pod) {
-            replaced.close();
+            self.let_go(replaced);
         }
         Ok(())
     }
 
+    fn let_go(&mut self, pod: Rc<Pod>) {
+        self.leaving.retain(|pod| pod.strong_count() > 0);
+        self.leaving.push(Rc::downgrade(&pod));
+        spawn_local(async move { pod.let_go().await });
+    }
+
+    fn all(&self) -> impl Iterator<Item = Rc<Pod>> {
+        let leaving = self.leaving.iter().filter_map(Weak::upgrade);
+        self.pods.values().cloned().chain(leaving)
+    }
+
     fn drain(&self, done: oneshot::Sender<()>) {
         self.thread.drain.cancel();
-        let pods: Vec<_> = self.pods.values().cloned().collect();
+        let pods: Vec<_> = self.all().collect();
         spawn_local(async move {
             for pod in pods {
                 pod.live.emptied().await;

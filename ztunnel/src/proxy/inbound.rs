@@ -65,6 +65,7 @@ pub(super) async fn handle(pod: Rc<Pod>, tcp: TcpStream, address: SocketAddr) {
         return;
     };
     let gone = pod.gone.clone();
+    let _opening = pod.live.opening();
     gone.run_until_cancelled_owned(async move {
         let shaken = Box::pin(handshake(pod, tcp, address, place)).await;
         if let Some((server, peer, _established)) = shaken {
@@ -128,7 +129,7 @@ async fn start(
 }
 
 async fn serve(mut server: Box<Server>, peer: Rc<Peer>) {
-    let drain = peer.pod.thread.drain.clone();
+    let drain = peer.pod.drain.clone();
     let mut draining = false;
     loop {
         let accepted = tokio::select! {

@@ -1,7 +1,7 @@
 //! The connections of one pod on one thread: for the configuration dump, and to close them when they must not go on.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::Future,
     net::SocketAddr,
     pin::Pin,
@@ -20,6 +20,7 @@ use tulle_policy::{Connection, Denied};
 #[derive(Default)]
 pub struct LiveConnections {
     entries: RefCell<Slab<Entry>>,
+    opening: Cell<usize>,
     emptied: Notify,
 }
 
@@ -79,6 +80,9 @@ pub struct Registered {
     kill: Rc<Kill>,
 }
 
+/// Something that may still bring connections into the table: one that was accepted, or a tunnel's.
+pub struct Opening(Rc<LiveConnections>);
+
 /// Tells one connection that it must end.
 #[derive(Default)]
 struct Kill {
@@ -103,6 +107,12 @@ impl LiveConnections {
         server: Option<Uid>,
     ) -> Registered {
         self.register(addresses, Direction::Outbound(server))
+    }
+
+    /// Counts what may still bring connections, until it is dropped.
+    pub fn opening(self: &Rc<Self>) -> Opening {
+        self.opening.set(self.opening.get() + 1);
+        Opening(self.clone())
     }
 
     /// How many there are.
@@ -150,10 +160,16 @@ impl LiveConnections {
         }
     }
 
-    /// Waits until there are none.
+    /// Waits until there are none, and nothing that could bring any.
     pub async fn emptied(&self) {
-        while self.count() > 0 {
+        while self.count() + self.opening.get() > 0 {
             self.emptied.notified().await;
+        }
+    }
+
+    fn tell_if_empty(&self) {
+        if self.count() + self.opening.get() == 0 {
+            self.emptied.notify_waiters();
         }
     }
 
@@ -252,11 +268,15 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let mut entries = self.table.entries.borrow_mut();
-        entries.remove(self.key);
-        if entries.is_empty() {
-            self.table.emptied.notify_waiters();
-        }
+        self.table.entries.borrow_mut().remove(self.key);
+        self.table.tell_if_empty();
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.opening.set(self.0.opening.get() - 1);
+        self.0.tell_if_empty();
     }
 }
 

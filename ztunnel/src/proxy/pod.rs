@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tulle_hbone::Pool;
 use tulle_identity::SvidStore;
 use tulle_model::{SpiffeId, Uid};
-use tulle_net::Netns;
+use tulle_net::{Netns, addresses};
 use tulle_policy::PolicySet;
 use tulle_zds::PodInfo;
 
@@ -74,7 +74,9 @@ pub struct Pod {
     pub live: Rc<LiveConnections>,
     /// Unfinished inbound handshakes.
     pub handshakes: Handshakes,
-    /// Cancelled when the pod is let go: drop everything.
+    /// Cancelled when the pod is let go or the process drains: take nothing new.
+    pub drain: CancellationToken,
+    /// Cancelled when the pod is gone: drop everything.
     pub gone: CancellationToken,
     local: RefCell<Option<Local>>,
     /// The policies that live connections were last measured by.
@@ -121,6 +123,7 @@ impl Pod {
             pool,
             transparent,
             live: Rc::new(LiveConnections::default()),
+            drain: thread.drain.child_token(),
             gone,
             local: RefCell::new(None),
             checked: Cell::new(None),
@@ -194,8 +197,23 @@ impl Pod {
         }
     }
 
+    /// Takes nothing new, and returns once what is open has ended or the pod has lost its network.
+    ///
+    /// A pod that merely leaves the mesh keeps its connections. One that is deleted loses its interfaces, and nothing
+    /// else would tell that nobody answers there any more.
+    pub async fn let_go(&self) {
+        self.drain.cancel();
+        while has_network(&self.spec.netns) {
+            if timeout(LOOK_AGAIN, self.live.emptied()).await.is_ok() {
+                break;
+            }
+        }
+        self.close();
+    }
+
     /// Ends everything at once.
     pub fn close(&self) {
+        self.drain.cancel();
         self.gone.cancel();
         self.live.close_all(&Closed::PodGone);
     }
@@ -221,3 +239,15 @@ impl Pod {
         })
     }
 }
+
+/// Whether anything in a namespace can be reached from outside of it.
+fn has_network(netns: &Netns) -> bool {
+    let addresses = addresses(netns);
+    // Whatever cannot be told is better left alone.
+    addresses.map_or(true, |addresses| {
+        addresses.iter().any(|address| !address.is_loopback())
+    })
+}
+
+/// How often a pod that was let go is looked at while it has connections.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);

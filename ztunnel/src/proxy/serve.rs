@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{Pod, PodListeners, inbound, outbound, passthrough};
 
-/// Serves a pod until it is let go; when the process drains, listeners close and connections run on.
+/// Serves a pod until it is let go or the process drains: then listeners close, and connections run on.
 ///
 /// # Errors
 /// When a listener cannot be handed to the runtime.
@@ -29,12 +29,11 @@ async fn accept<F: Future<Output = ()> + 'static>(
     kind: &'static str,
     handle: fn(Rc<Pod>, TcpStream, SocketAddr) -> F,
 ) {
-    let (gone, drain) = (pod.gone.clone(), pod.thread.drain.clone());
+    let drain = pod.drain.clone();
     loop {
         let accepted = tokio::select! {
             biased;
-            () = gone.cancelled() => return,
-            () = drain.cancelled() => return,
+            () = drain.cancelled() => return accept_rest(&pod, listener, handle),
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -45,6 +44,28 @@ async fn accept<F: Future<Output = ()> + 'static>(
                 pod.shared().metrics.refuse("accept_error");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+/// Takes what has been answered by the kernel already, and would be reset with the listener.
+fn accept_rest<F: Future<Output = ()> + 'static>(
+    pod: &Rc<Pod>,
+    listener: TcpListener,
+    handle: fn(Rc<Pod>, TcpStream, SocketAddr) -> F,
+) {
+    if pod.gone.is_cancelled() {
+        return;
+    }
+    let Ok(listener) = listener.into_std() else {
+        return;
+    };
+    while let Ok((tcp, peer)) = listener.accept() {
+        let tcp = tcp
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(tcp));
+        if let Ok(tcp) = tcp {
+            admit(pod, tcp, peer, handle);
         }
     }
 }
