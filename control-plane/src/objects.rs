@@ -54,6 +54,8 @@ impl Objects {
             Object::PeerAuthentication(object) => {
                 self.peer_authentications.insert(key, object);
             }
+            // Its source has put it into the pods that it is about.
+            Object::NodeStatus(_) => {}
         }
     }
 
@@ -67,6 +69,7 @@ impl Objects {
             Kind::Service => drop(self.services.remove(&id.key)),
             Kind::AuthorizationPolicy => drop(self.authorization_policies.remove(&id.key)),
             Kind::PeerAuthentication => drop(self.peer_authentications.remove(&id.key)),
+            Kind::NodeStatus => {}
         }
     }
 

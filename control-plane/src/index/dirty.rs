@@ -61,6 +61,7 @@ impl Dirty {
             Kind::Service => self.service(objects, key, new),
             Kind::AuthorizationPolicy => self.authorization(mesh, objects, key, new),
             Kind::PeerAuthentication => self.peer_authentication(mesh, objects, key, new),
+            Kind::NodeStatus => {}
         }
     }
 

@@ -18,6 +18,7 @@ mod core;
 mod meta;
 mod security;
 pub mod source;
+mod status;
 
 pub use self::core::{
     Condition, Container, ContainerPort, Namespace, Node, Pod, PodIp, PodPhase, PodSpec, PodStatus,
@@ -29,6 +30,7 @@ pub use security::{
     PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyCondition, PolicyRule,
     PolicySelector, RuleFrom, RuleTo, SourceMatch, TargetRef, UnknownFields,
 };
+pub use status::{NodeStatus, PodRedirection, REDIRECTION};
 
 /// One object of a kind that we translate, shared by all that hold it.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +42,7 @@ pub enum Object {
     Service(Arc<Service>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     PeerAuthentication(Arc<PeerAuthentication>),
+    NodeStatus(Arc<NodeStatus>),
 }
 
 impl Object {
@@ -52,6 +55,7 @@ impl Object {
             Self::Service(_) => Kind::Service,
             Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
+            Self::NodeStatus(_) => Kind::NodeStatus,
         }
     }
 
@@ -64,6 +68,7 @@ impl Object {
             Self::Service(object) => &object.metadata,
             Self::AuthorizationPolicy(object) => &object.metadata,
             Self::PeerAuthentication(object) => &object.metadata,
+            Self::NodeStatus(object) => &object.metadata,
         }
     }
 
@@ -95,6 +100,7 @@ pub enum Kind {
     Service,
     AuthorizationPolicy,
     PeerAuthentication,
+    NodeStatus,
 }
 
 impl Kind {
@@ -111,6 +117,7 @@ impl Kind {
             ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
                 Some(Self::PeerAuthentication)
             }
+            (status::API_VERSION, status::KIND) => Some(Self::NodeStatus),
             _ => None,
         }
     }
@@ -124,11 +131,12 @@ impl Kind {
             Self::Service => "Service",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::NodeStatus => status::KIND,
         }
     }
 
     fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
+        !matches!(self, Self::Namespace | Self::Node | Self::NodeStatus)
     }
 }
 

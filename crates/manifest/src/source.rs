@@ -3,6 +3,7 @@
 pub mod directory;
 mod document;
 mod folder;
+mod statuses;
 mod watch;
 
 pub use document::{Document, InvalidDocument};

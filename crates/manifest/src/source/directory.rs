@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::{BrokenFile, Change, Duplicate, Folder, watch::Watch};
+use super::{BrokenFile, Change, Duplicate, Folder, statuses::Statuses, watch::Watch};
 
 /// Where to look, and how often.
 #[derive(Clone, Debug)]
@@ -59,6 +59,7 @@ pub struct Directory {
     config: DirectoryConfig,
     watch: Watch,
     scanner: Option<Scanner>,
+    statuses: Statuses,
     problems: Arc<Mutex<Problems>>,
     next_scan: Instant,
 }
@@ -102,6 +103,7 @@ impl Directory {
         })?;
         let mut directory = Self {
             scanner: Some(Scanner::new(config.clone())),
+            statuses: Statuses::default(),
             watch,
             problems: Arc::default(),
             next_scan: Instant::now() + config.rescan,
@@ -167,7 +169,7 @@ impl Directory {
         };
         self.next_scan = Instant::now() + wait;
         report(&mut self.problems.lock(), problems);
-        outcome.changes
+        self.statuses.apply(outcome.changes)
     }
 }
 

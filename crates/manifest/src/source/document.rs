@@ -195,6 +195,7 @@ impl<'de> DeserializeSeed<'de> for ObjectSeed {
             Kind::PeerAuthentication => {
                 Object::PeerAuthentication(Deserialize::deserialize(deserializer)?)
             }
+            Kind::NodeStatus => Object::NodeStatus(Deserialize::deserialize(deserializer)?),
         })
     }
 }
