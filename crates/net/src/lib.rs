@@ -3,8 +3,9 @@
 //! This crate is the only home of `unsafe` code in the workspace. Everything else builds on its safe
 //! functions: [`netns`] holds and enters network namespaces, [`listen`] and [`connect`] make the
 //! proxy's sockets inside them, [`original_dst`] reads back where a captured connection was going,
-//! [`redirect`] writes the rules that capture it by way of [`nft`], [`process`] starts children as root
-//! of namespaces of their own, and [`memory`] gives memory back.
+//! [`redirect`] writes the rules that capture it by way of [`nft`], [`probes`] those that let the node's health
+//! checks pass, [`changes`] tells when somebody touches either, [`listeners`] who listens, [`process`] starts
+//! children as root of namespaces of their own, and [`memory`] gives memory back.
 //!
 //! It knows nothing of workloads, policies or protocols above TCP.
 //!
@@ -22,13 +23,16 @@
 //! ```
 
 mod addresses;
+pub mod changes;
 pub mod connect;
 pub mod listen;
+pub mod listeners;
 pub mod memory;
 mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod original_dst;
+pub mod probes;
 pub mod process;
 pub mod redirect;
 pub mod socket;

@@ -167,6 +167,15 @@ impl Rule {
         self.equal(Property::OwnerUid, &uid.to_ne_bytes())
     }
 
+    /// A socket of this namespace sent the packet, whosever it is. What is forwarded has none.
+    #[must_use]
+    pub fn has_owner(self) -> Self {
+        // Asking ends the rule where there is no socket. The comparison always holds; a listing would not show the
+        // question without one.
+        self.with(Expr::load(Property::OwnerUid))
+            .with(Expr::not_equal(&NOBODY.to_ne_bytes()))
+    }
+
     /// The packet's mark is `mark` in the bits of `mask`.
     #[must_use]
     pub fn mark(self, mark: u32, mask: u32) -> Self {
@@ -184,9 +193,7 @@ impl Rule {
     /// Connection tracking follows this packet, and never heard of the connection before.
     #[must_use]
     pub fn connection_unknown(self) -> Self {
-        self.with(Expr::load_ct(CtKey::Status))
-            .with(Expr::bitwise(&CONNECTION_CONFIRMED.to_ne_bytes(), &[0; 4]))
-            .with(Expr::equal(&[0; 4]))
+        self.has_no_status(CONNECTION_CONFIRMED)
     }
 
     /// Connection tracking was told to leave this packet alone.
@@ -201,6 +208,12 @@ impl Rule {
     #[must_use]
     pub fn connection_redirected(self) -> Self {
         self.has_status(CONNECTION_DNAT)
+    }
+
+    /// Connection tracking follows this packet, and the connection's destination is not translated so far.
+    #[must_use]
+    pub fn connection_not_redirected(self) -> Self {
+        self.has_no_status(CONNECTION_DNAT)
     }
 
     /// One packet in `n`, at random. Zero counts as one.
@@ -316,9 +329,16 @@ impl Rule {
     }
 
     fn has_status(self, bit: u32) -> Self {
+        self.masked_status(bit).with(Expr::not_equal(&[0; 4]))
+    }
+
+    fn has_no_status(self, bit: u32) -> Self {
+        self.masked_status(bit).with(Expr::equal(&[0; 4]))
+    }
+
+    fn masked_status(self, bit: u32) -> Self {
         self.with(Expr::load_ct(CtKey::Status))
             .with(Expr::bitwise(&bit.to_ne_bytes(), &[0; 4]))
-            .with(Expr::not_equal(&[0; 4]))
     }
 
     fn in_network(self, field: Field, network: IpNet) -> Self {
@@ -374,5 +394,7 @@ const UNTRACKED: u32 = 1 << 6;
 const CONNECTION_CONFIRMED: u32 = 1 << 3;
 /// `IPS_DST_NAT`.
 const CONNECTION_DNAT: u32 = 1 << 5;
+/// No user has this number.
+const NOBODY: u32 = u32::MAX;
 const INTERFACE_NAME: usize = 16;
 const LOOPBACK: &str = "lo";
