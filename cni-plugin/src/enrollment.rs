@@ -122,14 +122,27 @@ impl Default for Rules {
 }
 
 impl Rules {
+    /// Why a pod cannot be in the mesh although its labels ask for it; none for all others.
+    pub fn unfit(&self, pod: &PodFacts, namespace: &Texts) -> Option<Reason> {
+        match self.decide(pod, namespace) {
+            Decision::Stay(reason @ (Reason::HostNetwork | Reason::Sidecar)) => {
+                let asks = !self.excluded.contains(&pod.namespace) && !pod.ended;
+                (asks && self.select(pod, namespace)).then_some(reason)
+            }
+            Decision::Stay(Reason::Ended | Reason::ExcludedNamespace | Reason::NotSelected)
+            | Decision::Enroll(_) => None,
+        }
+    }
+
+    fn select(&self, pod: &PodFacts, namespace: &Texts) -> bool {
+        self.selectors.iter().any(|selectors| {
+            selectors.pod_selector.matches(&pod.labels)
+                && selectors.namespace_selector.matches(namespace)
+        })
+    }
+
     /// Decides about a pod. `namespace` are the labels of its namespace.
     pub fn decide(&self, pod: &PodFacts, namespace: &Texts) -> Decision {
-        let selected = || {
-            self.selectors.iter().any(|selectors| {
-                selectors.pod_selector.matches(&pod.labels)
-                    && selectors.namespace_selector.matches(namespace)
-            })
-        };
         if pod.host_network {
             Decision::Stay(Reason::HostNetwork)
         } else if pod.annotations.contains_key(SIDECAR) {
@@ -138,7 +151,7 @@ impl Rules {
             Decision::Stay(Reason::Ended)
         } else if self.excluded.contains(&pod.namespace) {
             Decision::Stay(Reason::ExcludedNamespace)
-        } else if selected() {
+        } else if self.select(pod, namespace) {
             Decision::Enroll(Options::read(&pod.annotations))
         } else {
             Decision::Stay(Reason::NotSelected)
@@ -242,6 +255,32 @@ mod tests {
             let decision = Rules::default().decide(&pod, &Texts::new());
             assert_eq!(decision, Decision::Stay(reason));
         }
+    }
+
+    #[test]
+    fn only_pods_that_ask_for_what_cannot_be_are_unfit() {
+        let asking = texts(&[(MODE, "ambient")]);
+        let host = |labels: &Texts, namespace: &str, ended| PodFacts {
+            namespace: namespace.into(),
+            labels: labels.clone(),
+            host_network: true,
+            ended,
+            ..PodFacts::default()
+        };
+        let rules = Rules::default();
+        let unfit = |pod: PodFacts| rules.unfit(&pod, &Texts::new());
+        assert_eq!(
+            unfit(host(&asking, "shop", false)),
+            Some(Reason::HostNetwork)
+        );
+        assert_eq!(unfit(host(&Texts::new(), "shop", false)), None);
+        assert_eq!(unfit(host(&asking, "kube-system", false)), None);
+        assert_eq!(unfit(host(&asking, "shop", true)), None);
+        let fits = PodFacts {
+            labels: asking,
+            ..PodFacts::default()
+        };
+        assert_eq!(unfit(fits), None);
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! - [`objects`]: the pods of this node and the labels of namespaces, kept up to date.
 //! - [`agent`]: the pods that have a network here, and whether they are enrolled.
 //! - [`state`]: what the next agent needs to know.
-//! - [`status`]: what is to be told of the pods.
+//! - [`status`]: what is to be told of the pods; [`manifest_status`] writes it where manifests are.
+//! - [`metrics`]: what is counted.
 //! - [`api`]: what the plugin asks.
 //! - [`config`]: the command line; [`app`]: all of it together.
 
@@ -17,6 +18,8 @@ pub mod agent;
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod manifest_status;
+pub mod metrics;
 pub mod objects;
 pub mod state;
 pub mod status;

@@ -3,42 +3,47 @@
 //! ```text
 //!            ADD, not to be enrolled            labels ask for it
 //! (unknown) ────────────────────────▶ outside ──────────────────▶ enrolled
-//!     │                                  ▲                            │
-//!     └──── ADD, to be enrolled ─────────┼────────────────────────────▶│
-//!                                        └── labels object, or ended ──┘
+//!     │                                  ▲                         ▲  │ ▲
+//!     │              last connection ends│      labels ask for it  │  │ │
+//!     │                                  └─────── leaving ─────────┘  │ │
+//!     │                                              ▲                │ │
+//!     │                       labels object, or ended└────────────────┘ │
+//!     └──── ADD, to be enrolled ────────────────────────────────────────┘
 //! ```
 //!
-//! To enroll is to have ztunnel listen and then to redirect; to let go is to have ztunnel end what runs through it, then
-//! to stop redirecting. DEL and GC end a pod's stay in any state.
+//! To enroll is to have ztunnel listen and then to redirect; to let go is to redirect nothing new, then to have ztunnel
+//! take nothing new: what runs through it goes on. DEL and GC end a pod's stay in any state.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::Path,
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use tokio::{
-    sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch},
+    sync::watch,
     task::spawn_blocking,
-    time::{interval, sleep, timeout},
+    time::{Instant, timeout},
 };
-use tracing::{info, warn};
+use tracing::info;
 use tulle_manifest::ObjectKey;
 use tulle_net::{
     Netns, NetnsId, addresses,
+    listeners::listening,
     redirect::{self, RedirectConfig},
 };
 use tulle_zds::{PodInfo, ZdsServer};
 
+use self::sandbox::{Sandbox, Sandboxes, Stage};
 use super::{
+    metrics::Metrics,
     objects::{KnownPod, Objects},
-    state::{StateDir, is_uid},
+    state::{SavedStage, StateDir, is_uid},
+    status::{Problem, Redirection, Status, Statuses},
 };
 use crate::{
     agent::{Left, Pod, Verdict},
@@ -46,7 +51,10 @@ use crate::{
 };
 
 mod error;
+mod follow;
 mod recovery;
+mod sandbox;
+mod steps;
 
 pub use error::AgentError;
 
@@ -57,9 +65,11 @@ pub struct AgentConfig {
     pub rules: Rules,
     /// How pods are redirected unless their annotations change it.
     pub redirect: RedirectConfig,
+    /// Where ztunnel answers DNS queries of pods that ask for it by annotation. Default 15053.
+    pub dns_port: u16,
     /// How long an added pod is waited for until its object is known. Default 5 s.
     pub object_wait: Duration,
-    /// How often all redirection is looked at. Default 60 s.
+    /// How often all redirection is looked at, give or take a tenth. Default 60 s.
     pub sweep: Duration,
 }
 
@@ -69,23 +79,12 @@ pub struct Agent {
     objects: watch::Receiver<Objects>,
     zds: ZdsServer,
     state: StateDir,
+    metrics: Metrics,
     own: NetnsId,
-    /// By UID. Each pod has a lock of its own, so that a slow one holds up no other.
-    pods: Mutex<HashMap<String, Arc<AsyncMutex<Sandbox>>>>,
-    /// Whose a namespace is: UIDs by cookie.
-    claims: Mutex<HashMap<u64, String>>,
-}
-
-/// A pod's network as the runtime told of it.
-#[derive(Default)]
-struct Sandbox {
-    key: Option<ObjectKey>,
-    container: String,
-    netns: PathBuf,
-    /// Unlike an inode, never used again.
-    cookie: u64,
-    /// The redirection in force, if it is enrolled.
-    enrolled: Option<RedirectConfig>,
+    sandboxes: Sandboxes,
+    statuses: watch::Sender<Statuses>,
+    /// Told when a pod was enrolled or is gone.
+    enrolled: watch::Sender<()>,
 }
 
 impl Agent {
@@ -95,6 +94,7 @@ impl Agent {
         objects: watch::Receiver<Objects>,
         zds: ZdsServer,
         state: StateDir,
+        metrics: Metrics,
         own: NetnsId,
     ) -> Self {
         Self {
@@ -102,10 +102,17 @@ impl Agent {
             objects,
             zds,
             state,
+            metrics,
             own,
-            pods: Mutex::default(),
-            claims: Mutex::default(),
+            sandboxes: Sandboxes::default(),
+            statuses: watch::Sender::default(),
+            enrolled: watch::Sender::default(),
         }
+    }
+
+    /// What is to be told of pods, kept up to date.
+    pub fn statuses(&self) -> watch::Receiver<Statuses> {
+        self.statuses.subscribe()
     }
 
     /// A pod has got its network: enrolls it, or says why not.
@@ -113,13 +120,27 @@ impl Agent {
     /// # Errors
     /// When it belongs in the mesh, or may, and is not there now.
     pub async fn add(&self, pod: &Pod) -> Result<Verdict, AgentError> {
+        let began = Instant::now();
+        let added = self.take_in(pod).await;
+        let outcome = match &added {
+            Ok(Verdict::Enrolled) => "enrolled",
+            Ok(Verdict::Passed { .. }) => "passed",
+            Err(error) => error.reason(),
+        };
+        self.metrics.added(outcome, began.elapsed());
+        added
+    }
+
+    async fn take_in(&self, pod: &Pod) -> Result<Verdict, AgentError> {
         let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
         let known = self.known(&key, &pod.uid).await?;
         let netns = self.open(pod)?;
-        let mut sandbox = self.lock(&known.uid).await;
+        let mut sandbox = self.sandboxes.lock(&known.uid).await;
         let cookie = self.claim(&known.uid, &netns, pod)?;
-        self.release(&known.uid, sandbox.cookie, cookie);
-        if sandbox.enrolled.take().is_some() {
+        if sandbox.cookie != cookie {
+            self.sandboxes.release(&known.uid, sandbox.cookie);
+        }
+        if sandbox.stage != Stage::Outside {
             // An earlier try, whose namespace is gone.
             self.zds.del(&known.uid);
         }
@@ -128,11 +149,16 @@ impl Agent {
             container: pod.container.clone(),
             netns: pod.netns.clone(),
             cookie,
-            enrolled: None,
+            ips: pod
+                .ips
+                .iter()
+                .filter_map(|ip| ip.address.ip.parse().ok())
+                .collect(),
+            stage: Stage::Outside,
         };
         match self.decide(&known) {
             Decision::Stay(reason) => {
-                self.save(&known, &sandbox, false)?;
+                self.save(&known, &sandbox, SavedStage::Outside)?;
                 info!(pod = %pod.name, namespace = %pod.namespace, reason = reason.describe(), "pod stays outside");
                 Ok(Verdict::Passed {
                     reason: reason.describe().to_owned(),
@@ -140,12 +166,13 @@ impl Agent {
             }
             Decision::Enroll(options) => {
                 self.enroll(&known, &mut sandbox, &netns, &options).await?;
+                self.enrolled.send_replace(());
                 Ok(Verdict::Enrolled)
             }
         }
     }
 
-    /// Whether a pod is as ADD left it.
+    /// Whether a pod is as ADD left it: redirected as it should be, with ztunnel listening.
     ///
     /// # Errors
     /// What is not.
@@ -153,18 +180,24 @@ impl Agent {
         let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
         let known = self.known(&key, &pod.uid).await?;
         let netns = self.open(pod)?;
-        let sandbox = self.pods.lock().get(&known.uid).cloned();
-        let enrolled = match sandbox {
-            Some(sandbox) => sandbox.lock().await.enrolled.clone(),
-            None => None,
-        };
-        match (enrolled, self.decide(&known)) {
-            (Some(config), _) => {
-                blocking(move || redirect::verify(&netns, &config)).await??;
-                Ok(())
+        let sandbox = self.sandboxes.lock_known(&known.uid).await;
+        let stage = sandbox.map(|sandbox| sandbox.stage.clone());
+        match (stage, self.decide(&known)) {
+            (Some(Stage::Enrolled(config)), _) => {
+                let missing = blocking(move || {
+                    redirect::verify(&netns, &config)?;
+                    Ok::<_, AgentError>(not_listening(&netns, &config))
+                });
+                match missing.await??.map_err(|source| AgentError::Namespace {
+                    path: pod.netns.clone(),
+                    source,
+                })? {
+                    missing if missing.is_empty() => Ok(()),
+                    missing => Err(AgentError::NotListening(missing)),
+                }
             }
-            (None, Decision::Stay(_)) => Ok(()),
-            (None, Decision::Enroll(_)) => Err(AgentError::NotEnrolled),
+            (_, Decision::Stay(_)) => Ok(()),
+            (_, Decision::Enroll(_)) => Err(AgentError::NotEnrolled),
         }
     }
 
@@ -183,158 +216,23 @@ impl Agent {
         self.end(|container| !left.contains(container)).await;
     }
 
-    /// Brings pods into the mesh, and lets them out of it, as their labels and those of their namespaces change; what did
-    /// not succeed is tried again. Redirection that went is put back by a look at all of it now and then.
-    pub async fn follow(&self) {
-        let mut objects = self.objects.clone();
-        let mut ztunnels = self.zds.connected();
-        let mut sweep = interval(self.config.sweep);
-        loop {
-            objects.mark_unchanged();
-            ztunnels.mark_unchanged();
-            let settled = self.reconcile().await;
-            tokio::select! {
-                changed = objects.changed() => if changed.is_err() { return },
-                // Most often it is ztunnel that is missing; nothing tells of the end of other obstacles.
-                Ok(()) = ztunnels.changed(), if !settled => {}
-                () = sleep(RETRY), if !settled => {}
-                _ = sweep.tick() => self.repair().await,
-            }
-        }
-    }
-
-    /// Returns whether all is as it should be. Pods do not wait for each other.
-    async fn reconcile(&self) -> bool {
-        let pods = self.all().into_iter();
-        let settled = pods.map(async |(uid, sandbox)| {
-            let mut sandbox = sandbox.lock().await;
-            match self.settle(&uid, &mut sandbox).await {
-                Ok(()) => true,
-                Err(error) => {
-                    let key = sandbox.key.as_ref().map(ToString::to_string);
-                    warn!(key, %error, "pod is not as its labels ask");
-                    false
-                }
-            }
-        });
-        join_all(settled).await.into_iter().all(|settled| settled)
-    }
-
-    /// Brings one pod in line with its labels.
-    async fn settle(&self, uid: &str, sandbox: &mut Sandbox) -> Result<(), AgentError> {
-        let known = sandbox
-            .key
-            .as_ref()
-            .and_then(|key| self.objects.borrow().pod(key).cloned());
-        // A pod whose object is gone keeps what it has until its network goes.
-        let Some(known) = known.filter(|known| known.uid == uid) else {
-            return Ok(());
-        };
-        match (self.decide(&known), sandbox.enrolled.is_some()) {
-            (Decision::Enroll(options), false) => {
-                self.enroll_running(&known, sandbox, &options).await
-            }
-            (Decision::Stay(reason), true) => {
-                info!(pod = %uid, reason = reason.describe(), "pod leaves the mesh");
-                self.let_go(uid, sandbox).await?;
-                self.save(&known, sandbox, false)
-            }
-            (Decision::Enroll(_), true) | (Decision::Stay(_), false) => Ok(()),
-        }
-    }
-
-    async fn enroll_running(
-        &self,
-        known: &KnownPod,
-        sandbox: &mut Sandbox,
-        options: &Options,
-    ) -> Result<(), AgentError> {
-        let path = sandbox.netns.clone();
-        let unusable = |source| AgentError::Namespace {
-            path: path.clone(),
-            source,
-        };
-        let netns = Netns::open(&path).map_err(unusable)?;
-        if netns.cookie().map_err(unusable)? != sandbox.cookie {
-            return Err(AgentError::WrongNamespace {
-                path,
-                what: "no longer the one that the pod started with",
-            });
-        }
-        self.enroll(known, sandbox, &netns, options).await
-    }
-
-    /// Listeners first, then what leads to them.
-    async fn enroll(
-        &self,
-        known: &KnownPod,
-        sandbox: &mut Sandbox,
-        netns: &Netns,
-        options: &Options,
-    ) -> Result<(), AgentError> {
-        let Some(key) = sandbox.key.clone() else {
-            return Err(AgentError::Unknown);
-        };
-        for ignored in &options.ignored {
-            warn!(%key, "{ignored}");
-        }
-        // Before anything is done: whoever comes after us finishes it, or undoes it.
-        self.save(known, sandbox, true)?;
-        let info = pod_info(&key, &known.service_account);
-        let fd = descriptor(netns, &sandbox.netns)?;
-        if let Err(error) = self.zds.add(&known.uid, info, fd).await {
-            // One that refused would go on trying.
-            self.zds.del(&known.uid);
-            return Err(error.into());
-        }
-        let config = self.redirect(options);
-        let applied = {
-            let (netns, config) = (netns.clone(), config.clone());
-            blocking(move || redirect::apply(&netns, &config)).await
-        };
-        if let Err(error) = applied.and_then(|applied| applied.map_err(AgentError::from)) {
-            self.zds.del(&known.uid);
-            return Err(error);
-        }
-        sandbox.enrolled = Some(config);
-        info!(%key, "pod is in the mesh");
-        Ok(())
-    }
-
-    /// ztunnel first ends what runs through it, so that nothing of it is sent past it.
-    async fn let_go(&self, uid: &str, sandbox: &mut Sandbox) -> Result<(), AgentError> {
-        self.zds.del(uid);
-        let Some(config) = sandbox.enrolled.take() else {
-            return Ok(());
-        };
-        let path = sandbox.netns.clone();
-        let removed = blocking(move || {
-            let netns = Netns::open(&path)?;
-            redirect::remove_configured(&netns, &config).map_err(io::Error::other)
-        });
-        let removed: io::Result<()> = removed.await?;
-        removed.map_err(|source| AgentError::Namespace {
-            path: sandbox.netns.clone(),
-            source,
-        })
-    }
-
     /// Forgets the pods of containers that have ended; their namespaces need no cleaning. One that is being added holds up
     /// no other.
     async fn end(&self, ended: impl Fn(&str) -> bool) {
-        let pods = self.all().into_iter();
-        let ends = pods.map(async |(uid, sandbox)| {
-            let mut sandbox = sandbox.lock().await;
-            if sandbox.key.is_none() || !ended(&sandbox.container) {
+        let pods = self.sandboxes.uids().into_iter();
+        let ends = pods.map(async |uid| {
+            let sandbox = self.sandboxes.lock_known(&uid).await;
+            let Some(sandbox) = sandbox.filter(|sandbox| ended(&sandbox.container)) else {
                 return;
-            }
-            if sandbox.enrolled.is_some() {
+            };
+            if sandbox.stage != Stage::Outside {
                 self.zds.del(&uid);
             }
             self.state.remove(&uid);
-            self.claims.lock().remove(&sandbox.cookie);
-            *sandbox = Sandbox::default();
-            self.pods.lock().remove(&uid);
+            self.sandboxes.remove(&uid, sandbox);
+            self.statuses
+                .send_if_modified(|statuses| statuses.remove(&uid).is_some());
+            self.enrolled.send_replace(());
         });
         join_all(ends).await;
     }
@@ -387,19 +285,9 @@ impl Agent {
             path: pod.netns.clone(),
             source,
         })?;
-        let mut claims = self.claims.lock();
-        let owner = claims.entry(cookie).or_insert_with(|| uid.to_owned());
-        match owner == uid {
+        match self.sandboxes.claim(uid, cookie) {
             true => Ok(cookie),
             false => Err(wrong(pod, "another pod's")),
-        }
-    }
-
-    /// Gives an earlier namespace of a pod up.
-    fn release(&self, uid: &str, earlier: u64, now: u64) {
-        let mut claims = self.claims.lock();
-        if earlier != now && claims.get(&earlier).is_some_and(|owner| owner == uid) {
-            claims.remove(&earlier);
         }
     }
 
@@ -409,7 +297,8 @@ impl Agent {
             inbound: default.inbound && !options.bypass_inbound,
             dns_capture: match options.dns_capture {
                 Some(false) => None,
-                Some(true) | None => default.dns_capture,
+                Some(true) => Some(self.config.dns_port),
+                None => default.dns_capture,
             },
             virtual_interfaces: options.virtual_interfaces.clone(),
             exclude_inbound_ports: options.exclude_inbound_ports.clone(),
@@ -420,24 +309,73 @@ impl Agent {
         }
     }
 
-    /// A pod's place, for as long as it is used: others who want it wait.
-    async fn lock(&self, uid: &str) -> OwnedMutexGuard<Sandbox> {
-        loop {
-            let sandbox = Arc::clone(self.pods.lock().entry(uid.to_owned()).or_default());
-            let locked = Arc::clone(&sandbox).lock_owned().await;
-            // It may have been given up by whoever had it.
-            let current = self.pods.lock().get(uid).cloned();
-            if current.is_some_and(|current| Arc::ptr_eq(&current, &sandbox)) {
-                return locked;
-            }
+    /// Notes what is to be told of a pod.
+    fn tell(
+        &self,
+        uid: &str,
+        sandbox: &Sandbox,
+        redirection: Option<Redirection>,
+        problem: Option<Problem>,
+    ) {
+        if let Some(key) = &sandbox.key {
+            self.tell_of(uid, key, redirection, problem);
         }
     }
 
-    fn all(&self) -> Vec<(String, Arc<AsyncMutex<Sandbox>>)> {
-        let pods = self.pods.lock();
-        let entry = |(uid, sandbox): (&String, &Arc<_>)| (uid.clone(), Arc::clone(sandbox));
-        pods.iter().map(entry).collect()
+    fn tell_of(
+        &self,
+        uid: &str,
+        key: &ObjectKey,
+        redirection: Option<Redirection>,
+        problem: Option<Problem>,
+    ) {
+        let status = Status {
+            key: key.clone(),
+            redirection,
+            problem,
+        };
+        self.statuses.send_if_modified(|statuses| {
+            if statuses.get(uid) == Some(&status) {
+                return false;
+            }
+            statuses.insert(uid.to_owned(), status);
+            true
+        });
     }
+
+    /// How many pods are at each stage.
+    async fn stages(&self) -> BTreeMap<&'static str, usize> {
+        let mut stages =
+            BTreeMap::from(["enrolled", "pending", "leaving", "outside"].map(|stage| (stage, 0)));
+        for uid in self.sandboxes.uids() {
+            let Some(sandbox) = self.sandboxes.lock_known(&uid).await else {
+                continue;
+            };
+            let pending = || {
+                let statuses = self.statuses.borrow();
+                let redirection = statuses.get(&uid).and_then(|status| status.redirection);
+                redirection == Some(Redirection::Pending)
+            };
+            let stage = match sandbox.stage {
+                Stage::Enrolled(_) => "enrolled",
+                Stage::Leaving(_) => "leaving",
+                Stage::Outside if pending() => "pending",
+                Stage::Outside => "outside",
+            };
+            *stages.entry(stage).or_default() += 1;
+        }
+        stages
+    }
+}
+
+/// The ports of ztunnel on which nobody listens.
+fn not_listening(netns: &Netns, config: &RedirectConfig) -> io::Result<Vec<u16>> {
+    let ports = [config.outbound_port, config.inbound_port, config.hbone_port];
+    let found = listening(netns, &ports)?;
+    Ok(ports
+        .into_iter()
+        .filter(|port| !found.contains(port))
+        .collect())
 }
 
 fn pod_info(key: &ObjectKey, service_account: &str) -> PodInfo {
@@ -470,6 +408,3 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, AgentError> {
     spawn_blocking(work).await.map_err(|_| AgentError::Ending)
 }
-
-/// When to try again what did not succeed.
-const RETRY: Duration = Duration::from_secs(1);

@@ -23,7 +23,10 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::agent::{Agent, AgentError};
+use super::{
+    agent::{Agent, AgentError},
+    metrics::Metrics,
+};
 use crate::agent::{Failure, Gone, Left, Pod};
 
 /// A bound socket; removed when dropped.
@@ -61,7 +64,7 @@ impl Api {
     }
 
     /// Answers for as long as it is polled.
-    pub async fn serve(self, agent: Arc<Agent>) -> Infallible {
+    pub async fn serve(self, agent: Arc<Agent>, metrics: Metrics) -> Infallible {
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
@@ -70,7 +73,7 @@ impl Api {
                     warn!("refused a caller of another user");
                 }
                 Ok((stream, _)) => {
-                    connections.spawn(converse(stream, Arc::clone(&agent)));
+                    connections.spawn(converse(stream, Arc::clone(&agent), metrics.clone()));
                 }
                 Err(error) => {
                     warn!(%error, "accepting a caller failed");
@@ -93,10 +96,14 @@ fn is_ours(stream: &UnixStream) -> bool {
     peer.is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
 }
 
-async fn converse(stream: UnixStream, agent: Arc<Agent>) {
+async fn converse(stream: UnixStream, agent: Arc<Agent>, metrics: Metrics) {
     let answer = service_fn(|request| {
-        let agent = Arc::clone(&agent);
-        async move { Ok::<_, Infallible>(respond(request, &agent).await) }
+        let (agent, metrics) = (Arc::clone(&agent), metrics.clone());
+        async move {
+            let answer = respond(request, &agent).await;
+            metrics.answered(answer.status().as_u16());
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD);

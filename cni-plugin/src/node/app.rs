@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use prometheus_client::registry::Registry;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::info;
 use tulle_manifest::source::directory::{Directory, DirectoryConfig};
 use tulle_net::Netns;
 use tulle_runtime::{
-    http::{Listen, Server, ServerConfig},
+    http::{Listen, Router, Server, ServerConfig},
+    metrics,
+    process::ProcessMetrics,
     readiness::Readiness,
 };
 use tulle_zds::ZdsServer;
@@ -17,6 +20,8 @@ use super::{
     agent::Agent,
     api::Api,
     config::Config,
+    manifest_status::StatusFile,
+    metrics::Metrics,
     objects::{Objects, follow},
     state::StateDir,
 };
@@ -46,30 +51,38 @@ impl App {
             .with_context(|| format!("cannot use {}", config.state.display()))?;
         let zds = ZdsServer::bind(&config.ztunnel_socket, tulle_zds::ServerConfig::default())?;
         let mut connected = zds.connected();
-        let agent = Arc::new(Agent::new(config.agent, objects, zds, state, own.id()));
+        let (metrics, mut registry) = (Metrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        registry.register_collector(Box::new(ProcessMetrics::default()));
+        let agent = Agent::new(config.agent, objects, zds, state, metrics.clone(), own.id());
+        let agent = Arc::new(agent);
         // Nothing is awaited in between: ztunnel cannot connect before all pods are known.
         agent.take_over().context("what an earlier agent left")?;
         let api = Api::bind(&config.plugin_socket)
             .with_context(|| format!("cannot listen at {}", config.plugin_socket.display()))?;
-        let listen = Listen::Loopback(config.http_port);
-        let server = Server::bind(listen, readiness.routes(), ServerConfig::default());
-        let server = server
-            .await
-            .with_context(|| format!("cannot listen on port {}", config.http_port))?;
+        let readiness = serve(config.http_port, readiness.routes()).await?;
+        let counters = metrics::routes(Arc::new(registry));
+        let counters = serve(config.metrics_port, counters).await?;
         plugin.ready();
         info!(plugin = %config.plugin_socket.display(), "waiting for pods");
 
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(directory, sender));
-        tasks.spawn(async move { match server.run().await {} });
+        tasks.spawn(async move { match readiness.run().await {} });
+        tasks.spawn(async move { match counters.run().await {} });
+        let file = StatusFile::new(&config.manifests, config.node.as_str());
+        tasks.spawn(file.follow(agent.statuses()));
         tasks.spawn({
             let agent = Arc::clone(&agent);
-            async move { match api.serve(agent).await {} }
+            let metrics = metrics.clone();
+            async move { match api.serve(agent, metrics).await {} }
         });
-        tasks.spawn(async move { agent.follow().await });
+        tasks.spawn(agent.follow());
         tasks.spawn(async move {
             loop {
-                ztunnel.set(*connected.borrow_and_update() > 0);
+                let count = *connected.borrow_and_update();
+                ztunnel.set(count > 0);
+                metrics.ztunnels(count);
                 if connected.changed().await.is_err() {
                     return;
                 }
@@ -77,4 +90,11 @@ impl App {
         });
         Ok(Self { _tasks: tasks })
     }
+}
+
+async fn serve(port: u16, routes: Router) -> anyhow::Result<Server> {
+    let server = Server::bind(Listen::Any(port), routes, ServerConfig::default());
+    server
+        .await
+        .with_context(|| format!("cannot listen on port {port}"))
 }

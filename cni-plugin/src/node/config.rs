@@ -46,7 +46,7 @@ pub struct Args {
         default_value = "/var/run/ztunnel/ztunnel.sock"
     )]
     ztunnel_socket: PathBuf,
-    /// Port of loopback for readiness.
+    /// Port for readiness: /healthz/ready.
     #[arg(
         long,
         env = "TULLE_NODE_HTTP_PORT",
@@ -54,6 +54,14 @@ pub struct Args {
         default_value = "8000"
     )]
     http_port: u16,
+    /// Port for metrics.
+    #[arg(
+        long,
+        env = "TULLE_NODE_METRICS_PORT",
+        value_name = "PORT",
+        default_value = "15014"
+    )]
+    metrics_port: u16,
     /// Namespaces whose pods are never in the mesh. A list with commas.
     #[arg(
         long,
@@ -113,8 +121,10 @@ pub struct Config {
     pub state: PathBuf,
     /// Socket for ztunnel.
     pub ztunnel_socket: PathBuf,
-    /// Port of loopback for readiness.
+    /// Port for readiness.
     pub http_port: u16,
+    /// Port for metrics.
+    pub metrics_port: u16,
     /// The agent's own part.
     pub agent: AgentConfig,
 }
@@ -141,6 +151,7 @@ impl Args {
             plugin_socket: self.run_dir.join("pluginevent.sock"),
             ztunnel_socket: self.ztunnel_socket,
             http_port: self.http_port,
+            metrics_port: self.metrics_port,
             agent: AgentConfig {
                 rules: Rules {
                     excluded: excluded.filter(|name| !name.is_empty()).collect(),
@@ -150,6 +161,7 @@ impl Args {
                     ipv6: self.ipv6,
                     ..RedirectConfig::default()
                 },
+                dns_port: DNS_PORT,
                 object_wait: OBJECT_WAIT,
                 sweep: SWEEP,
             },
@@ -171,6 +183,7 @@ fn selectors(yaml: &str) -> Result<SelectorList, String> {
     Ok(SelectorList(list))
 }
 
+const DNS_PORT: u16 = 15053;
 const OBJECT_WAIT: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(60);
 

@@ -1,10 +1,10 @@
 //! What Kubernetes says of the pods of this node, kept up to date.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, hash::Hash, net::IpAddr, sync::Arc};
 
 use tokio::sync::watch;
 use tulle_manifest::{
-    Kind, Object, ObjectKey, Pod,
+    Kind, Labels, Namespace, Object, ObjectKey, Pod,
     source::{Change, directory::Directory},
 };
 
@@ -17,8 +17,30 @@ pub struct KnownPod {
     pub uid: String,
     /// Its service account.
     pub service_account: String,
+    /// Its addresses; none while it has none.
+    pub ips: Vec<IpAddr>,
     /// What enrollment depends on.
     pub facts: PodFacts,
+}
+
+impl KnownPod {
+    /// What is kept of a pod. Of its annotations these are the ones with a name that could mean something to the mesh:
+    /// others can be as long as a whole object.
+    pub fn of(pod: &Pod) -> Self {
+        let metadata = &pod.metadata;
+        Self {
+            uid: metadata.uid.clone(),
+            service_account: pod.spec.service_account().to_owned(),
+            ips: pod.addresses().unwrap_or_default(),
+            facts: PodFacts {
+                namespace: metadata.namespace().to_owned(),
+                labels: metadata.labels.clone(),
+                annotations: of_the_mesh(&metadata.annotations),
+                host_network: pod.spec.host_network,
+                ended: pod.status.phase.is_terminal(),
+            },
+        }
+    }
 }
 
 /// The pods of one node, and the labels of all namespaces.
@@ -27,6 +49,7 @@ pub struct Objects {
     node: String,
     pods: HashMap<ObjectKey, KnownPod>,
     namespaces: HashMap<Arc<str>, Texts>,
+    complete: bool,
 }
 
 impl Objects {
@@ -48,54 +71,120 @@ impl Objects {
         self.namespaces.get(namespace).cloned().unwrap_or_default()
     }
 
-    /// Takes changes over.
-    pub fn apply(&mut self, changes: Vec<Change>) {
-        for change in changes {
-            match change {
-                Change::Upsert(Object::Pod(pod)) => self.put(&pod),
-                Change::Upsert(Object::Namespace(namespace)) => {
-                    let metadata = &namespace.metadata;
-                    let name = metadata.name.as_str().into();
-                    self.namespaces.insert(name, metadata.labels.clone());
-                }
-                Change::Remove(id) if id.kind == Kind::Pod => {
-                    self.pods.remove(&id.key);
-                }
-                Change::Remove(id) if id.kind == Kind::Namespace => {
-                    self.namespaces.remove(&id.key.name);
-                }
-                Change::Upsert(_) | Change::Remove(_) => {}
-            }
-        }
+    /// Whether all that there is has been taken over at least once. Until then nothing follows from what is missing.
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
-    fn put(&mut self, pod: &Pod) {
+    /// Says that all that there is has been taken over.
+    pub fn set_complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// All pods of this node.
+    pub fn pods(&self) -> impl Iterator<Item = (&ObjectKey, &KnownPod)> {
+        self.pods.iter()
+    }
+
+    /// Takes changes over. Returns whether anything that is kept changed.
+    pub fn apply(&mut self, changes: Vec<Change>) -> bool {
+        let mut changed = false;
+        for change in changes {
+            changed |= match change {
+                Change::Upsert(Object::Pod(pod)) => self.put_pod(&pod),
+                Change::Upsert(Object::Namespace(namespace)) => self.put_namespace(&namespace),
+                Change::Remove(id) if id.kind == Kind::Pod => self.remove_pod(&id.key),
+                Change::Remove(id) if id.kind == Kind::Namespace => {
+                    self.remove_namespace(&id.key.name)
+                }
+                Change::Upsert(_) | Change::Remove(_) => false,
+            };
+        }
+        changed
+    }
+
+    /// These are all pods. Returns whether anything that is kept changed; likewise below.
+    pub fn replace_pods(&mut self, pods: &[Pod]) -> bool {
+        let ours = pods.iter().filter(|pod| pod.spec.node_name == self.node);
+        let known = ours.map(|pod| (pod.metadata.key(), KnownPod::of(pod)));
+        replace(&mut self.pods, known.collect())
+    }
+
+    /// These are all namespaces.
+    pub fn replace_namespaces(&mut self, namespaces: &[Namespace]) -> bool {
+        let known = namespaces.iter().map(|namespace| {
+            let metadata = &namespace.metadata;
+            (metadata.name.as_str().into(), metadata.labels.clone())
+        });
+        replace(&mut self.namespaces, known.collect())
+    }
+
+    /// A pod was made, or changed.
+    pub fn put_pod(&mut self, pod: &Pod) -> bool {
         let key = pod.metadata.key();
         if pod.spec.node_name != self.node {
             // It may have been ours under the same name.
-            self.pods.remove(&key);
-            return;
+            return self.remove_pod(&key);
         }
-        let known = KnownPod {
-            uid: pod.metadata.uid.clone(),
-            service_account: pod.spec.service_account().to_owned(),
-            facts: PodFacts {
-                namespace: pod.metadata.namespace().to_owned(),
-                labels: pod.metadata.labels.clone(),
-                annotations: pod.metadata.annotations.clone(),
-                host_network: pod.spec.host_network,
-                ended: pod.status.phase.is_terminal(),
-            },
-        };
-        self.pods.insert(key, known);
+        put(&mut self.pods, key, KnownPod::of(pod))
+    }
+
+    /// A pod is gone.
+    pub fn remove_pod(&mut self, key: &ObjectKey) -> bool {
+        self.pods.remove(key).is_some()
+    }
+
+    /// A namespace was made, or changed.
+    pub fn put_namespace(&mut self, namespace: &Namespace) -> bool {
+        let metadata = &namespace.metadata;
+        let labels = metadata.labels.clone();
+        put(&mut self.namespaces, metadata.name.as_str().into(), labels)
+    }
+
+    /// A namespace is gone.
+    pub fn remove_namespace(&mut self, name: &str) -> bool {
+        self.namespaces.remove(name).is_some()
     }
 }
+
+fn put<K: Eq + Hash, V: PartialEq>(map: &mut HashMap<K, V>, key: K, value: V) -> bool {
+    match map.get(&key) {
+        Some(known) if *known == value => false,
+        Some(_) | None => {
+            map.insert(key, value);
+            true
+        }
+    }
+}
+
+fn replace<T: PartialEq>(known: &mut T, all: T) -> bool {
+    let changed = *known != all;
+    if changed {
+        *known = all;
+    }
+    changed
+}
+
+fn of_the_mesh(annotations: &Labels) -> Texts {
+    let ours = annotations.iter().filter(|(name, _)| {
+        let domain = name.split_once('/').map_or("", |(domain, _)| domain);
+        DOMAINS.iter().any(|ours| {
+            let rest = domain.strip_suffix(ours);
+            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        })
+    });
+    ours.map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// Annotations of the mesh are of these domains, or of some below them.
+const DOMAINS: [&str; 2] = ["istio.io", "tulle.io"];
 
 /// Follows a directory for as long as it is polled.
 pub async fn follow(mut directory: Directory, objects: watch::Sender<Objects>) {
     loop {
         let changes = directory.next().await;
-        objects.send_modify(|objects| objects.apply(changes));
+        objects.send_if_modified(|objects| objects.apply(changes));
     }
 }
 
@@ -131,6 +220,51 @@ mod tests {
         assert_eq!(known.facts.labels.get("a").map(String::as_str), Some("b"));
         apply(&mut objects, &pod("node2"));
         assert_eq!(objects.pod(&key), None);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_pod_is_little() {
+        let mut objects = Objects::of("node1");
+        let pod = |phase: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web-0\n  namespace: shop\n  annotations: {{ambient.istio.io/redirection: \
+                 enabled, istio.io/reroute-virtual-interfaces: tap0, notistio.io/a: b, kubectl.kubernetes.io/last-applied: long}}\n\
+                 spec: {{nodeName: node1}}\nstatus: {{phase: {phase}, podIPs: [{{ip: 10.1.2.3}}, {{ip: \"fd00::3\"}}]}}\n"
+            )
+        };
+        apply(&mut objects, &pod("Running"));
+        let known = objects.pod(&ObjectKey::new("shop", "web-0")).unwrap();
+        let kept: Vec<_> = known.facts.annotations.keys().collect();
+        let expected = [
+            "ambient.istio.io/redirection",
+            "istio.io/reroute-virtual-interfaces",
+        ];
+        assert_eq!(kept, expected);
+        let ips: [IpAddr; 2] = ["10.1.2.3", "fd00::3"].map(|ip| ip.parse().unwrap());
+        assert_eq!(known.ips, ips);
+    }
+
+    #[test]
+    fn only_what_is_kept_counts_as_a_change() {
+        let mut objects = Objects::of("node1");
+        let pod = |node: &str, phase: &str| {
+            let yaml = format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: web-0, namespace: shop}}\n\
+                 spec: {{nodeName: {node}}}\nstatus: {{phase: {phase}}}\n"
+            );
+            let parsed = Document::parse(&yaml).unwrap().objects;
+            match parsed.into_iter().next() {
+                Some(Object::Pod(pod)) => Pod::clone(&pod),
+                _ => panic!("not a pod"),
+            }
+        };
+        assert!(!objects.put_pod(&pod("node2", "Running")));
+        assert!(objects.put_pod(&pod("node1", "Pending")));
+        assert!(!objects.put_pod(&pod("node1", "Running")));
+        assert!(!objects.replace_pods(&[pod("node1", "Running"), pod("node2", "Running")]));
+        assert!(objects.put_pod(&pod("node1", "Failed")));
+        assert!(objects.replace_pods(&[]));
+        assert_eq!(objects.pods().count(), 0);
     }
 
     #[test]

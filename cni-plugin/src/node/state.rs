@@ -1,7 +1,7 @@
 //! What an agent leaves behind for the next one: a file per pod.
 //!
 //! ```text
-//! <state>/<UID>.json    {"namespace": …, "name": …, "container": …, "netns": …, "cookie": …, "boot": …, "enrolled": …}
+//! <state>/<UID>.json    {"namespace": …, "name": …, "container": …, "netns": …, "cookie": …, "ips": …, "boot": …, "stage": …}
 //! ```
 //!
 //! A file is written before the pod's network is answered for, and replaced as a whole: it is never seen half written. The
@@ -10,6 +10,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -41,8 +42,22 @@ pub struct SavedPod {
     pub cookie: u64,
     /// The boot in which the cookie was given.
     pub boot: String,
-    /// Whether it was being enrolled, or was enrolled.
-    pub enrolled: bool,
+    /// The pod's addresses.
+    pub ips: Vec<IpAddr>,
+    /// How it related to the mesh, or was about to.
+    pub stage: SavedStage,
+}
+
+/// How a pod related to the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SavedStage {
+    /// Not in it.
+    Outside,
+    /// In it, or on its way in.
+    Enrolled,
+    /// On its way out.
+    Leaving,
 }
 
 impl StateDir {
@@ -141,7 +156,8 @@ mod tests {
             netns: "/run/netns/x".into(),
             cookie: 7,
             boot: "b".into(),
-            enrolled: true,
+            ips: vec!["10.1.2.3".parse().unwrap()],
+            stage: SavedStage::Enrolled,
         }
     }
 

@@ -131,10 +131,12 @@ impl NodeAgent {
             self.node
         );
         wait_for(&what, CHANGE_LIMIT, async || {
-            let found = redirect::verify(pod.netns(), &self.redirect);
-            let done = match (found, enrolled) {
-                (Ok(()), true) | (Err(Drift::TableMissing), false) => true,
-                (Ok(()) | Err(_), _) => false,
+            let done = match enrolled {
+                true => redirect::verify(pod.netns(), &self.redirect).is_ok(),
+                false => matches!(
+                    redirect::verify_released(pod.netns(), &self.redirect),
+                    Ok(()) | Err(Drift::TableMissing)
+                ),
             };
             done.then_some(())
         })

@@ -292,7 +292,7 @@ impl Mesh {
         Ok(())
     }
 
-    /// Brings the pods that are in the mesh in line with the labels.
+    /// Waits until the agents have brought the pods in line with their labels, and everybody knows.
     async fn reconcile(&mut self) -> Result<()> {
         let wanted: BTreeMap<String, bool> = self
             .lab
@@ -304,7 +304,12 @@ impl Mesh {
             if wanted == self.enrolled.contains(&name) {
                 continue;
             }
-            self.note(&name, wanted).await?;
+            let pod = self.lab.pod(&name);
+            self.agent(pod)?.wait_for(pod, wanted).await?;
+            match wanted {
+                true => self.enrolled.insert(name.clone()),
+                false => self.enrolled.remove(&name),
+            };
             changed.push(name);
         }
         self.settle(&changed).await
@@ -314,20 +319,6 @@ impl Mesh {
     async fn network_made(&self, pod: &Pod) -> Result<()> {
         let added = self.agent(pod)?.added(pod).await;
         added.with_context(|| format!("cannot add {}", pod.full_name()))
-    }
-
-    /// Waits for the agent to follow the labels, and writes down that it has: it does not write to manifests itself.
-    async fn note(&mut self, name: &str, enrolled: bool) -> Result<()> {
-        let pod = self.lab.pod(name).clone();
-        self.agent(&pod)?.wait_for(&pod, enrolled).await?;
-        if enrolled {
-            self.enrolled.insert(name.into());
-        } else {
-            self.enrolled.remove(name);
-        }
-        let id = ObjectId::new("Pod", pod.namespace(), pod.name());
-        let value = enrolled.then_some("enabled");
-        self.manifests.mark(&id, "annotations", REDIRECTION, value)
     }
 
     /// Waits until every ztunnel knows that these pods are in the mesh, or out of it.
@@ -480,7 +471,6 @@ fn path_text(path: &std::path::Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-const REDIRECTION: &str = "ambient.istio.io/redirection";
 const MODE: &str = "istio.io/dataplane-mode";
 const READY_LIMIT: Duration = Duration::from_secs(20);
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);

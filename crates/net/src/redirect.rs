@@ -209,7 +209,24 @@ pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
 /// The first difference.
 pub fn verify(netns: &Netns, config: &RedirectConfig) -> Result<(), Drift> {
     let own = OwnAddresses::read(netns).map_err(Drift::Unreadable)?;
-    let expected = program::table(config, &own, Phase::Capture);
+    verify_table(netns, &program::table(config, &own, Phase::Capture))?;
+    if !settings::marks_are_carried(netns).map_err(Drift::Unreadable)? {
+        return Err(Drift::SettingsDiffer);
+    }
+    let routing = Routing::new(netns, config, &own).map_err(Drift::Unreadable)?;
+    routing.verify(netns)
+}
+
+/// Compares what is in force in `netns` with what [`release`] would leave there. Changes nothing.
+///
+/// # Errors
+/// The first difference; [`Drift::TableMissing`] where nothing is redirected.
+pub fn verify_released(netns: &Netns, config: &RedirectConfig) -> Result<(), Drift> {
+    let own = OwnAddresses::read(netns).map_err(Drift::Unreadable)?;
+    verify_table(netns, &program::table(config, &own, Phase::Release))
+}
+
+fn verify_table(netns: &Netns, expected: &Table) -> Result<(), Drift> {
     let found = match read_table(netns, FAMILY, TABLE) {
         Ok(Some(found)) => found,
         Ok(None) => return Err(Drift::TableMissing),
@@ -219,14 +236,10 @@ pub fn verify(netns: &Netns, config: &RedirectConfig) -> Result<(), Drift> {
         }
         Err(error) => return Err(Drift::Unreadable(error)),
     };
-    if found != expected {
-        return Err(Drift::TableDiffers(difference(&expected, &found)));
+    match found == *expected {
+        true => Ok(()),
+        false => Err(Drift::TableDiffers(difference(expected, &found))),
     }
-    if !settings::marks_are_carried(netns).map_err(Drift::Unreadable)? {
-        return Err(Drift::SettingsDiffer);
-    }
-    let routing = Routing::new(netns, config, &own).map_err(Drift::Unreadable)?;
-    routing.verify(netns)
 }
 
 /// Captures nothing new in the pod that lives in `netns`. What was captured goes on, if ztunnel goes on with it.

@@ -5,10 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::{task::JoinSet, time::timeout};
 use tulle_lab::{Mesh, PodSpec, sandbox::Sandbox};
+use tulle_net::redirect::{self, Drift, RedirectConfig};
 
 use crate::{
     observed::access,
-    traffic::{Echo, Held, at, call_until_reached},
+    traffic::{Echo, Held, at, call_until_reached, eventually},
     world::{self, CART, LEGACY, MODE, OTHER, VISITOR, WEB, identity},
 };
 
@@ -98,32 +99,35 @@ pub(crate) async fn entering(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A connection past the mesh goes on when its pods leave the mesh. One through it ends, and new ones go past it.
+/// Every connection goes on as it was opened when its pods leave the mesh; new ones go past it.
 pub(crate) async fn leaving(sandbox: Sandbox) -> Result<()> {
     let mut mesh = world::start(&sandbox).await?;
     mesh.unlabel_namespace("shop", MODE).await?;
     let _servers = (Echo::start(mesh.pod(WEB))?, Echo::start(mesh.pod(LEGACY))?);
-    let mut past = every_way(&mesh).await?;
+    let mut open = every_way(&mesh).await?;
     for namespace in ["shop", "out"] {
         mesh.label_namespace(namespace, MODE, "ambient").await?;
     }
-    let through = every_way(&mesh).await?;
+    open.extend(every_way(&mesh).await?);
     for namespace in ["shop", "out"] {
         mesh.unlabel_namespace(namespace, MODE).await?;
-        for held in &mut past {
+        for held in &mut open {
             held.ping()
                 .await
                 .with_context(|| format!("after {namespace} has left"))?;
         }
+        open.extend(every_way(&mesh).await?);
     }
-    past.extend(every_way(&mesh).await?);
-    for held in through {
-        timeout(PROMPTLY, held.ping_until_broken())
-            .await
-            .context("a connection through a mesh that is left")?;
-    }
-    for held in past {
+    for held in open {
         held.finish().await?;
+    }
+    for pod in [VISITOR, CART, LEGACY, WEB] {
+        let netns = mesh.pod(pod).netns();
+        eventually("nothing is redirected any more", async || {
+            let found = redirect::verify(netns, &RedirectConfig::default());
+            matches!(found, Err(Drift::TableMissing))
+        })
+        .await?;
     }
     Ok(())
 }

@@ -37,6 +37,12 @@ pub enum AgentError {
     /// Its redirection is not as it was left.
     #[error("redirection is not as it was left: {0}")]
     Drift(#[from] redirect::Drift),
+    /// Its redirection could not be taken away.
+    #[error("redirection cannot be taken away: {0}")]
+    Remove(#[from] redirect::RemoveError),
+    /// ztunnel does not listen in it.
+    #[error("nobody listens on ztunnel's ports {0:?}")]
+    NotListening(Vec<u16>),
     /// It should be in the mesh and is not.
     #[error("it is not enrolled")]
     NotEnrolled,
@@ -49,17 +55,32 @@ pub enum AgentError {
 }
 
 impl AgentError {
+    /// In one word, as a label of metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown_pod",
+            Self::Namespace { .. } | Self::WrongNamespace { .. } => "namespace",
+            Self::Ztunnel(_) | Self::NotListening(_) => "ztunnel",
+            Self::Redirect(_) | Self::Remove(_) | Self::Drift(_) => "redirection",
+            Self::NotEnrolled => "not_enrolled",
+            Self::State(_) => "state",
+            Self::Ending => "ending",
+        }
+    }
+
     /// What the plugin is told.
     pub fn to_failure(&self) -> Failure {
         let retry = match self {
             Self::Unknown
             | Self::Ztunnel(_)
+            | Self::NotListening(_)
             | Self::NotEnrolled
             | Self::State(_)
             | Self::Ending => true,
             Self::Namespace { .. }
             | Self::WrongNamespace { .. }
             | Self::Redirect(_)
+            | Self::Remove(_)
             | Self::Drift(_) => false,
         };
         Failure {

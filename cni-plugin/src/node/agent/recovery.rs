@@ -2,18 +2,21 @@
 
 use std::{io, sync::Arc};
 
-use tokio::sync::Mutex as AsyncMutex;
 use tracing::{info, warn};
 use tulle_manifest::ObjectKey;
-use tulle_net::{
-    Netns,
-    redirect::{self, RedirectConfig},
-};
+use tulle_net::{Netns, redirect::RedirectConfig};
 
-use super::{Agent, AgentError, Sandbox, blocking, descriptor, pod_info};
+use super::{
+    Agent, AgentError, descriptor, pod_info,
+    sandbox::{Sandbox, Stage},
+};
 use crate::{
     enrollment::Options,
-    node::{objects::KnownPod, state::SavedPod},
+    node::{
+        objects::KnownPod,
+        state::{SavedPod, SavedStage},
+        status::Redirection,
+    },
 };
 
 impl Agent {
@@ -35,46 +38,31 @@ impl Agent {
                     continue;
                 }
             };
-            let enrolled = match saved.enrolled {
-                true => self.resume(&uid, &key, &saved, &netns).map(Some),
-                false => Ok(None),
+            let stage = match saved.stage {
+                SavedStage::Outside => Stage::Outside,
+                SavedStage::Leaving => Stage::Leaving(self.config.redirect.clone()),
+                SavedStage::Enrolled => match self.resume(&uid, &key, &saved, &netns) {
+                    Ok(config) => {
+                        self.tell_of(&uid, &key, Some(Redirection::Enabled), None);
+                        Stage::Enrolled(config)
+                    }
+                    Err(error) => {
+                        warn!(%key, %error, "pod is not as it was left");
+                        Stage::Outside
+                    }
+                },
             };
-            let enrolled = enrolled.unwrap_or_else(|error| {
-                warn!(%key, %error, "pod is not as it was left");
-                None
-            });
             let sandbox = Sandbox {
                 key: Some(key),
                 container: saved.container,
                 netns: saved.netns,
                 cookie: saved.cookie,
-                enrolled,
+                ips: saved.ips,
+                stage,
             };
-            self.claims.lock().insert(saved.cookie, uid.clone());
-            let sandbox = Arc::new(AsyncMutex::new(sandbox));
-            self.pods.lock().insert(uid, sandbox);
+            self.sandboxes.insert(uid, sandbox);
         }
         Ok(())
-    }
-
-    /// Redirects every enrolled pod that is not as it should be.
-    pub(super) async fn repair(&self) {
-        for (_, sandbox) in self.all() {
-            let sandbox = sandbox.lock().await;
-            let (Some(key), Some(config)) = (sandbox.key.clone(), sandbox.enrolled.clone()) else {
-                continue;
-            };
-            let path = sandbox.netns.clone();
-            let applied = blocking(move || {
-                let netns = Netns::open(&path)?;
-                redirect::apply(&netns, &config).map_err(io::Error::other)
-            });
-            match applied.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!(%key, %error, "pod cannot be redirected"),
-                Err(_) => return,
-            }
-        }
     }
 
     /// Writes a pod down for the next agent.
@@ -82,7 +70,7 @@ impl Agent {
         &self,
         known: &KnownPod,
         sandbox: &Sandbox,
-        enrolled: bool,
+        stage: SavedStage,
     ) -> Result<(), AgentError> {
         let key = sandbox.key.as_ref().ok_or(AgentError::Unknown)?;
         let saved = SavedPod {
@@ -93,7 +81,8 @@ impl Agent {
             netns: sandbox.netns.clone(),
             cookie: sandbox.cookie,
             boot: self.state.boot().to_owned(),
-            enrolled,
+            ips: sandbox.ips.clone(),
+            stage,
         };
         self.state
             .save(&known.uid, &saved)

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 use tulle_net::connect::ConnectOptions;
-use tulle_net::redirect::{Drift, apply, release, remove_released, verify};
+use tulle_net::redirect::{Drift, apply, release, remove_released, verify, verify_released};
 use tulle_net::socket::reset_on_close;
 
 use crate::support::{
@@ -46,6 +46,8 @@ fn what_was_captured_goes_on_and_what_is_new_passes_by() {
             let (cable, ztunnel) = meshed(&plain()).await;
             let mut through = captured(&cable, &ztunnel, ip).await;
             release(&cable.pod, &plain()).unwrap();
+            verify_released(&cable.pod, &plain()).unwrap();
+            assert!(verify(&cable.pod, &plain()).is_err());
             all_talk(&mut through).await;
             let (inside, outside) = (app(&cable.pod, 80), app(&cable.peer, 80));
             // ztunnel is still there, and sees nothing of them.

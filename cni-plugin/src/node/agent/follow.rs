@@ -1,0 +1,248 @@
+//! Keeping every pod as its labels ask, and its redirection as it was written.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+use tulle_net::{changes::Changes, redirect};
+
+use super::{
+    Agent, AgentError, blocking,
+    sandbox::{Sandbox, Stage},
+};
+use crate::{
+    enrollment::Decision,
+    node::{objects::KnownPod, status::Problem},
+};
+
+impl Agent {
+    /// Brings pods into the mesh, and lets them out of it, as their labels and those of their namespaces change; what did
+    /// not succeed is tried again. Redirection that somebody else has changed is put back.
+    pub async fn follow(self: Arc<Self>) {
+        let mut objects = self.objects.clone();
+        let mut ztunnels = self.zds.connected();
+        let mut enrolled = self.enrolled.subscribe();
+        let mut watchers = Watchers::default();
+        loop {
+            objects.mark_unchanged();
+            ztunnels.mark_unchanged();
+            enrolled.mark_unchanged();
+            let settled = self.reconcile().await;
+            watchers.keep(&self).await;
+            tokio::select! {
+                changed = objects.changed() => if changed.is_err() { return },
+                // By the plugin, meanwhile.
+                Ok(()) = enrolled.changed() => {}
+                // Most often it is ztunnel that is missing; nothing tells of the end of other obstacles.
+                Ok(()) = ztunnels.changed(), if !settled => {}
+                () = sleep(RETRY), if !settled => {}
+            }
+        }
+    }
+
+    /// Returns whether all is as it should be. Pods do not wait for each other.
+    async fn reconcile(&self) -> bool {
+        self.tell_of_unfit();
+        let settled = self.sandboxes.uids().into_iter().map(async |uid| {
+            let Some(mut sandbox) = self.sandboxes.lock_known(&uid).await else {
+                return true;
+            };
+            match self.settle(&uid, &mut sandbox).await {
+                Ok(settled) => settled,
+                Err(error) => {
+                    let key = sandbox.key.as_ref().map(ToString::to_string);
+                    warn!(key, %error, "pod is not as its labels ask");
+                    false
+                }
+            }
+        });
+        let settled = join_all(settled).await;
+        self.metrics.stages(self.stages().await);
+        settled.into_iter().all(|settled| settled)
+    }
+
+    /// Brings one pod in line with its labels. Returns whether it is.
+    async fn settle(&self, uid: &str, sandbox: &mut Sandbox) -> Result<bool, AgentError> {
+        let known = sandbox
+            .key
+            .as_ref()
+            .and_then(|key| self.objects.borrow().pod(key).cloned());
+        // A pod whose object is gone keeps what it has until its network goes.
+        let Some(known) = known.filter(|known| known.uid == uid) else {
+            return Ok(true);
+        };
+        match (self.decide(&known), &sandbox.stage) {
+            (Decision::Enroll(options), Stage::Outside | Stage::Leaving(_)) => {
+                let netns = self.reopen(sandbox)?;
+                self.enroll(&known, sandbox, &netns, &options).await?;
+                Ok(true)
+            }
+            (Decision::Enroll(options), Stage::Enrolled(_)) => {
+                self.change(sandbox, &options).await?;
+                Ok(true)
+            }
+            (Decision::Stay(reason), Stage::Enrolled(_)) => {
+                info!(pod = %uid, reason = reason.describe(), "pod leaves the mesh");
+                self.let_go(&known, sandbox).await?;
+                self.finish_leaving(&known, sandbox).await
+            }
+            (Decision::Stay(_), Stage::Leaving(_)) => self.finish_leaving(&known, sandbox).await,
+            (Decision::Stay(_), Stage::Outside) => Ok(true),
+        }
+    }
+
+    /// Pods whose labels ask for what cannot be.
+    fn tell_of_unfit(&self) {
+        let objects = self.objects.borrow();
+        let unfit = objects.pods().filter_map(|(key, known)| {
+            let labels = objects.labels_of(&known.facts.namespace);
+            let problem = self.config.rules.unfit(&known.facts, &labels)?;
+            Some((key, known, problem))
+        });
+        for (key, known, reason) in unfit {
+            let problem = Problem {
+                reason: "NotCapturable",
+                message: reason.describe().to_owned(),
+            };
+            self.tell_of(&known.uid, key, None, Some(problem));
+        }
+        let known: HashMap<&str, &KnownPod> = objects
+            .pods()
+            .map(|(_, known)| (known.uid.as_str(), known))
+            .collect();
+        self.statuses.send_if_modified(|statuses| {
+            let before = statuses.len();
+            statuses.retain(|uid, _| known.contains_key(uid.as_str()) || self.sandboxes.has(uid));
+            statuses.len() != before
+        });
+    }
+
+    /// Puts redirection back if it is not as it was written.
+    async fn repair(&self, uid: &str) {
+        let Some(sandbox) = self.sandboxes.lock_known(uid).await else {
+            return;
+        };
+        let Stage::Enrolled(config) = sandbox.stage.clone() else {
+            return;
+        };
+        let key = sandbox.key.as_ref().map(ToString::to_string);
+        let netns = match self.reopen(&sandbox) {
+            Ok(netns) => netns,
+            // The runtime is about to tell.
+            Err(_) => return,
+        };
+        let repaired = blocking(move || {
+            let drift = redirect::verify(&netns, &config).err();
+            redirect::apply(&netns, &config).map(|()| drift)
+        });
+        match repaired.await {
+            Ok(Ok(None)) | Err(_) => {}
+            Ok(Ok(Some(drift))) => {
+                self.metrics.repaired("pod");
+                warn!(key, %drift, "redirection was changed by somebody, put back");
+            }
+            Ok(Err(error)) => {
+                self.metrics.failed("repair");
+                warn!(key, %error, "pod cannot be redirected");
+            }
+        }
+    }
+}
+
+/// Those who look after the redirection of each enrolled pod.
+#[derive(Default)]
+struct Watchers {
+    tasks: JoinSet<()>,
+    /// By UID, with the cookie of what is watched.
+    running: HashMap<String, (u64, tokio::task::AbortHandle)>,
+}
+
+impl Watchers {
+    /// One for each enrolled pod, and no others.
+    async fn keep(&mut self, agent: &Arc<Agent>) {
+        while self.tasks.try_join_next().is_some() {}
+        let mut enrolled = HashMap::new();
+        for uid in agent.sandboxes.uids() {
+            if let Some(sandbox) = agent.sandboxes.lock_known(&uid).await
+                && matches!(sandbox.stage, Stage::Enrolled(_))
+            {
+                enrolled.insert(uid, sandbox.cookie);
+            }
+        }
+        self.running.retain(|uid, (cookie, task)| {
+            let keep = enrolled.get(uid) == Some(cookie) && !task.is_finished();
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for (uid, cookie) in enrolled {
+            if !self.running.contains_key(&uid) {
+                let watcher = watch(Arc::downgrade(agent), uid.clone());
+                let task = self.tasks.spawn(watcher);
+                self.running.insert(uid, (cookie, task));
+            }
+        }
+    }
+}
+
+/// Looks at one pod's redirection whenever something of its kind changes in the namespace, and now and then.
+///
+/// Often at first: connections from before the pod was enrolled are to be forgotten when they end.
+async fn watch(agent: Weak<Agent>, uid: String) {
+    let mut changes = match agent.upgrade() {
+        Some(agent) => agent.changes(&uid).await,
+        None => return,
+    };
+    let mut pause = FIRST_LOOK;
+    loop {
+        let longest = match agent.upgrade() {
+            Some(agent) => {
+                agent.repair(&uid).await;
+                agent.config.sweep
+            }
+            None => return,
+        };
+        pause = (pause * 2).min(longest.mul_f64(0.9 + 0.2 * fastrand::f64()));
+        let changed = async {
+            match &mut changes {
+                Some(changes) => changes.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        match timeout(pause, changed).await {
+            Ok(Ok(())) => sleep(BURST).await,
+            Ok(Err(error)) => {
+                warn!(uid, %error, "changes of redirection are seen later from here on");
+                changes = None;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Agent {
+    async fn changes(&self, uid: &str) -> Option<Changes> {
+        let sandbox = self.sandboxes.lock_known(uid).await?;
+        let netns = self.reopen(&sandbox).ok()?;
+        let watched = Changes::watch(&netns);
+        watched
+            .inspect_err(|error| warn!(uid, %error, "changes of redirection are seen late"))
+            .ok()
+    }
+}
+
+/// When to try again what did not succeed, and to look whether the last connection of a pod that leaves has ended.
+const RETRY: Duration = Duration::from_secs(1);
+/// Until a pod is looked at for the second time.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+/// Changes come in bursts; one look is enough.
+const BURST: Duration = Duration::from_millis(50);

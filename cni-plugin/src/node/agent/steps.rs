@@ -1,0 +1,162 @@
+//! In and out: the steps by which a pod enters the mesh and leaves it.
+//!
+//! ```text
+//! in:   write down, ztunnel listens, redirect, tell
+//! out:  tell, write down, redirect nothing new, ztunnel takes nothing new … last connection ends … redirect nothing
+//! ```
+
+use tracing::{info, warn};
+use tulle_net::{Netns, redirect};
+
+use super::{
+    Agent, AgentError, blocking, descriptor, pod_info,
+    sandbox::{Sandbox, Stage},
+};
+use crate::{
+    enrollment::Options,
+    node::{
+        objects::KnownPod,
+        state::SavedStage,
+        status::{Problem, Redirection},
+    },
+};
+
+impl Agent {
+    /// Takes a pod in. If that fails it is not in.
+    pub(super) async fn enroll(
+        &self,
+        known: &KnownPod,
+        sandbox: &mut Sandbox,
+        netns: &Netns,
+        options: &Options,
+    ) -> Result<(), AgentError> {
+        let entered = self.enter(known, sandbox, netns, options).await;
+        let problem = entered.as_ref().err().map(|error| Problem {
+            reason: "NotEnrolled",
+            message: error.to_string(),
+        });
+        let redirection = match &entered {
+            Ok(()) => Redirection::Enabled,
+            Err(error) => {
+                self.metrics.failed(error.reason());
+                Redirection::Pending
+            }
+        };
+        self.tell(&known.uid, sandbox, Some(redirection), problem);
+        entered
+    }
+
+    async fn enter(
+        &self,
+        known: &KnownPod,
+        sandbox: &mut Sandbox,
+        netns: &Netns,
+        options: &Options,
+    ) -> Result<(), AgentError> {
+        let Some(key) = sandbox.key.clone() else {
+            return Err(AgentError::Unknown);
+        };
+        for ignored in &options.ignored {
+            warn!(%key, "{ignored}");
+        }
+        // Before anything is done: whoever comes after us finishes it, or undoes it.
+        self.save(known, sandbox, SavedStage::Enrolled)?;
+        let info = pod_info(&key, &known.service_account);
+        let fd = descriptor(netns, &sandbox.netns)?;
+        if let Err(error) = self.zds.add(&known.uid, info, fd).await {
+            // One that refused would go on trying.
+            self.zds.del(&known.uid);
+            return Err(error.into());
+        }
+        let config = self.redirect(options);
+        let applied = {
+            let (netns, config) = (netns.clone(), config.clone());
+            blocking(move || redirect::apply(&netns, &config)).await
+        };
+        if let Err(error) = applied.and_then(|applied| applied.map_err(AgentError::from)) {
+            self.zds.del(&known.uid);
+            return Err(error);
+        }
+        sandbox.stage = Stage::Enrolled(config);
+        self.metrics.event("enrolled");
+        info!(%key, "pod is in the mesh");
+        Ok(())
+    }
+
+    /// Redirects an enrolled pod in another way, as its annotations ask now.
+    pub(super) async fn change(
+        &self,
+        sandbox: &mut Sandbox,
+        options: &Options,
+    ) -> Result<(), AgentError> {
+        let config = self.redirect(options);
+        if sandbox.stage == Stage::Enrolled(config.clone()) {
+            return Ok(());
+        }
+        let netns = self.reopen(sandbox)?;
+        let applied = config.clone();
+        blocking(move || redirect::apply(&netns, &applied)).await??;
+        let key = sandbox.key.as_ref().map(ToString::to_string);
+        info!(key, "pod is redirected as its annotations ask now");
+        self.metrics.event("changed");
+        sandbox.stage = Stage::Enrolled(config);
+        Ok(())
+    }
+
+    /// Lets a pod out: nothing new is redirected, and what is open runs on.
+    pub(super) async fn let_go(
+        &self,
+        known: &KnownPod,
+        sandbox: &mut Sandbox,
+    ) -> Result<(), AgentError> {
+        let Stage::Enrolled(config) = sandbox.stage.clone() else {
+            return Ok(());
+        };
+        // First of all others stop sending it tunnels.
+        self.tell(&known.uid, sandbox, None, None);
+        self.save(known, sandbox, SavedStage::Leaving)?;
+        let (netns, released) = (self.reopen(sandbox)?, config.clone());
+        blocking(move || redirect::release(&netns, &released)).await??;
+        self.zds.del(&known.uid);
+        sandbox.stage = Stage::Leaving(config);
+        self.metrics.event("left");
+        Ok(())
+    }
+
+    /// Takes the rest of redirection away, once no connection needs it. Returns whether that is done.
+    pub(super) async fn finish_leaving(
+        &self,
+        known: &KnownPod,
+        sandbox: &mut Sandbox,
+    ) -> Result<bool, AgentError> {
+        let Stage::Leaving(config) = sandbox.stage.clone() else {
+            return Ok(true);
+        };
+        let netns = self.reopen(sandbox)?;
+        if !blocking(move || redirect::remove_released(&netns, &config)).await?? {
+            return Ok(false);
+        }
+        self.save(known, sandbox, SavedStage::Outside)?;
+        sandbox.stage = Stage::Outside;
+        let key = sandbox.key.as_ref().map(ToString::to_string);
+        info!(key, "nothing of the pod is redirected any more");
+        Ok(true)
+    }
+
+    /// The namespace of a pod that runs.
+    pub(super) fn reopen(&self, sandbox: &Sandbox) -> Result<Netns, AgentError> {
+        let path = &sandbox.netns;
+        let unusable = |source| AgentError::Namespace {
+            path: path.clone(),
+            source,
+        };
+        let netns = Netns::open(path).map_err(unusable)?;
+        match netns.cookie().map_err(unusable)? == sandbox.cookie {
+            true => Ok(netns),
+            false => Err(AgentError::WrongNamespace {
+                path: path.clone(),
+                what: "no longer the one that the pod started with",
+            }),
+        }
+    }
+}
