@@ -8,6 +8,7 @@
 //!
 //! - [`objects`]: the pods of this node and the labels of namespaces, kept up to date.
 //! - [`agent`]: the pods that have a network here, and whether they are enrolled.
+//! - [`discovery`]: where the pods are that nobody told of.
 //! - [`state`]: what the next agent needs to know.
 //! - [`status`]: what is to be told of the pods; [`manifest_status`] writes it where manifests are.
 //! - [`metrics`]: what is counted.
@@ -20,6 +21,7 @@ pub mod app;
 pub mod config;
 pub mod manifest_status;
 pub mod metrics;
+pub mod discovery;
 pub mod objects;
 pub mod state;
 pub mod status;
