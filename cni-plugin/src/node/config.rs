@@ -6,7 +6,7 @@ use clap::Parser;
 use tulle_net::redirect::RedirectConfig;
 use tulle_runtime::log::{Directives, Format, LogConfig};
 
-use super::agent::AgentConfig;
+use super::{agent::AgentConfig, discovery::DiscoveryConfig};
 use crate::enrollment::{Rules, Selectors};
 
 /// The node agent of a Tulle mesh.
@@ -46,6 +46,38 @@ pub struct Args {
         default_value = "/var/run/ztunnel/ztunnel.sock"
     )]
     ztunnel_socket: PathBuf,
+    /// Directory of the library of CNI, in which the runtime keeps what plugins returned.
+    #[arg(
+        long,
+        env = "TULLE_NODE_CNI_CACHE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/cni"
+    )]
+    cni_cache_dir: PathBuf,
+    /// Socket at which the runtime takes plugins of NRI. Empty: it is not asked.
+    #[arg(
+        long,
+        env = "TULLE_NODE_NRI_SOCKET",
+        value_name = "PATH",
+        default_value = "/var/run/nri/nri.sock"
+    )]
+    nri_socket: String,
+    /// The node's process file system, as its first processes see it.
+    #[arg(
+        long,
+        env = "TULLE_NODE_PROC",
+        value_name = "DIR",
+        default_value = "/proc"
+    )]
+    proc: PathBuf,
+    /// Directory in which the runtime gives network namespaces their names.
+    #[arg(
+        long,
+        env = "TULLE_NODE_NETNS_DIR",
+        value_name = "DIR",
+        default_value = "/var/run/netns"
+    )]
+    netns_dir: PathBuf,
     /// Port for readiness: /healthz/ready.
     #[arg(
         long,
@@ -121,7 +153,13 @@ pub struct Config {
     pub state: PathBuf,
     /// Socket for ztunnel.
     pub ztunnel_socket: PathBuf,
+<<<<<<< HEAD
     /// Port for readiness.
+=======
+    /// Where pods are sought that nobody told of.
+    pub discovery: DiscoveryConfig,
+    /// Port of loopback for readiness.
+>>>>>>> fbda697 (tulle-node: flags for where pods are sought)
     pub http_port: u16,
     /// Port for metrics.
     pub metrics_port: u16,
@@ -150,6 +188,12 @@ impl Args {
             state: self.state,
             plugin_socket: self.run_dir.join("pluginevent.sock"),
             ztunnel_socket: self.ztunnel_socket,
+            discovery: DiscoveryConfig {
+                cache: self.cni_cache_dir,
+                nri: (!self.nri_socket.is_empty()).then(|| self.nri_socket.into()),
+                proc: self.proc,
+                names: self.netns_dir,
+            },
             http_port: self.http_port,
             metrics_port: self.metrics_port,
             agent: AgentConfig {
@@ -190,6 +234,30 @@ const SWEEP: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_are_sought_where_runtimes_have_them_unless_it_is_said_otherwise() {
+        let with = |more: &[&str]| {
+            let arguments = ["tulle-node", "--node", "a", "--manifests", "m"];
+            let arguments = arguments.into_iter().chain(more.iter().copied());
+            let args = Args::try_parse_from(arguments).unwrap();
+            args.into_config().discovery
+        };
+        assert_eq!(with(&[]), DiscoveryConfig::default());
+        let elsewhere = DiscoveryConfig {
+            cache: "/c".into(),
+            nri: None,
+            proc: "/host/proc".into(),
+            names: "/n".into(),
+        };
+        let flags = [
+            "--cni-cache-dir=/c",
+            "--nri-socket=",
+            "--proc=/host/proc",
+            "--netns-dir=/n",
+        ];
+        assert_eq!(with(&flags), elsewhere);
+    }
 
     #[test]
     fn selectors_replace_the_default() {
