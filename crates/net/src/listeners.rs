@@ -1,14 +1,12 @@
 //! Which TCP ports somebody listens on, by socket diagnostics.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::io;
 
-use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::libc;
 
-use crate::netlink::Conversation;
+use crate::netlink::{Conversation, Raw};
 use crate::netns::Netns;
 
 /// Those of `ports` that a TCP socket of the namespace listens on, on whichever address, in the order of `ports`.
@@ -22,63 +20,39 @@ pub fn listening(netns: &Netns, ports: &[u16]) -> io::Result<Vec<u16>> {
     let mut conversation = Conversation::open_in(netns, NETLINK_SOCK_DIAG)?;
     let mut found = BTreeSet::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let sockets = conversation.dump(&Diagnostics::ask_for_listeners(family))?;
-        found.extend(sockets.iter().filter_map(Diagnostics::local_port));
+        let sockets = conversation.dump(&ask_for_listeners(family))?;
+        found.extend(sockets.iter().filter_map(local_port));
     }
     let asked = ports.iter().copied();
     Ok(asked.filter(|port| found.contains(port)).collect())
 }
 
-/// A question about sockets, or one of its answers.
+/// Spec: Linux `include/uapi/linux/inet_diag.h`, `inet_diag_req_v2`.
+fn ask_for_listeners(family: libc::c_int) -> Raw {
+    let number = |constant: libc::c_int| u8::try_from(constant).unwrap_or(0);
+    let (extensions, padding) = (0, 0);
+    let mut bytes = vec![
+        number(family),
+        number(libc::IPPROTO_TCP),
+        extensions,
+        padding,
+    ];
+    bytes.extend((1_u32 << TCP_LISTEN).to_ne_bytes());
+    // Whichever ports, addresses and interface.
+    bytes.extend([0; SOCKET_ID]);
+    Raw {
+        kind: SOCK_DIAG_BY_FAMILY,
+        bytes,
+    }
+}
+
+/// An answer begins with family, state, timer and retransmissions; then comes the socket's identity, which begins with its
+/// own port.
 ///
-/// Spec: Linux `include/uapi/linux/inet_diag.h`, `inet_diag_req_v2` and `inet_diag_msg`.
-#[derive(Clone, Debug)]
-struct Diagnostics(Vec<u8>);
-
-impl Diagnostics {
-    fn ask_for_listeners(family: libc::c_int) -> Self {
-        let number = |constant: libc::c_int| u8::try_from(constant).unwrap_or(0);
-        let (extensions, padding) = (0, 0);
-        let mut question = vec![
-            number(family),
-            number(libc::IPPROTO_TCP),
-            extensions,
-            padding,
-        ];
-        question.extend((1_u32 << TCP_LISTEN).to_ne_bytes());
-        // Whichever ports, addresses and interface.
-        question.extend([0; SOCKET_ID]);
-        Self(question)
-    }
-
-    /// An answer begins with family, state, timer and retransmissions; then comes the socket's identity, which begins
-    /// with its own port.
-    fn local_port(&self) -> Option<u16> {
-        let identity = self.0.get(4..)?;
-        identity.first_chunk().copied().map(u16::from_be_bytes)
-    }
-}
-
-impl NetlinkSerializable for Diagnostics {
-    fn message_type(&self) -> u16 {
-        SOCK_DIAG_BY_FAMILY
-    }
-
-    fn buffer_len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer.copy_from_slice(&self.0);
-    }
-}
-
-impl NetlinkDeserializable for Diagnostics {
-    type Error = Infallible;
-
-    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
-        Ok(Self(payload.to_vec()))
-    }
+/// Spec: as before, `inet_diag_msg`.
+fn local_port(answer: &Raw) -> Option<u16> {
+    let identity = answer.bytes.get(4..)?;
+    identity.first_chunk().copied().map(u16::from_be_bytes)
 }
 
 /// Ports, addresses, interface and cookie.

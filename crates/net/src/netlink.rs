@@ -3,13 +3,13 @@
 //! The kernel answers inside the send call, so there is nothing to await, and a socket that lives for
 //! one request needs no background task.
 
+use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
 use netlink_packet_core::{
     ErrorMessage, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
-    NetlinkDeserializable, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlaBuffer,
-    NlasIterator,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
@@ -141,7 +141,7 @@ impl Conversation {
     {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::new(
-            netlink_packet_core::NetlinkHeader::default(),
+            NetlinkHeader::default(),
             NetlinkPayload::InnerMessage(message),
         );
         message.header.flags = flags | NLM_F_REQUEST;
@@ -178,6 +178,63 @@ impl Conversation {
         }
         split(&buffer).map(parse).collect()
     }
+}
+
+/// A message as bytes, for conversations that are simpler or cheaper without types.
+#[derive(Clone, Debug)]
+pub(crate) struct Raw {
+    pub(crate) kind: u16,
+    /// Without the header that all netlink messages have.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Raw {
+    pub(crate) fn of(message: &impl NetlinkSerializable) -> Self {
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        Self {
+            kind: message.message_type(),
+            bytes,
+        }
+    }
+}
+
+impl NetlinkSerializable for Raw {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.bytes);
+    }
+}
+
+impl NetlinkDeserializable for Raw {
+    type Error = Infallible;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self {
+            kind: header.message_type,
+            bytes: payload.to_vec(),
+        })
+    }
+}
+
+/// The attributes of a message or of another attribute: numbers and values. Ends where something is not well-formed.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let [len_0, len_1, kind_0, kind_1] = *bytes.first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes([len_0, len_1]));
+        let kind = u16::from_ne_bytes([kind_0, kind_1]) & ATTRIBUTE_NUMBER;
+        let value = bytes.get(NLA_HEADER_SIZE..length)?;
+        let next = length.next_multiple_of(ALIGNMENT);
+        bytes = bytes.get(next..).unwrap_or_default();
+        Some((kind, value))
+    })
 }
 
 /// Sets the loopback interface of the calling thread's namespace up.
@@ -217,11 +274,8 @@ struct Explained {
 
 /// `answer` is the header of the request, then attributes.
 fn explanation(answer: &[u8]) -> Option<String> {
-    let attributes = answer.get(MESSAGE_HEADER..)?;
-    let message = NlasIterator::new(attributes)
-        .map_while(Result::ok)
-        .find(|nla: &NlaBuffer<&[u8]>| nla.kind() == EXPLANATION)?;
-    let text = message.value();
+    let mut attributes = attributes(answer.get(MESSAGE_HEADER..)?);
+    let (_, text) = attributes.find(|(kind, _)| *kind == EXPLANATION)?;
     let text = text.strip_suffix(&[0]).unwrap_or(text);
     Some(String::from_utf8_lossy(text).into_owned())
 }
@@ -250,9 +304,43 @@ fn parse<M: NetlinkDeserializable>(message: &[u8]) -> io::Result<NetlinkMessage<
 /// `NLMSGERR_ATTR_MSG`.
 const EXPLANATION: u16 = 1;
 const MESSAGE_HEADER: usize = 16;
+/// `NLA_TYPE_MASK`; the other bits say that there are attributes inside, and the order of bytes.
+const ATTRIBUTE_NUMBER: u16 = 0x3fff;
 const ALIGNMENT: usize = NLA_HEADER_SIZE;
 const DUMP_ATTEMPTS: usize = 8;
 /// The kernel fills at most 32 KiB per receive, and answers carry no request.
 const ANSWER_SIZE: usize = 64 * 1024;
 /// The kernel has answered before a send returns; this only bounds a lost answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_end_where_they_are_malformed() {
+        let attribute = |length: u16, kind: u16, value: &[u8]| {
+            [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
+        };
+        // A nested one, one with padding, an empty one.
+        let right = [
+            attribute(8, 0x8001, &[1, 2, 3, 4]),
+            attribute(5, 2, &[5, 0, 0, 0]),
+            attribute(4, 3, &[]),
+        ]
+        .concat();
+        let expected: [(u16, &[u8]); 3] = [(1, &[1, 2, 3, 4]), (2, &[5]), (3, &[])];
+        assert_eq!(attributes(&right).collect::<Vec<_>>(), expected);
+        for wrong in [
+            vec![],
+            vec![4, 0, 1],
+            attribute(0, 4, &[0; 8]),
+            attribute(3, 4, &[0; 8]),
+            attribute(13, 4, &[0; 8]),
+            attribute(u16::MAX, 4, &[0; 8]),
+        ] {
+            let all = [right.clone(), wrong].concat();
+            assert_eq!(attributes(&all).collect::<Vec<_>>(), expected);
+        }
+    }
+}

@@ -177,7 +177,8 @@ impl HostProbes {
         }
     }
 
-    /// Takes the table away. No such table counts as success. Probes that are connected go on.
+    /// Takes the table away. No such table counts as success. Probes that are connected go on where something else
+    /// translates addresses, as it does on a node of Kubernetes; elsewhere the kernel stops when this does.
     ///
     /// # Errors
     /// See [`CommitError`]; it is all still there then.

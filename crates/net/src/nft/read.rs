@@ -10,7 +10,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::batch::generation;
 use super::{Family, Table, message};
-use crate::netlink::Conversation;
+use crate::netlink::{Conversation, Raw};
 use crate::netns::Netns;
 
 /// Reads back a table of `netns`; `None` if there is no such table.
@@ -87,10 +87,10 @@ impl Reader {
         }
         for set in &mut table.sets {
             let of_set = message::elements(&table.name, &set.name, &[]);
-            for listed in self.list(NfTablesMessage::GetSetElement(of_set))? {
-                if let NfTablesMessage::NewSetElement(listed) = listed {
-                    set.elements.extend(message::read_elements(&listed));
-                }
+            let question = NfTablesMessage::GetSetElement(of_set);
+            let question = Raw::of(&message::envelope(self.family, question));
+            for listed in self.conversation.dump(&question)? {
+                set.elements.extend(message::read_elements(&listed.bytes));
             }
         }
         Ok(())

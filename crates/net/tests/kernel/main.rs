@@ -11,8 +11,12 @@
 
 mod answers;
 mod before;
+mod changes;
+mod listeners;
 mod netns;
 mod nft;
+mod probe_table;
+mod probes;
 mod process;
 mod redirect;
 mod release;

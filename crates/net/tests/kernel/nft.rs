@@ -50,6 +50,7 @@ fn everything() -> Table {
             .connection_redirected()
             .accept(),
         Rule::new().connection_unknown().accept(),
+        Rule::new().has_owner().connection_not_redirected().accept(),
         Rule::new().one_in(3).accept(),
     ];
     let output = [

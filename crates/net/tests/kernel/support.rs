@@ -82,20 +82,11 @@ impl Cable {
             peer: Netns::create().unwrap(),
         };
         let (pod, peer) = (routes_of(&cable.pod), routes_of(&cable.peer));
-        let pair = LinkVeth::new("eth0", "passing").build();
-        pod.link().add(pair).execute().await.unwrap();
-        let far = LinkUnspec::new_with_index(index(&pod, "passing").await).name("eth0");
-        let far = far.setns_by_fd(cable.peer.fd().as_raw_fd()).build();
-        pod.link().set(far).execute().await.unwrap();
+        join(&pod, &cable.peer, "eth0").await;
         for family in FAMILIES {
-            plug(&pod, &[family.pod]).await;
-            plug(&peer, &[family.peer, family.probe]).await;
-            let route = RouteMessageBuilder::<IpAddr>::new()
-                .destination_prefix(unspecified(family.peer), 0)
-                .unwrap()
-                .gateway(family.peer)
-                .unwrap();
-            pod.route().add(route.build()).execute().await.unwrap();
+            plug(&pod, "eth0", &[family.pod]).await;
+            plug(&peer, "eth0", &[family.peer, family.probe]).await;
+            send_all_to(&pod, family.peer).await;
         }
         cable
     }
@@ -124,9 +115,28 @@ pub(crate) struct Ztunnel {
     pub(crate) hbone: TcpListener,
 }
 
-/// Brings `eth0` up with these addresses.
-async fn plug(handle: &Handle, addresses: &[IpAddr]) {
-    let index = index(handle, "eth0").await;
+/// Lays a cable from `eth0` here to the interface `name` there. Both are down.
+pub(crate) async fn join(here: &Handle, there: &Netns, name: &str) {
+    let pair = LinkVeth::new("eth0", "passing").build();
+    here.link().add(pair).execute().await.unwrap();
+    let far = LinkUnspec::new_with_index(index(here, "passing").await).name(name);
+    let far = far.setns_by_fd(there.fd().as_raw_fd()).build();
+    here.link().set(far).execute().await.unwrap();
+}
+
+/// What is for nobody nearby goes to `gateway`.
+pub(crate) async fn send_all_to(handle: &Handle, gateway: IpAddr) {
+    let route = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(unspecified(gateway), 0)
+        .unwrap()
+        .gateway(gateway)
+        .unwrap();
+    handle.route().add(route.build()).execute().await.unwrap();
+}
+
+/// Brings the interface `name` up with these addresses.
+pub(crate) async fn plug(handle: &Handle, name: &str, addresses: &[IpAddr]) {
+    let index = index(handle, name).await;
     let up = LinkUnspec::new_with_index(index).up().build();
     handle.link().set(up).execute().await.unwrap();
     for address in addresses {
