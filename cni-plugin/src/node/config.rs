@@ -153,13 +153,9 @@ pub struct Config {
     pub state: PathBuf,
     /// Socket for ztunnel.
     pub ztunnel_socket: PathBuf,
-<<<<<<< HEAD
-    /// Port for readiness.
-=======
     /// Where pods are sought that nobody told of.
     pub discovery: DiscoveryConfig,
-    /// Port of loopback for readiness.
->>>>>>> fbda697 (tulle-node: flags for where pods are sought)
+    /// Port for readiness.
     pub http_port: u16,
     /// Port for metrics.
     pub metrics_port: u16,

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The node's own address would not do to tell probes by: clients from elsewhere have it too, where kube-proxy masquerades.
-//! What has the probe's address was sent by a process of the node, since only that is given it here.
+//! What has the probe's address was sent by a process of the node, since only that is given it here. Somebody else can forge
+//! it, but gets no answer: those go to the node, which knows of no such connection.
 //!
 //! Only openings are looked at, so what is connected already stays as it is when the rules come or go. A connection whose
 //! destination is translated is not a probe either: the kubelet calls pods, not services.
