@@ -205,6 +205,24 @@ fn ipv6_can_be_left_out() {
     });
 }
 
+/// Nothing on the node tracks connections before: the kernel hears of this one in its midst, and takes it for new.
+#[test]
+fn a_connection_from_before_stays_what_it_is() {
+    isolated_async(async || {
+        let node = Node::new().await;
+        remove(&node.pod).unwrap();
+        let mut pairs = Vec::new();
+        for family in FAMILIES {
+            let client = dial(&node.host, family.pod, PORT).await;
+            pairs.push((client, accept(&node.app).await.0));
+        }
+        node.let_probes_pass(ProbeConfig::default());
+        for (client, server) in &mut pairs {
+            talk(client, server).await;
+        }
+    });
+}
+
 /// As long as something else on the node translates addresses too: the kernel stops when nobody asks for it any more.
 #[test]
 fn connections_survive_the_table_coming_and_going() {
