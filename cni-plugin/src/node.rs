@@ -11,6 +11,7 @@
 //! - [`discovery`]: where the pods are that nobody told of.
 //! - [`state`]: what the next agent needs to know.
 //! - [`status`]: what is to be told of the pods; [`manifest_status`] writes it where manifests are.
+//! - [`probes`]: whom health probes of the node reach.
 //! - [`metrics`]: what is counted.
 //! - [`api`]: what the plugin asks.
 //! - [`config`]: the command line; [`app`]: all of it together.
@@ -19,9 +20,10 @@ pub mod agent;
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod discovery;
 pub mod manifest_status;
 pub mod metrics;
-pub mod discovery;
 pub mod objects;
+pub mod probes;
 pub mod state;
 pub mod status;

@@ -20,6 +20,7 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -42,6 +43,7 @@ use self::sandbox::{Sandbox, Sandboxes, Stage};
 use super::{
     metrics::Metrics,
     objects::{KnownPod, Objects},
+    probes::Probes,
     state::{SavedStage, StateDir, is_uid},
     status::{Problem, Redirection, Status, Statuses},
 };
@@ -50,6 +52,7 @@ use crate::{
     enrollment::{Decision, Options, Rules},
 };
 
+mod adopt;
 mod error;
 mod follow;
 mod recovery;
@@ -73,12 +76,27 @@ pub struct AgentConfig {
     pub sweep: Duration,
 }
 
+/// What the agent works with.
+pub struct AgentParts {
+    /// Where ztunnel hears of pods.
+    pub zds: ZdsServer,
+    /// What is remembered.
+    pub state: StateDir,
+    /// Which pods the node's probes reach.
+    pub probes: Arc<Probes>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The namespace of the node itself, which is no pod's.
+    pub own: NetnsId,
+}
+
 /// The agent. All its work is done by its callers: the API and [`Agent::follow`].
 pub struct Agent {
     config: AgentConfig,
     objects: watch::Receiver<Objects>,
     zds: ZdsServer,
     state: StateDir,
+    probes: Arc<Probes>,
     metrics: Metrics,
     own: NetnsId,
     sandboxes: Sandboxes,
@@ -88,20 +106,21 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// An agent without pods. `own` is the namespace of the node itself.
-    pub fn new(
-        config: AgentConfig,
-        objects: watch::Receiver<Objects>,
-        zds: ZdsServer,
-        state: StateDir,
-        metrics: Metrics,
-        own: NetnsId,
-    ) -> Self {
+    /// An agent without pods.
+    pub fn new(config: AgentConfig, objects: watch::Receiver<Objects>, parts: AgentParts) -> Self {
+        let AgentParts {
+            zds,
+            state,
+            probes,
+            metrics,
+            own,
+        } = parts;
         Self {
             config,
             objects,
             zds,
             state,
+            probes,
             metrics,
             own,
             sandboxes: Sandboxes::default(),
@@ -213,7 +232,9 @@ impl Agent {
             .iter()
             .map(|attachment| attachment.container.as_str())
             .collect();
-        self.end(|container| !left.contains(container)).await;
+        // One that was found by its processes may have no name that the runtime knows.
+        self.end(|container| !container.is_empty() && !left.contains(container))
+            .await;
     }
 
     /// Forgets the pods of containers that have ended; their namespaces need no cleaning. One that is being added holds up
@@ -230,6 +251,7 @@ impl Agent {
             }
             self.state.remove(&uid);
             self.sandboxes.remove(&uid, sandbox);
+            self.probes.forget(&uid).await;
             self.statuses
                 .send_if_modified(|statuses| statuses.remove(&uid).is_some());
             self.enrolled.send_replace(());

@@ -7,7 +7,10 @@ use prometheus_client::registry::Registry;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::info;
 use tulle_manifest::source::directory::{Directory, DirectoryConfig};
-use tulle_net::Netns;
+use tulle_net::{
+    Netns,
+    probes::{HostProbes, ProbeConfig, kubelet_uid},
+};
 use tulle_runtime::{
     http::{Listen, Router, Server, ServerConfig},
     metrics,
@@ -17,12 +20,14 @@ use tulle_runtime::{
 use tulle_zds::ZdsServer;
 
 use super::{
-    agent::Agent,
+    agent::{Agent, AgentParts},
     api::Api,
     config::Config,
+    discovery::Discovery,
     manifest_status::StatusFile,
     metrics::Metrics,
     objects::{Objects, follow},
+    probes::Probes,
     state::StateDir,
 };
 
@@ -46,6 +51,7 @@ impl App {
             .with_context(|| format!("manifests in {}", config.manifests.display()))?;
         let mut objects = Objects::of(config.node.as_str());
         objects.apply(changes);
+        objects.set_complete();
         let (sender, objects) = watch::channel(objects);
         let state = StateDir::open(&config.state)
             .with_context(|| format!("cannot use {}", config.state.display()))?;
@@ -54,8 +60,27 @@ impl App {
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
         registry.register_collector(Box::new(ProcessMetrics::default()));
-        let agent = Agent::new(config.agent, objects, zds, state, metrics.clone(), own.id());
-        let agent = Arc::new(agent);
+        let host = match &config.host_netns {
+            Some(path) => Netns::open(path)
+                .with_context(|| format!("the node's network namespace {}", path.display()))?,
+            None => own,
+        };
+        let table = HostProbes::new(ProbeConfig {
+            // Nearly every kubelet is root's.
+            uid: Some(kubelet_uid(&host).unwrap_or_default()),
+            ipv6: config.agent.redirect.ipv6,
+            ..ProbeConfig::default()
+        });
+        let probes = Arc::new(Probes::new(host.clone(), table, metrics.clone()));
+        let parts = AgentParts {
+            zds,
+            state,
+            probes: Arc::clone(&probes),
+            metrics: metrics.clone(),
+            own: host.id(),
+        };
+        let sweep = config.agent.sweep;
+        let agent = Arc::new(Agent::new(config.agent, objects, parts));
         // Nothing is awaited in between: ztunnel cannot connect before all pods are known.
         agent.take_over().context("what an earlier agent left")?;
         let api = Api::bind(&config.plugin_socket)
@@ -77,7 +102,9 @@ impl App {
             let metrics = metrics.clone();
             async move { match api.serve(agent, metrics).await {} }
         });
-        tasks.spawn(agent.follow());
+        let discovery = Discovery::new(config.discovery, host.id());
+        tasks.spawn(agent.follow(discovery));
+        tasks.spawn(async move { probes.follow(sweep).await });
         tasks.spawn(async move {
             loop {
                 let count = *connected.borrow_and_update();

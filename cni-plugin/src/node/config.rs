@@ -78,6 +78,9 @@ pub struct Args {
         default_value = "/var/run/netns"
     )]
     netns_dir: PathBuf,
+    /// The node's own network namespace, as seen from here, if the agent runs in another: /host/proc/1/ns/net.
+    #[arg(long, env = "TULLE_NODE_HOST_NETNS", value_name = "PATH")]
+    host_netns: Option<PathBuf>,
     /// Port for readiness: /healthz/ready.
     #[arg(
         long,
@@ -155,6 +158,8 @@ pub struct Config {
     pub ztunnel_socket: PathBuf,
     /// Where pods are sought that nobody told of.
     pub discovery: DiscoveryConfig,
+    /// The node's own network namespace; none if the agent is in it.
+    pub host_netns: Option<PathBuf>,
     /// Port for readiness.
     pub http_port: u16,
     /// Port for metrics.
@@ -190,6 +195,7 @@ impl Args {
                 proc: self.proc,
                 names: self.netns_dir,
             },
+            host_netns: self.host_netns,
             http_port: self.http_port,
             metrics_port: self.metrics_port,
             agent: AgentConfig {

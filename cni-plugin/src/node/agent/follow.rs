@@ -9,24 +9,29 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 use tracing::{info, warn};
 use tulle_net::{changes::Changes, redirect};
 
 use super::{
-    Agent, AgentError, blocking,
+    Agent, AgentError,
+    adopt::Search,
+    blocking,
     sandbox::{Sandbox, Stage},
 };
 use crate::{
     enrollment::Decision,
-    node::{objects::KnownPod, status::Problem},
+    node::{discovery::Discovery, objects::KnownPod, status::Problem},
 };
 
 impl Agent {
     /// Brings pods into the mesh, and lets them out of it, as their labels and those of their namespaces change; what did
     /// not succeed is tried again. Redirection that somebody else has changed is put back.
-    pub async fn follow(self: Arc<Self>) {
+    ///
+    /// Those that belong in the mesh and that nobody told of are looked for with `discovery`.
+    pub async fn follow(self: Arc<Self>, discovery: Discovery) {
+        let mut search = Search::new(discovery);
         let mut objects = self.objects.clone();
         let mut ztunnels = self.zds.connected();
         let mut enrolled = self.enrolled.subscribe();
@@ -35,6 +40,7 @@ impl Agent {
             objects.mark_unchanged();
             ztunnels.mark_unchanged();
             enrolled.mark_unchanged();
+            let search_again = search.round(&self).await;
             let settled = self.reconcile().await;
             watchers.keep(&self).await;
             tokio::select! {
@@ -44,6 +50,7 @@ impl Agent {
                 // Most often it is ztunnel that is missing; nothing tells of the end of other obstacles.
                 Ok(()) = ztunnels.changed(), if !settled => {}
                 () = sleep(RETRY), if !settled => {}
+                () = sleep_until(search_again) => {}
             }
         }
     }

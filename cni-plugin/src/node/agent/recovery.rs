@@ -44,6 +44,7 @@ impl Agent {
                 SavedStage::Enrolled => match self.resume(&uid, &key, &saved, &netns) {
                     Ok(config) => {
                         self.tell_of(&uid, &key, Some(Redirection::Enabled), None);
+                        self.probes.note(&uid, &saved.ips);
                         Stage::Enrolled(config)
                     }
                     Err(error) => {

@@ -68,6 +68,7 @@ impl Agent {
             self.zds.del(&known.uid);
             return Err(error.into());
         }
+        self.probes.allow(&known.uid, &sandbox.ips).await;
         let config = self.redirect(options);
         let applied = {
             let (netns, config) = (netns.clone(), config.clone());
@@ -118,6 +119,7 @@ impl Agent {
         let (netns, released) = (self.reopen(sandbox)?, config.clone());
         blocking(move || redirect::release(&netns, &released)).await??;
         self.zds.del(&known.uid);
+        self.probes.forget(&known.uid).await;
         sandbox.stage = Stage::Leaving(config);
         self.metrics.event("left");
         Ok(())
