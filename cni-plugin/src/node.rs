@@ -14,6 +14,7 @@
 //! - [`probes`]: whom health probes of the node reach.
 //! - [`metrics`]: what is counted.
 //! - [`api`]: what the plugin asks.
+//! - [`install`]: the plugin's executable and configuration, on this node.
 //! - [`config`]: the command line; [`app`]: all of it together.
 
 pub mod agent;
@@ -21,6 +22,7 @@ pub mod api;
 pub mod app;
 pub mod config;
 pub mod discovery;
+pub mod install;
 pub mod manifest_status;
 pub mod metrics;
 pub mod objects;

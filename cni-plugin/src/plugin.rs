@@ -1,5 +1,7 @@
 //! The verbs: environment and configuration in, what to print out.
 
+pub mod pass_through;
+
 use std::{ffi::OsString, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};

@@ -5,15 +5,20 @@ use std::{
     process::ExitCode,
 };
 
-use tulle_cni_plugin::plugin::{Output, run, unreadable};
+use tulle_cni_plugin::plugin::{Output, pass_through, run, unreadable};
 
 fn main() -> ExitCode {
     let mut input = Vec::new();
     let output = match io::stdin().take(MAX_INPUT).read_to_end(&mut input) {
+        Ok(_) if is_uninstalled() => pass_through::run(|name| std::env::var_os(name), &input),
         Ok(_) => run(|name| std::env::var_os(name), &input),
         Err(error) => unreadable(&error),
     };
     print(&output)
+}
+
+fn is_uninstalled() -> bool {
+    std::env::current_exe().is_ok_and(|executable| pass_through::is_marked(&executable))
 }
 
 fn print(output: &Output) -> ExitCode {

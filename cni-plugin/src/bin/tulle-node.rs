@@ -3,14 +3,22 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use tokio::runtime::Builder;
 use tracing::info;
-use tulle_cni_plugin::node::{app::App, config::Args};
+use tulle_cni_plugin::node::{
+    app::App,
+    config::{Args, Invocation, UninstallArgs},
+    install::{self, Plugin},
+};
 use tulle_runtime::{log, process, signal::Shutdown};
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
+    let invocation = Invocation::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let done = match invocation {
+        Invocation::Run(args) => run(*args),
+        Invocation::Uninstall(args) => uninstall(args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tulle-node: {error:#}");
@@ -35,4 +43,19 @@ fn run(args: Args) -> anyhow::Result<()> {
             drop(app);
             Ok(())
         })
+}
+
+fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
+    let done = install::uninstall(&args.into_config())?;
+    for file in &done.configurations {
+        println!("took tulle-cni out of {}", file.display());
+    }
+    match done.plugin {
+        Plugin::Absent => println!("tulle-cni is not installed"),
+        Plugin::Removed => println!("removed tulle-cni"),
+        Plugin::PassesThrough(sandboxes) => println!(
+            "{sandboxes} sandboxes still name tulle-cni: it stays and passes everything; run this again when they are gone"
+        ),
+    }
+    Ok(())
 }

@@ -24,6 +24,7 @@ use super::{
     api::Api,
     config::Config,
     discovery::Discovery,
+    install::{Counts, Installer},
     manifest_status::StatusFile,
     metrics::Metrics,
     objects::{Objects, follow},
@@ -44,6 +45,11 @@ impl App {
     /// What is missing or cannot be used.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let readiness = Readiness::new();
+        // Until everything below has come up, the plugin would find nobody to ask.
+        let install = config.install.map(|install| {
+            let task = readiness.task("plugin installed");
+            (Installer::new(install), task)
+        });
         let (ztunnel, plugin) = (readiness.task("ztunnel"), readiness.task("plugin socket"));
         let own = Netns::current().context("cannot open the node's own network namespace")?;
         let (directory, changes) = Directory::open(DirectoryConfig::new(&config.manifests))
@@ -105,6 +111,10 @@ impl App {
         let discovery = Discovery::new(config.discovery, host.id());
         tasks.spawn(agent.follow(discovery));
         tasks.spawn(async move { probes.follow(sweep).await });
+        if let Some((installer, task)) = install {
+            let (counts, _) = watch::channel(Counts::default());
+            tasks.spawn(installer.follow(task, counts));
+        }
         tasks.spawn(async move {
             loop {
                 let count = *connected.borrow_and_update();

@@ -1,12 +1,16 @@
 //! The command line and the environment of the agent.
 
-use std::{path::PathBuf, time::Duration};
+mod install;
 
-use clap::Parser;
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser};
+use install::InstallArgs;
+pub use install::UninstallArgs;
 use tulle_net::redirect::RedirectConfig;
 use tulle_runtime::log::{Directives, Format, LogConfig};
 
-use super::{agent::AgentConfig, discovery::DiscoveryConfig};
+use super::{agent::AgentConfig, discovery::DiscoveryConfig, install::InstallConfig};
 use crate::enrollment::{Rules, Selectors};
 
 /// The node agent of a Tulle mesh.
@@ -141,6 +145,18 @@ pub struct Args {
         default_value = "plain"
     )]
     log_format: Format,
+    // Last, since its heading is that of everything behind it.
+    #[command(flatten)]
+    install: InstallArgs,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Be the agent. The default.
+    Run(Box<Args>),
+    /// `uninstall`.
+    Uninstall(UninstallArgs),
 }
 
 /// What an agent needs.
@@ -164,8 +180,30 @@ pub struct Config {
     pub http_port: u16,
     /// Port for metrics.
     pub metrics_port: u16,
+    /// What is installed of the plugin; none to install nothing.
+    pub install: Option<InstallConfig>,
     /// The agent's own part.
     pub agent: AgentConfig,
+}
+
+impl Invocation {
+    /// Reads a command line, of which the first is the program.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that it asks for.
+    pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let uninstall = UninstallArgs::augment_args(clap::Command::new(UNINSTALL));
+        // What the agent requires may be in the environment of its pod, and is nothing to uninstalling.
+        let command = Args::command()
+            .subcommand(uninstall)
+            .subcommand_negates_reqs(true)
+            .args_conflicts_with_subcommands(true);
+        let matches = command.try_get_matches_from(arguments)?;
+        match matches.subcommand_matches(UNINSTALL) {
+            Some(matches) => UninstallArgs::from_arg_matches(matches).map(Self::Uninstall),
+            None => Args::from_arg_matches(&matches).map(|args| Self::Run(Box::new(args))),
+        }
+    }
 }
 
 impl Args {
@@ -181,12 +219,14 @@ impl Args {
 
     /// Everything else.
     pub fn into_config(self) -> Config {
-        let excluded = self.exclude_namespaces.into_iter();
+        let mut excluded = self.exclude_namespaces;
+        excluded.retain(|name| !name.is_empty());
         let selectors = self.enablement_selector.map(|SelectorList(list)| list);
         Config {
             node: self.node,
             manifests: self.manifests,
             state: self.state,
+            install: self.install.into_config(&self.run_dir, &excluded),
             plugin_socket: self.run_dir.join("pluginevent.sock"),
             ztunnel_socket: self.ztunnel_socket,
             discovery: DiscoveryConfig {
@@ -200,7 +240,7 @@ impl Args {
             metrics_port: self.metrics_port,
             agent: AgentConfig {
                 rules: Rules {
-                    excluded: excluded.filter(|name| !name.is_empty()).collect(),
+                    excluded: excluded.into_iter().collect(),
                     selectors: selectors.unwrap_or_else(|| Rules::default().selectors),
                 },
                 redirect: RedirectConfig {
@@ -230,12 +270,14 @@ fn selectors(yaml: &str) -> Result<SelectorList, String> {
 }
 
 const DNS_PORT: u16 = 15053;
+const UNINSTALL: &str = "uninstall";
 const OBJECT_WAIT: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::install::Mode;
 
     #[test]
     fn pods_are_sought_where_runtimes_have_them_unless_it_is_said_otherwise() {
@@ -282,5 +324,87 @@ mod tests {
         ] {
             assert!(with(wrong).is_err(), "{wrong}");
         }
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Invocation, String> {
+        let run = ["tulle-node"].iter().chain(arguments);
+        Invocation::parse(run.map(OsString::from)).map_err(|error| error.to_string())
+    }
+
+    fn config(arguments: &[&str]) -> Config {
+        let required = ["--node", "a", "--manifests", "m"];
+        match parse(&[required.as_slice(), arguments].concat()).unwrap() {
+            Invocation::Run(args) => args.into_config(),
+            Invocation::Uninstall(args) => panic!("{args:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_is_installed_unless_it_is_asked_for() {
+        assert_eq!(config(&[]).install, None);
+        for flag in [
+            "--cni-plugin=x",
+            "--cni-bin-dir=x",
+            "--cni-conf-dir=x",
+            "--cni-conf-name=x.conf",
+            "--cni-own-config",
+        ] {
+            let error = parse(&["--node", "a", "--manifests", "m", flag]).unwrap_err();
+            assert!(error.contains("--install"), "{flag}: {error}");
+        }
+    }
+
+    #[test]
+    fn plugin_is_told_what_the_agent_is() {
+        let install = config(&[
+            "--install",
+            "--exclude-namespaces",
+            "a,b",
+            "--run-dir",
+            "/r",
+        ]);
+        let install = install.install.unwrap();
+        assert_eq!(install.entry.run_dir, PathBuf::from("/r"));
+        assert_eq!(install.entry.exclude_namespaces, ["a", "b"]);
+        assert_eq!(install.entry.mesh_namespace, "istio-system");
+        assert_eq!(install.mode, Mode::Chained);
+        assert_eq!(install.primary, None);
+        assert_eq!(install.plugin.file_name().unwrap(), "tulle-cni");
+        assert_eq!(install.bin_dir, PathBuf::from("/opt/cni/bin"));
+        assert_eq!(install.conf_dir, PathBuf::from("/etc/cni/net.d"));
+    }
+
+    #[test]
+    fn own_file_has_a_default_name() {
+        for (flag, name) in [
+            ("--cni-own-config", "02-tulle-cni.conflist"),
+            ("--cni-own-config=00-mesh.conflist", "00-mesh.conflist"),
+        ] {
+            let install = config(&["--install", flag]).install.unwrap();
+            assert_eq!(install.mode, Mode::OwnFile(name.to_owned()));
+        }
+        for wrong in [
+            "--cni-own-config=00-mesh.conf",
+            "--cni-own-config=../x.conflist",
+            "--cni-conf-name=a/b.conf",
+            "--cni-conf-name=notes.txt",
+        ] {
+            assert!(parse(&["--node", "a", "--manifests", "m", "--install", wrong]).is_err());
+        }
+    }
+
+    #[test]
+    fn uninstalling_needs_nothing_of_the_agent() {
+        let Ok(Invocation::Uninstall(args)) = parse(&["uninstall", "--cni-bin-dir", "/b"]) else {
+            panic!("not understood");
+        };
+        let config = args.into_config();
+        assert_eq!(config.bin_dir, PathBuf::from("/b"));
+        assert_eq!(config.conf_dir, PathBuf::from("/etc/cni/net.d"));
+        assert_eq!(config.cache_dir, PathBuf::from("/var/lib/cni"));
+        assert!(parse(&["uninstall", "--node", "a"]).is_err());
+        assert!(parse(&[]).unwrap_err().contains("--manifests"));
+        let help = parse(&["--help"]).unwrap_err();
+        assert!(help.contains("uninstall"), "{help}");
     }
 }
