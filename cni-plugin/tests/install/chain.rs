@@ -1,116 +1,15 @@
-//! Installing the plugin into directories as runtimes have them, while others write in them, and taking it away again.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! Our entry in the primary's list, and the executable.
 
 use std::{
     fs,
     io::Write,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use tempfile::TempDir;
-use tulle_cni_plugin::node::install::{Entry, InstallConfig, Installer, Mode, Pass};
+use tulle_cni_plugin::node::install::{Installer, Mode};
 
-const ENTRY: &str = r#"{"type":"tulle-cni","cni_agent_run_dir":"/run/mesh","exclude_namespaces":["kube-system"],"pod_namespace":"mesh"}"#;
-const PRIMARY: &str = r#"{
-  "name": "pods",
-  "cniVersion": "1.0.0",
-  "zone": 12345678901234567890, "weight": 1.0,
-  "plugins": [
-    {"type": "ptp", "mtu": 1.50e3},
-    {"type": "portmap", "capabilities": {"portMappings": true}}
-  ],
-  "disableCheck": false
-}
-"#;
-const SINGLE: &str = r#"{"type": "bridge", "name": "pods", "cniVersion": "0.3.1", "zone": 12345678901234567890, "weight": 1.0}
-"#;
-
-/// A node's directories.
-struct Node {
-    dir: TempDir,
-}
-
-impl Node {
-    fn new() -> Self {
-        let dir = TempDir::new().unwrap();
-        for name in ["bin", "conf", "image"] {
-            fs::create_dir(dir.path().join(name)).unwrap();
-        }
-        let node = Self { dir };
-        fs::write(node.path("image/tulle-cni"), "plugin").unwrap();
-        node
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    /// Names in a directory, sorted; hidden ones too.
-    fn names(&self, directory: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.path(directory)).unwrap();
-        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
-        let mut names: Vec<_> = entries
-            .map(|entry| name(entry).into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    /// Those that a runtime looks at.
-    fn configurations(&self) -> Vec<String> {
-        let mut names = self.names("conf");
-        names.retain(|name| is_configuration(Path::new(name)));
-        names
-    }
-
-    fn config(&self) -> InstallConfig {
-        InstallConfig {
-            plugin: self.path("image/tulle-cni"),
-            bin_dir: self.path("bin"),
-            conf_dir: self.path("conf"),
-            primary: None,
-            mode: Mode::Chained,
-            entry: Entry {
-                run_dir: "/run/mesh".into(),
-                exclude_namespaces: vec!["kube-system".into()],
-                mesh_namespace: "mesh".into(),
-            },
-            check: Duration::from_secs(3600),
-        }
-    }
-
-    fn installer(&self) -> Installer {
-        Installer::new(self.config())
-    }
-}
-
-fn is_configuration(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("conf" | "conflist" | "json"))
-}
-
-/// The primary's list with our entry.
-fn chained(text: &str) -> String {
-    text.replace("true}}\n", &format!("true}}}},\n    {ENTRY}\n"))
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::metadata(path).unwrap().permissions().mode() & 0o7777
-}
-
-fn in_place(pass: Pass) -> PathBuf {
-    pass.standing.unwrap()
-}
+use crate::node::{Node, PRIMARY, SINGLE, chained, in_place, mode, version};
 
 #[test]
 fn entry_is_chained_and_nothing_else_is_touched() {
@@ -342,12 +241,4 @@ fn named_file_is_the_primary() {
         assert_eq!(list, node.path("conf/20-pods.conflist"));
     }
     assert_eq!(node.read("conf/10-pods.conflist"), PRIMARY);
-}
-
-/// The primary's configuration of the `n`th time; they are equally long.
-fn version(n: u64) -> String {
-    PRIMARY.replace(
-        "12345678901234567890",
-        &(10_000_000_000_000_000_000 + n).to_string(),
-    )
 }
