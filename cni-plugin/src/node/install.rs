@@ -288,7 +288,8 @@ impl InstallError {
 struct Teller {
     problem: Option<Problem>,
     quarrel: Quarrel,
-    installed: bool,
+    /// Where our entry was last.
+    file: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -310,13 +311,25 @@ impl Teller {
                 return AFTER_FAILURE;
             }
         };
+        let is_news = match &self.file {
+            Some(file) if pass.configured && self.quarrel.repaired(Instant::now()) => {
+                warn!(
+                    file = %file.display(),
+                    "somebody else keeps rewriting this file, and pods may start outside the mesh in between; the usual \
+                     cause is Cilium with cni.exclusive=true"
+                );
+                true
+            }
+            Some(_) | None => false,
+        };
         counts.send_modify(|counts| {
             counts.copied += u64::from(pass.copied);
             counts.configured += u64::from(pass.configured);
             counts.overtaken += pass.overtaken;
+            counts.quarrels += u64::from(is_news);
         });
         match &pass.standing {
-            Ok(file) => self.in_place(pass, file, counts),
+            Ok(file) => self.in_place(pass, file),
             Err(waiting @ Waiting::NoPrimary) => self.problem(waiting.to_string(), Duration::ZERO),
             Err(waiting) => self.problem(waiting.to_string(), PATIENCE),
         }
@@ -326,19 +339,11 @@ impl Teller {
         }
     }
 
-    fn in_place(&mut self, pass: &Pass, file: &Path, counts: &Sender<Counts>) {
+    fn in_place(&mut self, pass: &Pass, file: &Path) {
         let was_told = self.problem.take().is_some_and(|problem| problem.told);
-        let first = !std::mem::replace(&mut self.installed, true);
-        if first || was_told || pass.copied {
+        let was_there = self.file.replace(file.to_owned());
+        if was_there.is_none() || was_told || pass.copied {
             info!(file = %file.display(), "the plugin is installed");
-        }
-        if !first && pass.configured && self.quarrel.repaired(Instant::now()) {
-            counts.send_modify(|counts| counts.quarrels += 1);
-            warn!(
-                file = %file.display(),
-                "somebody else keeps rewriting this file, and pods may start outside the mesh in between; the usual cause \
-                 is Cilium with cni.exclusive=true"
-            );
         }
     }
 

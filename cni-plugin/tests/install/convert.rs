@@ -1,13 +1,13 @@
 //! A single plugin that becomes a list, and becomes one again.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use tulle_cni_plugin::node::install::{Plugin, uninstall};
 
 use crate::node::{ENTRY, Node, PRIMARY, SINGLE, in_place, mode};
 
 /// The list that a single plugin of this file becomes.
-fn converted(single: &str, file: &str) -> String {
+pub(crate) fn converted(single: &str, file: &str) -> String {
     let entry = ENTRY.strip_suffix('}').unwrap();
     format!(
         "{{\n  \"cniVersion\": \"0.3.1\",\n  \"name\": \"pods\",\n  \"plugins\": [\n    {},\n    \
@@ -152,10 +152,7 @@ fn list_that_somebody_changed_since_stays_a_list() {
         &list.replace("\"name\"", "\"x\": 1, \"name\""),
     );
     let done = uninstall(&node.uninstall_config()).unwrap();
-    assert_eq!(
-        done.configurations,
-        [PathBuf::from(node.path("conf/10-pods.conflist"))]
-    );
+    assert_eq!(done.configurations, [node.path("conf/10-pods.conflist")]);
     assert_eq!(node.names("conf"), ["10-pods.conflist"]);
     let left = node.read("conf/10-pods.conflist");
     assert!(

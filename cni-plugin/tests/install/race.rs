@@ -19,7 +19,31 @@ use tokio::{
 use tulle_cni_plugin::node::install::Counts;
 use tulle_runtime::readiness::Readiness;
 
-use crate::node::{Node, PRIMARY, chained, is_configuration, version};
+use crate::{
+    convert::converted,
+    node::{Node, PRIMARY, SINGLE, chained, in_place, is_configuration, version},
+};
+
+/// What the primary writes, and what becomes of it.
+#[derive(Clone, Copy)]
+struct Kind {
+    file: &'static str,
+    version: fn(u64) -> String,
+    chained: fn(&str) -> String,
+}
+
+const LIST: Kind = Kind {
+    file: "conf/10-pods.conflist",
+    version,
+    chained,
+};
+const CONF: Kind = Kind {
+    file: "conf/10-pods.conf",
+    version: |n| SINGLE.replace("1.0", &format!("1.{n:04}")),
+    chained: |single| converted(single, "10-pods.conf"),
+};
+/// Where our entry is in the end.
+const RESULT: &str = "conf/10-pods.conflist";
 
 /// Reads whatever a runtime would, as often as it can.
 struct Reader {
@@ -37,17 +61,19 @@ struct Seen {
 }
 
 impl Reader {
-    fn start(directory: PathBuf, versions: Vec<String>) -> Self {
+    fn start(directory: PathBuf, kind: Kind, versions: Vec<String>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
+            let whole: Vec<_> = versions.iter().map(|text| (kind.chained)(text)).collect();
             let mut seen = Seen::default();
             while !stopped.load(Ordering::Relaxed) {
-                for entry in fs::read_dir(&directory).unwrap() {
-                    let path = entry.unwrap().path();
-                    if is_configuration(&path) {
-                        seen.look(&path, &versions);
-                    }
+                let entries = fs::read_dir(&directory).unwrap();
+                let paths = entries.map(|entry| entry.unwrap().path());
+                let paths: Vec<_> = paths.filter(|path| is_configuration(path)).collect();
+                assert!(!paths.is_empty(), "a runtime would find no network");
+                for path in paths {
+                    seen.look(&path, &versions, &whole);
                 }
             }
             seen
@@ -62,14 +88,17 @@ impl Reader {
 }
 
 impl Seen {
-    fn look(&mut self, path: &Path, versions: &[String]) {
-        let text = fs::read_to_string(path).unwrap();
-        let is_half = || versions.iter().any(|version| version.starts_with(&text));
+    fn look(&mut self, path: &Path, versions: &[String], chained: &[String]) {
+        // A single plugin may have become a list meanwhile.
+        let Ok(text) = fs::read_to_string(path) else {
+            assert!(path.ends_with("10-pods.conf"), "{} is gone", path.display());
+            return;
+        };
         if versions.contains(&text) {
             self.primary += 1;
-        } else if versions.iter().any(|version| chained(version) == text) {
+        } else if chained.contains(&text) {
             self.chained += 1;
-        } else if is_half() {
+        } else if versions.iter().any(|version| version.starts_with(&text)) {
             self.half += 1;
         } else {
             panic!("nobody wrote {text:?} to {}", path.display());
@@ -78,13 +107,12 @@ impl Seen {
 }
 
 /// Writes version after version, and checks that the last one gets our entry.
-async fn fight(write: impl Fn(&Path, &str)) -> (Seen, Counts) {
+async fn fight(kind: Kind, write: impl Fn(&Path, &str)) -> Seen {
     let node = Node::new();
-    node.write("conf/10-pods.conflist", PRIMARY);
-    let path = node.path("conf/10-pods.conflist");
-    let versions: Vec<_> = (0..30).map(version).collect();
-    let known = [PRIMARY.to_owned()].into_iter().chain(versions.clone());
-    let reader = Reader::start(node.path("conf"), known.collect());
+    let versions: Vec<_> = (0..31).map(kind.version).collect();
+    let path = node.path(kind.file);
+    fs::write(&path, &versions[0]).unwrap();
+    let reader = Reader::start(node.path("conf"), kind, versions.clone());
     let readiness = Readiness::new();
     let (counts, seen) = watch::channel(Counts::default());
     let task = readiness.task("plugin installed");
@@ -92,14 +120,15 @@ async fn fight(write: impl Fn(&Path, &str)) -> (Seen, Counts) {
     timeout(LIMIT, readiness.ready()).await.unwrap();
 
     let mut pace = interval(Duration::from_millis(50));
-    for version in &versions {
+    for version in &versions[1..] {
         pace.tick().await;
         write(&path, version);
     }
-    let last = chained(versions.last().unwrap());
+    let last = (kind.chained)(&versions[30]);
+    let result = node.path(RESULT);
     let settled = async {
         let mut pace = interval(Duration::from_millis(5));
-        while fs::read_to_string(&path).unwrap() != last {
+        while fs::read_to_string(&result).unwrap() != last || path != result && path.exists() {
             pace.tick().await;
         }
     };
@@ -110,34 +139,86 @@ async fn fight(write: impl Fn(&Path, &str)) -> (Seen, Counts) {
     installer.abort();
     let _ = installer.await;
     let counts = *seen.borrow();
-    (reader.stop(), counts)
+    assert_eq!(counts.failed, 0, "{counts:?}");
+    let seen = reader.stop();
+    assert!(seen.primary + seen.chained > 0, "{seen:?}");
+    seen
+}
+
+fn replace(path: &Path, text: &str) {
+    let new = path.with_file_name("unfinished");
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, path).unwrap();
+}
+
+fn overwrite(path: &Path, text: &str) {
+    let mut file = fs::File::create(path).unwrap();
+    let (first, rest) = text.split_at(text.len() / 2);
+    file.write_all(first.as_bytes()).unwrap();
+    file.write_all(rest.as_bytes()).unwrap();
 }
 
 #[tokio::test]
 async fn entry_survives_a_primary_that_replaces_its_file() {
-    let (seen, counts) = fight(|path, text| {
-        let new = path.with_file_name("unfinished");
-        fs::write(&new, text).unwrap();
-        fs::rename(&new, path).unwrap();
-    })
-    .await;
-    assert_eq!(seen.half, 0);
-    assert!(seen.chained > 0, "{seen:?}");
-    assert!(counts.configured >= 6, "{counts:?}");
-    assert_eq!((counts.quarrels, counts.failed), (1, 0), "{counts:?}");
+    for kind in [LIST, CONF] {
+        let seen = fight(kind, replace).await;
+        assert_eq!(seen.half, 0, "{seen:?}");
+    }
 }
 
 #[tokio::test]
 async fn entry_survives_a_primary_that_overwrites_its_file() {
-    let (seen, counts) = fight(|path, text| {
-        let mut file = fs::File::create(path).unwrap();
-        let (first, rest) = text.split_at(text.len() / 2);
-        file.write_all(first.as_bytes()).unwrap();
-        file.write_all(rest.as_bytes()).unwrap();
-    })
-    .await;
-    assert!(seen.chained > 0, "{seen:?}");
-    assert_eq!((counts.quarrels, counts.failed), (1, 0), "{counts:?}");
+    for kind in [LIST, CONF] {
+        fight(kind, overwrite).await;
+    }
+}
+
+#[tokio::test]
+async fn quarrel_is_counted_once() {
+    let node = Node::new();
+    node.write("conf/10-pods.conflist", PRIMARY);
+    let readiness = Readiness::new();
+    let (counts, mut seen) = watch::channel(Counts::default());
+    let task = readiness.task("plugin installed");
+    let installer = tokio::spawn(node.installer().follow(task, counts));
+    for n in 1..=9 {
+        let repaired = seen.wait_for(|counts| counts.configured == n);
+        let counts = *timeout(LIMIT, repaired).await.unwrap().unwrap();
+        // The first was no repair, and four repairs are no quarrel yet.
+        let quarrels = u64::from(n > 5);
+        assert_eq!(
+            (counts.quarrels, counts.failed),
+            (quarrels, 0),
+            "{counts:?}"
+        );
+        replace(&node.path("conf/10-pods.conflist"), &version(n));
+    }
+    installer.abort();
+    let _ = installer.await;
+}
+
+/// Without any pause, so that the two do meet between reading and exchanging.
+#[test]
+fn nothing_is_lost_to_a_primary_that_never_rests() {
+    let node = Node::new();
+    let path = node.path(LIST.file);
+    let versions: Vec<_> = (0..400).map(LIST.version).collect();
+    fs::write(&path, &versions[0]).unwrap();
+    let reader = Reader::start(node.path("conf"), LIST, versions.clone());
+    let last = chained(&versions[399]);
+    let writer = thread::spawn(move || {
+        for version in &versions[1..] {
+            replace(&path, version);
+        }
+    });
+    let mut installer = node.installer();
+    while !writer.is_finished() {
+        installer.pass().unwrap();
+    }
+    writer.join().unwrap();
+    in_place(installer.pass().unwrap());
+    assert_eq!(node.read(LIST.file), last);
+    assert_eq!(reader.stop().half, 0);
 }
 
 #[tokio::test]

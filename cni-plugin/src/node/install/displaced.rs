@@ -68,13 +68,17 @@ impl Displaced {
         }
     }
 
-    /// Puts it back if it is whole and another than it was.
-    pub(super) fn check(&mut self) -> io::Result<Fate> {
-        let now = match &self.whereto {
+    /// Where it is now.
+    pub(super) fn now(&self) -> &Path {
+        match &self.whereto {
             Whereto::Exchanged { now, .. } => now.path(),
             Whereto::Moved { now } => now,
-        };
-        let content = file::read(now)?;
+        }
+    }
+
+    /// Puts it back if it is whole and another than it was.
+    pub(super) fn check(&mut self) -> io::Result<Fate> {
+        let content = file::read(self.now())?;
         if content == self.content {
             return Ok(match self.since.elapsed() < GRACE {
                 true => Fate::Kept,

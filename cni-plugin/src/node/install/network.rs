@@ -303,6 +303,8 @@ impl Network {
     }
 
     fn keep(&mut self, displaced: Displaced) {
+        self.displaced
+            .retain(|known| known.now() != displaced.now());
         if self.displaced.len() >= MOST {
             self.displaced.remove(0);
         }
