@@ -112,8 +112,9 @@ impl App {
         tasks.spawn(agent.follow(discovery));
         tasks.spawn(async move { probes.follow(sweep).await });
         if let Some((installer, task)) = install {
-            let (counts, _) = watch::channel(Counts::default());
+            let (counts, counted) = watch::channel(Counts::default());
             tasks.spawn(installer.follow(task, counts));
+            tasks.spawn(metrics.clone().follow_installs(counted));
         }
         tasks.spawn(async move {
             loop {

@@ -12,6 +12,9 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use tokio::sync::watch;
+
+use super::install::Counts;
 
 /// Counters of the agent. Clones share them.
 #[derive(Clone, Debug)]
@@ -26,6 +29,7 @@ struct Counters {
     requests: Family<ResponseCode, Counter>,
     adds: Family<Outcome, Histogram>,
     ztunnels: Gauge,
+    installs: Family<Result, Counter>,
 }
 
 macro_rules! label {
@@ -38,6 +42,7 @@ macro_rules! label {
 }
 label!(Stage, stage: &'static str);
 label!(Reason, reason: &'static str);
+label!(Result, result: &'static str);
 label!(What, what: &'static str);
 label!(Outcome, outcome: &'static str);
 label!(ResponseCode, response_code: u16);
@@ -60,6 +65,7 @@ impl Default for Metrics {
                 Histogram::new(exponential_buckets(0.001, 2.0, 16))
             }),
             ztunnels: Gauge::default(),
+            installs: Family::default(),
         }))
     }
 }
@@ -103,6 +109,33 @@ impl Metrics {
             "Connected ztunnels",
             counters.ztunnels.clone(),
         );
+        registry.register(
+            "istio_cni_installs",
+            "What was done to have the CNI plugin installed",
+            counters.installs.clone(),
+        );
+    }
+
+    /// Takes over what the installer counts, for as long as it counts.
+    pub(super) async fn follow_installs(self, mut counts: watch::Receiver<Counts>) {
+        let mut last = Counts::default();
+        loop {
+            let now = *counts.borrow_and_update();
+            for (result, before, after) in [
+                ("COPIED", last.copied, now.copied),
+                ("CONFIGURED", last.configured, now.configured),
+                ("OVERTAKEN", last.overtaken, now.overtaken),
+                ("FAILED", last.failed, now.failed),
+                ("QUARREL", last.quarrels, now.quarrels),
+            ] {
+                let counter = self.0.installs.get_or_create(&Result { result });
+                counter.inc_by(after.saturating_sub(before));
+            }
+            last = now;
+            if counts.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     pub(super) fn stages(&self, stages: BTreeMap<&'static str, usize>) {
