@@ -1,34 +1,37 @@
-//! The node agent of a node, and the container runtime that executes its plugin.
-//!
-//! The lab makes the network of a pod, as a primary plugin would, and then does what a runtime does next: it executes
-//! `tulle-cni` with the configuration, the variables and the previous result that a runtime would give it.
+//! The node agent of a node. It installs the plugin that the node's runtime executes for each pod.
 
 use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, net::UnixStream, process::Command};
-use tulle_net::redirect::{self, Drift, RedirectConfig};
+use anyhow::Result;
+use tokio::net::UnixStream;
+use tulle_net::{
+    Netns,
+    redirect::{self, Drift, RedirectConfig},
+};
 
 use crate::{
     address::Families,
     binaries::Binaries,
+    http,
+    metrics::Metrics,
     node::Node,
     object::SYSTEM_NAMESPACE,
     pod::Pod,
     process::{Process, Program, wait_for},
+    runtime::Runtime,
 };
 
 /// The agent of one node.
 #[derive(Debug)]
 pub struct NodeAgent {
     node: String,
+    netns: Netns,
     process: Process,
-    plugin: PathBuf,
+    runtime: Runtime,
     run_dir: PathBuf,
     redirect: RedirectConfig,
 }
@@ -43,6 +46,8 @@ pub(crate) struct AgentSetup<'a> {
     pub(crate) ztunnel_socket: &'a Path,
     /// The agent's own folder.
     pub(crate) run_dir: &'a Path,
+    /// What executes its plugin.
+    pub(crate) runtime: &'a Runtime,
     /// For the log.
     pub(crate) logs: &'a Path,
     /// What is logged.
@@ -65,13 +70,28 @@ impl NodeAgent {
         .env("TULLE_NODE_RUN_DIR", text(setup.run_dir))
         .env("TULLE_NODE_STATE", text(&setup.run_dir.join("pods")))
         .env("ZTUNNEL_UDS_ADDRESS", text(setup.ztunnel_socket))
+        .env("TULLE_NODE_INSTALL", "true")
+        .env(
+            "TULLE_NODE_CNI_PLUGIN",
+            text(&setup.binaries.path("tulle-cni")?),
+        )
+        .env("TULLE_NODE_CNI_BIN_DIR", text(&setup.runtime.plugins()))
+        .env(
+            "TULLE_NODE_CNI_CONF_DIR",
+            text(&setup.runtime.configurations()),
+        )
+        .env("TULLE_NODE_CNI_CACHE_DIR", text(&setup.runtime.cache()))
+        .env("TULLE_NODE_NETNS_DIR", "/run/netns")
+        .env("TULLE_NODE_NRI_SOCKET", "")
+        .env("POD_NAMESPACE", SYSTEM_NAMESPACE)
         .env("AMBIENT_IPV6", ipv6.to_string())
         .env("LOG_FORMAT", "json")
         .env("RUST_LOG", setup.log_filter);
         let mut agent = Self {
             node: node.name().to_owned(),
+            netns: node.netns().clone(),
             process: Process::spawn(node.netns(), setup.logs, program)?,
-            plugin: setup.binaries.path("tulle-cni")?,
+            runtime: setup.runtime.clone(),
             run_dir: setup.run_dir.to_owned(),
             redirect: RedirectConfig {
                 ipv6,
@@ -82,44 +102,32 @@ impl NodeAgent {
         Ok(agent)
     }
 
-    /// Waits until the plugin is answered.
+    /// Waits until the plugin is installed and answered.
     ///
     /// # Errors
     /// When the process ends first, or takes too long.
     pub async fn wait_listening(&mut self) -> Result<()> {
         let socket = self.run_dir.join("pluginevent.sock");
+        let runtime = self.runtime.clone();
         self.process
-            .wait_until("socket for the plugin", START_LIMIT, async || {
-                UnixStream::connect(&socket).await.ok().map(drop)
+            .wait_until("plugin installed and answered", START_LIMIT, async || {
+                UnixStream::connect(&socket).await.ok()?;
+                runtime.executes("tulle-cni").then_some(())
             })
             .await
+    }
+
+    /// What it has counted.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics(&self) -> Result<Metrics> {
+        Metrics::parse(&http::get(&self.netns, METRICS, "/metrics").await?)
     }
 
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
-    }
-
-    /// A pod has got its network.
-    pub(crate) async fn added(&self, pod: &Pod) -> Result<()> {
-        let ip = |ip: &std::net::IpAddr| json!({"address": host_prefix(*ip), "interface": 0});
-        let previous = json!({
-            "cniVersion": "1.1.0",
-            "interfaces": [{"name": "eth0", "sandbox": netns_path(pod)}],
-            "ips": pod.addresses().iter().map(ip).collect::<Vec<_>>(),
-        });
-        let result = self.execute("ADD", pod, &previous).await?;
-        ensure!(
-            result == previous,
-            "tulle-cni changed the previous result: {result}"
-        );
-        Ok(())
-    }
-
-    /// A pod's network is gone.
-    pub(crate) async fn deleted(&self, pod: &Pod) -> Result<()> {
-        self.execute("DEL", pod, &Value::Null).await?;
-        Ok(())
     }
 
     /// Waits until a pod's traffic is redirected, or is not.
@@ -142,59 +150,8 @@ impl NodeAgent {
         })
         .await
     }
-
-    async fn execute(&self, verb: &str, pod: &Pod, previous: &Value) -> Result<Value> {
-        let config = json!({
-            "cniVersion": "1.1.0",
-            "name": "lab",
-            "type": "tulle-cni",
-            "cni_agent_run_dir": self.run_dir,
-            "pod_namespace": SYSTEM_NAMESPACE,
-            "prevResult": previous,
-        });
-        let arguments = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={uid};K8S_POD_UID={uid}",
-            pod.namespace(),
-            pod.name(),
-            uid = pod.uid(),
-        );
-        let mut child = Command::new(&self.plugin)
-            .env_clear()
-            .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", pod.uid())
-            .env("CNI_NETNS", netns_path(pod))
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", self.plugin.parent().unwrap_or(&self.plugin))
-            .env("CNI_ARGS", arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot execute tulle-cni")?;
-        let mut stdin = child.stdin.take().context("stdin is piped")?;
-        stdin.write_all(config.to_string().as_bytes()).await?;
-        drop(stdin);
-        let output = child.wait_with_output().await?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let printed: Value = match text.trim() {
-            "" => Value::Null,
-            text => serde_json::from_str(text).context("tulle-cni printed no JSON")?,
-        };
-        if !output.status.success() {
-            let message = printed.get("msg").and_then(Value::as_str);
-            bail!("{verb}: {}", message.unwrap_or(&text));
-        }
-        Ok(printed)
-    }
 }
 
-fn netns_path(pod: &Pod) -> PathBuf {
-    Path::new("/run/netns").join(pod.netns_name())
-}
-
-fn host_prefix(ip: std::net::IpAddr) -> String {
-    format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })
-}
-
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15014);
 const START_LIMIT: Duration = Duration::from_secs(10);
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);

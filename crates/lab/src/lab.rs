@@ -15,6 +15,7 @@ use crate::{
     node::Node,
     pod::{Pod, PodSpec},
     process::{Process, Program},
+    runtime::Runtime,
     sandbox::Sandbox,
     service::{self, Service, ServiceSpec},
 };
@@ -47,6 +48,7 @@ pub struct Lab {
     dir: PathBuf,
     families: Families,
     nodes: BTreeMap<String, Node>,
+    runtimes: BTreeMap<String, Runtime>,
     pods: BTreeMap<String, Pod>,
     services: BTreeMap<String, Service>,
     pods_made: u32,
@@ -63,6 +65,7 @@ impl Lab {
             dir: sandbox.dir().into(),
             families: spec.families,
             nodes: BTreeMap::new(),
+            runtimes: BTreeMap::new(),
             pods: BTreeMap::new(),
             services: BTreeMap::new(),
             pods_made: 0,
@@ -145,8 +148,16 @@ impl Lab {
     /// Adds a pod.
     ///
     /// # Errors
-    /// When there is one of that name, or its node is full.
+    /// When there is one of that name, or its node is full, or a plugin refuses to give it a network. In the last case it is
+    /// there, without one.
     pub async fn add_pod(&mut self, spec: PodSpec) -> Result<&Pod> {
+        let name = self.place_pod(spec)?.full_name();
+        self.connect_pod(&name).await?;
+        Ok(self.pod(&name))
+    }
+
+    /// Decides where a pod will be, and what its addresses are.
+    pub(crate) fn place_pod(&mut self, spec: PodSpec) -> Result<&Pod> {
         let name = format!("{}/{}", spec.namespace, spec.name);
         if self.pods.contains_key(&name) {
             bail!("there is a pod {name} already");
@@ -154,11 +165,28 @@ impl Lab {
         let node = self.node(&spec.node).clone();
         let number = self.free_pod_number(&node)?;
         self.pods_made += 1;
-        let pod = Pod::create(spec, &node, number, self.pods_made, self.families).await?;
+        let pod = Pod::create(spec, &node, number, self.pods_made, self.families)?;
         publish(pod.netns(), &pod.netns_name())?;
         self.pods.insert(name.clone(), pod);
-        self.update_services()?;
         Ok(self.pod(&name))
+    }
+
+    /// Has the node's runtime give a pod its network.
+    pub(crate) async fn connect_pod(&mut self, name: &str) -> Result<()> {
+        let pod = self.pod(name);
+        let added = self.runtime(pod)?.add(self.node(pod.node()), pod).await;
+        added.with_context(|| format!("cannot add {name}"))?;
+        self.update_services()
+    }
+
+    /// The runtime of a node.
+    pub(crate) fn runtime_of(&self, node: &str) -> Result<&Runtime> {
+        let runtime = self.runtimes.get(node);
+        runtime.with_context(|| format!("no runtime on {node}"))
+    }
+
+    fn runtime(&self, pod: &Pod) -> Result<&Runtime> {
+        self.runtime_of(pod.node())
     }
 
     /// Removes a pod: its link goes, and its namespace with the last process in it.
@@ -170,7 +198,7 @@ impl Lab {
             .pods
             .remove(name)
             .with_context(|| format!("no pod {name}"))?;
-        pod.disconnect_from(self.node(pod.node())).await?;
+        self.runtime(&pod)?.del(self.node(pod.node()), &pod).await?;
         Netns::unpersist(netns_path(&pod.netns_name()))?;
         self.update_services()?;
         Ok(pod)
@@ -249,6 +277,8 @@ impl Lab {
         for other in self.nodes.values() {
             node.join(other).await?;
         }
+        let runtime = Runtime::create(self.dir.join(name), &node)?;
+        self.runtimes.insert(name.into(), runtime);
         self.nodes.insert(name.into(), node);
         Ok(())
     }

@@ -99,10 +99,6 @@ impl Mesh {
         for node in mesh.nodes.values_mut() {
             node.ztunnel.wait_ready(READY_LIMIT).await?;
         }
-        let pods: Vec<Pod> = mesh.lab.pods().cloned().collect();
-        for pod in &pods {
-            mesh.network_made(pod).await?;
-        }
         mesh.reconcile().await?;
         Ok(mesh)
     }
@@ -186,25 +182,34 @@ impl Mesh {
     /// # Errors
     /// When it cannot be made or enrolled.
     pub async fn add_pod(&mut self, spec: PodSpec) -> Result<()> {
-        let pod = self.lab.add_pod(spec).await?;
-        let (namespace, object) = (pod.namespace().to_owned(), object::pod(pod));
-        let pod = pod.clone();
-        self.ensure_namespace(&namespace)?;
-        self.manifests.put(object)?;
-        self.network_made(&pod).await?;
+        self.start_pod(spec).await?;
         self.reconcile().await
     }
 
-    /// Removes a pod, as when it is deleted while in use: its object, its network, then ztunnel hears of it.
+    /// As [`Mesh::add_pod`], but returns as soon as the runtime could start the pod's containers.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn start_pod(&mut self, spec: PodSpec) -> Result<()> {
+        let pod = self.lab.place_pod(spec)?;
+        let (name, namespace) = (pod.full_name(), pod.namespace().to_owned());
+        let object = object::pod(pod);
+        self.ensure_namespace(&namespace)?;
+        self.manifests.put(object)?;
+        self.lab.connect_pod(&name).await
+    }
+
+    /// Removes a pod, as when it is deleted while in use: its object, then its network.
     ///
     /// # Errors
     /// When there is none of that name.
     pub async fn remove_pod(&mut self, name: &str) -> Result<()> {
-        let pod = self.lab.remove_pod(name).await?;
+        let pod = self.lab.pod(name);
         self.manifests
             .remove(&ObjectId::new("Pod", pod.namespace(), pod.name()))?;
         self.enrolled.remove(name);
-        self.agent(&pod)?.deleted(&pod).await
+        self.lab.remove_pod(name).await?;
+        Ok(())
     }
 
     /// Adds a service.
@@ -315,12 +320,6 @@ impl Mesh {
         self.settle(&changed).await
     }
 
-    /// Does what the runtime does once a pod has its network.
-    async fn network_made(&self, pod: &Pod) -> Result<()> {
-        let added = self.agent(pod)?.added(pod).await;
-        added.with_context(|| format!("cannot add {}", pod.full_name()))
-    }
-
     /// Waits until every ztunnel knows that these pods are in the mesh, or out of it.
     async fn settle(&self, pods: &[String]) -> Result<()> {
         for ztunnel in self.ztunnels().filter(|_| !pods.is_empty()) {
@@ -383,6 +382,7 @@ impl Mesh {
                 manifests: self.manifests.folder(),
                 ztunnel_socket: &socket,
                 run_dir: &dir,
+                runtime: self.lab.runtime_of(name)?,
                 logs: &self.lab.logs(),
                 log_filter: &self.config.log_filter,
                 families: self.lab.families(),

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::net::{TcpListener, TcpStream};
 use tulle_net::{
     Netns,
@@ -16,8 +16,8 @@ use tulle_net::{
 };
 
 use crate::{
-    address::{self, Families, POD_GATEWAYS},
-    link::{Links, Route, sysctls},
+    address::{self, Families},
+    link::sysctls,
     node::{Node, family_settings},
     process::{Process, Program},
 };
@@ -74,8 +74,8 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Makes the namespace and connects it to `node`. `serial` is unlike that of any other pod of the lab.
-    pub(crate) async fn create(
+    /// Makes the namespace, without a network. `serial` is unlike that of any other pod of the lab.
+    pub(crate) fn create(
         spec: PodSpec,
         node: &Node,
         number: u8,
@@ -90,9 +90,6 @@ impl Pod {
             spec,
         };
         sysctls(&pod.netns, family_settings(families))?;
-        pod.connect_to(node)
-            .await
-            .with_context(|| format!("cannot connect {} to {}", pod.full_name(), node.name()))?;
         Ok(pod)
     }
 
@@ -203,53 +200,5 @@ impl Pod {
     /// When it cannot be started.
     pub async fn exec(&self, program: &Program) -> Result<std::process::Output> {
         program.output_in(&self.netns).await
-    }
-
-    /// Gives the pod its `eth0` and routes between it and its node.
-    ///
-    /// Every pod's next hop is the same link-local address, held by the node's end of the link, so nothing
-    /// depends on the pod's range.
-    async fn connect_to(&self, node: &Node) -> Result<()> {
-        let outside = Links::open(node.netns())?;
-        outside.veth(&self.node_link, &self.netns, "eth0").await?;
-        let inside = Links::open(&self.netns)?;
-        let (node_end, eth0) = (
-            outside.index(&self.node_link).await?,
-            inside.index("eth0").await?,
-        );
-        outside.up(node_end).await?;
-        inside.up(eth0).await?;
-        for (address, source) in self.addresses.iter().zip(node.addresses()) {
-            let [v4, v6] = POD_GATEWAYS;
-            let gateway = if address.is_ipv4() { v4 } else { v6 };
-            inside.address(eth0, *address).await?;
-            inside.route(default_route(eth0, gateway)).await?;
-            outside.address(node_end, gateway).await?;
-            let to_pod = Route {
-                to: (*address).into(),
-                index: node_end,
-                via: None,
-                source: Some(source),
-            };
-            outside.route(to_pod).await?;
-        }
-        Ok(())
-    }
-
-    pub(crate) async fn disconnect_from(&self, node: &Node) -> Result<()> {
-        Links::open(node.netns())?.remove(&self.node_link).await
-    }
-}
-
-fn default_route(index: u32, gateway: IpAddr) -> Route {
-    let to = match gateway {
-        IpAddr::V4(_) => ipnet::Ipv4Net::default().into(),
-        IpAddr::V6(_) => ipnet::Ipv6Net::default().into(),
-    };
-    Route {
-        to,
-        index,
-        via: Some(gateway),
-        source: None,
     }
 }

@@ -16,6 +16,7 @@ use nix::{
     unistd::Pid,
 };
 use tokio::{
+    io::AsyncWriteExt,
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
@@ -28,6 +29,7 @@ pub struct Program {
     path: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    input: String,
 }
 
 impl Program {
@@ -38,6 +40,7 @@ impl Program {
             path: path.into(),
             args: Vec::new(),
             env: Vec::new(),
+            input: String::new(),
         }
     }
 
@@ -53,16 +56,30 @@ impl Program {
         self
     }
 
+    /// What it can read when it is run to its end.
+    pub fn input(mut self, text: impl Into<String>) -> Self {
+        self.input = text.into();
+        self
+    }
+
     /// Runs the program to its end in `netns` and returns what it printed.
     ///
     /// # Errors
     /// When it cannot be started.
     pub async fn output_in(&self, netns: &Netns) -> Result<std::process::Output> {
         let mut command = self.command();
+        command.stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(fork_in(netns, &mut command, self)?
-            .wait_with_output()
-            .await?)
+        let mut child = fork_in(netns, &mut command, self)?;
+        let input = child.stdin.take();
+        let fed = async {
+            if let Some(mut input) = input {
+                // One that does not read all of it may know enough.
+                let _ = input.write_all(self.input.as_bytes()).await;
+            }
+        };
+        let ((), output) = tokio::join!(fed, child.wait_with_output());
+        Ok(output?)
     }
 
     fn command(&self) -> Command {

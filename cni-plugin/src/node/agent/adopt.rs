@@ -13,7 +13,7 @@ use super::{
 use crate::{
     enrollment::Decision,
     node::{
-        discovery::{Discovery, NotFound, Wanted},
+        discovery::{Discovery, Found, NotFound, Wanted},
         status::{Problem, Redirection},
     },
 };
@@ -21,13 +21,13 @@ use crate::{
 /// Looks for them, each at longer and longer intervals.
 pub(super) struct Search {
     discovery: Discovery,
-    /// By UID.
-    strays: HashMap<String, Stray>,
-    /// Nothing was looked for yet: whoever is there now will hardly be added.
+    /// Pods that were not added, by UID.
+    unadded: HashMap<String, Unadded>,
+    /// Nothing was known yet: what is known first was there before, and will hardly be added.
     first: bool,
 }
 
-struct Stray {
+struct Unadded {
     due: Instant,
     pause: Duration,
 }
@@ -36,7 +36,7 @@ impl Search {
     pub(super) fn new(discovery: Discovery) -> Self {
         Self {
             discovery,
-            strays: HashMap::new(),
+            unadded: HashMap::new(),
             first: true,
         }
     }
@@ -44,65 +44,68 @@ impl Search {
     /// Looks for those whose time has come. Returns when to come again, at the latest.
     pub(super) async fn round(&mut self, agent: &Agent) -> Instant {
         let now = Instant::now();
-        let mut wanted: HashMap<String, Wanted> = agent
-            .strays()
-            .into_iter()
-            .map(|stray| (stray.uid.clone(), stray))
-            .collect();
-        self.strays.retain(|uid, _| wanted.contains_key(uid));
+        let Some(pods) = agent.unadded() else {
+            return now + LONGEST_PAUSE;
+        };
         let wait = if self.first { Duration::ZERO } else { GRACE };
-        for uid in wanted.keys() {
-            let stray = || Stray {
+        self.first = false;
+        self.unadded.retain(|uid, _| pods.contains_key(uid));
+        let (mut wanted, mut next) = (Vec::new(), now + LONGEST_PAUSE);
+        for (uid, stray) in pods {
+            let unadded = self.unadded.entry(uid).or_insert(Unadded {
                 due: now + wait,
                 pause: FIRST_PAUSE,
+            });
+            let Some(stray) = stray else {
+                continue;
             };
-            self.strays.entry(uid.clone()).or_insert_with(stray);
+            if unadded.due <= now {
+                unadded.due = now + unadded.pause;
+                unadded.pause = (unadded.pause * 2).min(LONGEST_PAUSE);
+                wanted.push(stray);
+            }
+            next = next.min(unadded.due);
         }
         if !wanted.is_empty() {
-            self.first = false;
-        }
-        let mut due = Vec::new();
-        for (uid, stray) in self.strays.iter_mut().filter(|(_, stray)| stray.due <= now) {
-            stray.due = now + stray.pause;
-            stray.pause = (stray.pause * 2).min(LONGEST_PAUSE);
-            due.extend(wanted.remove(uid));
-        }
-        if !due.is_empty() {
-            for (pod, found) in self.discovery.find(due).await {
+            for (pod, found) in self.discovery.find(wanted).await {
                 match found {
                     Ok(found) => agent.adopt(pod, found).await,
                     Err(why) => agent.not_found(&pod, &why),
                 }
             }
         }
-        let next = self.strays.values().map(|stray| stray.due).min();
-        next.unwrap_or(now + LONGEST_PAUSE)
+        next
     }
 }
 
 impl Agent {
-    fn strays(&self) -> Vec<Wanted> {
+    /// The pods of which no ADD has told, by UID; what to look for, of those that belong in the mesh. None while the pods
+    /// are not known.
+    fn unadded(&self) -> Option<HashMap<String, Option<Wanted>>> {
         let objects = self.objects.borrow();
         if !objects.is_complete() {
-            return Vec::new();
+            return None;
         }
-        let strays = objects.pods().filter(|(_, known)| {
+        let unadded = objects
+            .pods()
+            .filter(|(_, known)| !self.sandboxes.has(&known.uid));
+        let unadded = unadded.map(|(key, known)| {
             let labels = objects.labels_of(&known.facts.namespace);
-            let belongs = self.config.rules.decide(&known.facts, &labels);
-            matches!(belongs, Decision::Enroll(_)) && !self.sandboxes.has(&known.uid)
-        });
-        strays
-            .map(|(key, known)| Wanted {
+            let decision = self.config.rules.decide(&known.facts, &labels);
+            let belongs = matches!(decision, Decision::Enroll(_));
+            let wanted = belongs.then(|| Wanted {
                 uid: known.uid.clone(),
                 namespace: key.namespace.to_string(),
                 name: key.name.to_string(),
                 ips: known.ips.clone(),
-            })
-            .collect()
+            });
+            (known.uid.clone(), wanted)
+        });
+        Some(unadded.collect())
     }
 
     /// Takes a pod over as if it had been added. It is enrolled with all others whose labels ask for it.
-    async fn adopt(&self, pod: Wanted, found: crate::node::discovery::Found) {
+    async fn adopt(&self, pod: Wanted, found: Found) {
         let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
         let mut sandbox = self.sandboxes.lock(&pod.uid).await;
         if sandbox.key.is_some() {
