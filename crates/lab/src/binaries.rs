@@ -17,7 +17,7 @@ impl Binaries {
         Self(folder.into())
     }
 
-    /// Uses the folder in `TULLE_BIN_DIR`, or the one of the running program; of a test or bench, which Cargo puts in
+    /// Uses the folder in `TULLE_BIN_DIR`, or the one of the running program; of a test, bench or example, which Cargo puts in
     /// a folder below, the one above.
     ///
     /// # Errors
@@ -28,7 +28,8 @@ impl Binaries {
         }
         let program = env::current_exe()?;
         let folder = program.parent().context("a program is in a folder")?;
-        let above = folder.parent().filter(|_| folder.ends_with("deps"));
+        let is_below = folder.ends_with("deps") || folder.ends_with("examples");
+        let above = folder.parent().filter(|_| is_below);
         Ok(Self(above.unwrap_or(folder).into()))
     }
 
