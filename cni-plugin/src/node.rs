@@ -1,12 +1,14 @@
 //! The node agent: who is in the mesh on this node, and everything that makes it so.
 //!
 //! ```text
-//! manifests ──▶ objects ──┐
-//!                         ├──▶ agent ──▶ ztunnel (ZDS): open listeners in the pod
-//! tulle-cni ──▶ api ──────┘        └───▶ redirection: lead the pod's traffic there
+//! manifests, or
+//! Kubernetes ──▶ objects ──┐
+//!                          ├──▶ agent ──▶ ztunnel (ZDS): open listeners in the pod
+//! tulle-cni ───▶ api ──────┘        └───▶ redirection: lead the pod's traffic there
 //! ```
 //!
 //! - [`objects`]: the pods of this node and the labels of namespaces, kept up to date.
+//! - [`kubernetes`]: the API server as their source, and as the place where pods are told of.
 //! - [`agent`]: the pods that have a network here, and whether they are enrolled.
 //! - [`discovery`]: where the pods are that nobody told of.
 //! - [`state`]: what the next agent needs to know.
@@ -23,6 +25,7 @@ pub mod app;
 pub mod config;
 pub mod discovery;
 pub mod install;
+pub mod kubernetes;
 pub mod manifest_status;
 pub mod metrics;
 pub mod objects;

@@ -28,7 +28,7 @@ use futures_util::future::join_all;
 use tokio::{
     sync::watch,
     task::spawn_blocking,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::info;
 use tulle_manifest::ObjectKey;
@@ -41,6 +41,7 @@ use tulle_zds::{PodInfo, ZdsServer};
 
 use self::sandbox::{Sandbox, Sandboxes, Stage};
 use super::{
+    kubernetes::Kubernetes,
     metrics::Metrics,
     objects::{KnownPod, Objects},
     probes::Probes,
@@ -84,6 +85,8 @@ pub struct AgentParts {
     pub state: StateDir,
     /// Which pods the node's probes reach.
     pub probes: Arc<Probes>,
+    /// Who is asked for a pod that is not known yet.
+    pub lookup: Option<Kubernetes>,
     /// What is counted.
     pub metrics: Metrics,
     /// The namespace of the node itself, which is no pod's.
@@ -97,12 +100,15 @@ pub struct Agent {
     zds: ZdsServer,
     state: StateDir,
     probes: Arc<Probes>,
+    lookup: Option<Kubernetes>,
     metrics: Metrics,
     own: NetnsId,
     sandboxes: Sandboxes,
     statuses: watch::Sender<Statuses>,
     /// Told when a pod was enrolled or is gone.
     enrolled: watch::Sender<()>,
+    /// Whether all pods that are there have been looked at.
+    caught_up: watch::Sender<bool>,
 }
 
 impl Agent {
@@ -112,6 +118,7 @@ impl Agent {
             zds,
             state,
             probes,
+            lookup,
             metrics,
             own,
         } = parts;
@@ -121,17 +128,24 @@ impl Agent {
             zds,
             state,
             probes,
+            lookup,
             metrics,
             own,
             sandboxes: Sandboxes::default(),
             statuses: watch::Sender::default(),
             enrolled: watch::Sender::default(),
+            caught_up: watch::Sender::new(false),
         }
     }
 
     /// What is to be told of pods, kept up to date.
     pub fn statuses(&self) -> watch::Receiver<Statuses> {
         self.statuses.subscribe()
+    }
+
+    /// Whether that speaks of every pod that is in the mesh.
+    pub fn caught_up(&self) -> watch::Receiver<bool> {
+        self.caught_up.subscribe()
     }
 
     /// A pod has got its network: enrolls it, or says why not.
@@ -267,12 +281,34 @@ impl Agent {
             (same && is_uid(&known.uid)).then(|| known.clone())
         };
         let mut objects = self.objects.clone();
-        let arrival = objects.wait_for(|objects| of_this_pod(objects).is_some());
-        match timeout(self.config.object_wait, arrival).await {
-            Ok(Ok(objects)) => of_this_pod(&objects).ok_or(AgentError::Unknown),
-            Ok(Err(_)) => Err(AgentError::Ending),
-            Err(_) => Err(AgentError::Unknown),
-        }
+        let arrival = async {
+            let arrived = objects.wait_for(|objects| of_this_pod(objects).is_some());
+            match arrived.await {
+                Ok(objects) => of_this_pod(&objects).ok_or(AgentError::Unknown),
+                Err(_) => Err(AgentError::Ending),
+            }
+        };
+        // What is watched may come late.
+        let asked = async {
+            let lookup = self.lookup.as_ref();
+            sleep(ASK_AFTER).await;
+            let found = match lookup {
+                Some(lookup) => lookup.fetch(key).await,
+                None => None,
+            };
+            match found.filter(|known| uid.is_empty() || known.uid == uid) {
+                Some(known) if is_uid(&known.uid) => Ok(known),
+                Some(_) | None => std::future::pending().await,
+            }
+        };
+        let known = async {
+            tokio::select! {
+                known = arrival => known,
+                known = asked => known,
+            }
+        };
+        let known = timeout(self.config.object_wait, known).await;
+        known.unwrap_or(Err(AgentError::Unknown))
     }
 
     fn decide(&self, known: &KnownPod) -> Decision {
@@ -430,3 +466,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, AgentError> {
     spawn_blocking(work).await.map_err(|_| AgentError::Ending)
 }
+
+/// Until a pod that is not known yet is asked for.
+const ASK_AFTER: Duration = Duration::from_millis(200);

@@ -1,11 +1,11 @@
 //! The agent as a process: everything it needs, in the order in which it comes up.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use prometheus_client::registry::Registry;
-use tokio::{sync::watch, task::JoinSet};
-use tracing::info;
+use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tracing::{info, warn};
 use tulle_manifest::source::directory::{Directory, DirectoryConfig};
 use tulle_net::{
     Netns,
@@ -22,9 +22,10 @@ use tulle_zds::ZdsServer;
 use super::{
     agent::{Agent, AgentParts},
     api::Api,
-    config::Config,
+    config::{Config, Source},
     discovery::Discovery,
     install::{Counts, Installer},
+    kubernetes::{Kubernetes, Reports},
     manifest_status::StatusFile,
     metrics::Metrics,
     objects::{Objects, follow},
@@ -39,26 +40,22 @@ pub struct App {
 }
 
 impl App {
-    /// Reads the manifests, then opens the sockets.
+    /// Takes the first look at pods and namespaces, then opens the sockets. An API server that is away is waited for a few
+    /// seconds: what an earlier agent left goes on without it, and pods that start are refused until it is back.
     ///
     /// # Errors
     /// What is missing or cannot be used.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let readiness = Readiness::new();
         // Until everything below has come up, the plugin would find nobody to ask.
-        let install = config.install.map(|install| {
+        let install = config.install.clone().map(|install| {
             let task = readiness.task("plugin installed");
             (Installer::new(install), task)
         });
         let (ztunnel, plugin) = (readiness.task("ztunnel"), readiness.task("plugin socket"));
         let own = Netns::current().context("cannot open the node's own network namespace")?;
-        let (directory, changes) = Directory::open(DirectoryConfig::new(&config.manifests))
-            .await
-            .with_context(|| format!("manifests in {}", config.manifests.display()))?;
-        let mut objects = Objects::of(config.node.as_str());
-        objects.apply(changes);
-        objects.set_complete();
-        let (sender, objects) = watch::channel(objects);
+        let mut tasks = JoinSet::new();
+        let (objects, told) = objects(&config, &mut tasks).await?;
         let state = StateDir::open(&config.state)
             .with_context(|| format!("cannot use {}", config.state.display()))?;
         let zds = ZdsServer::bind(&config.ztunnel_socket, tulle_zds::ServerConfig::default())?;
@@ -82,11 +79,15 @@ impl App {
             zds,
             state,
             probes: Arc::clone(&probes),
+            lookup: match &told {
+                Told::Manifests(_) => None,
+                Told::Kubernetes(kubernetes) => Some(kubernetes.clone()),
+            },
             metrics: metrics.clone(),
             own: host.id(),
         };
         let sweep = config.agent.sweep;
-        let agent = Arc::new(Agent::new(config.agent, objects, parts));
+        let agent = Arc::new(Agent::new(config.agent, objects.clone(), parts));
         // Nothing is awaited in between: ztunnel cannot connect before all pods are known.
         agent.take_over().context("what an earlier agent left")?;
         let api = Api::bind(&config.plugin_socket)
@@ -97,12 +98,17 @@ impl App {
         plugin.ready();
         info!(plugin = %config.plugin_socket.display(), "waiting for pods");
 
-        let mut tasks = JoinSet::new();
-        tasks.spawn(follow(directory, sender));
         tasks.spawn(async move { match readiness.run().await {} });
         tasks.spawn(async move { match counters.run().await {} });
-        let file = StatusFile::new(&config.manifests, config.node.as_str());
-        tasks.spawn(file.follow(agent.statuses()));
+        let reports = Reports {
+            objects,
+            statuses: agent.statuses(),
+            caught_up: agent.caught_up(),
+        };
+        match told {
+            Told::Manifests(file) => tasks.spawn(file.follow(reports.statuses)),
+            Told::Kubernetes(api) => tasks.spawn(async move { api.report(reports).await }),
+        };
         tasks.spawn({
             let agent = Arc::clone(&agent);
             let metrics = metrics.clone();
@@ -136,3 +142,44 @@ async fn serve(port: u16, routes: Router) -> anyhow::Result<Server> {
         .await
         .with_context(|| format!("cannot listen on port {port}"))
 }
+/// Where it is written which pods are in the mesh.
+enum Told {
+    Manifests(StatusFile),
+    Kubernetes(Kubernetes),
+}
+
+/// Pods and namespaces, as they are followed by a task.
+async fn objects(
+    config: &Config,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<(watch::Receiver<Objects>, Told)> {
+    let mut objects = Objects::of(config.node.as_str());
+    match &config.source {
+        Source::Manifests(path) => {
+            let (directory, changes) = Directory::open(DirectoryConfig::new(path))
+                .await
+                .with_context(|| format!("manifests in {}", path.display()))?;
+            objects.apply(changes);
+            objects.set_complete();
+            let (sender, objects) = watch::channel(objects);
+            tasks.spawn(follow(directory, sender));
+            let file = StatusFile::new(path, config.node.as_str());
+            Ok((objects, Told::Manifests(file)))
+        }
+        Source::Kubernetes => {
+            let kubernetes = Kubernetes::infer(&config.node)
+                .await
+                .context("the Kubernetes API cannot be used")?;
+            let (sender, mut objects) = watch::channel(objects);
+            let followed = kubernetes.clone();
+            tasks.spawn(async move { match followed.follow(&sender).await {} });
+            let complete = objects.wait_for(Objects::is_complete);
+            if timeout(FIRST_LIST, complete).await.is_err() {
+                warn!("pods of this node are not known yet; going on without");
+            }
+            Ok((objects, Told::Kubernetes(kubernetes)))
+        }
+    }
+}
+
+const FIRST_LIST: Duration = Duration::from_secs(5);

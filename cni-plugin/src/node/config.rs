@@ -4,7 +4,7 @@ mod install;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args as _, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgGroup, Args as _, CommandFactory, FromArgMatches, Parser};
 use install::InstallArgs;
 pub use install::UninstallArgs;
 use tulle_net::redirect::RedirectConfig;
@@ -19,13 +19,22 @@ use crate::enrollment::{Rules, Selectors};
 /// node's ztunnel. The container runtime's plugin, tulle-cni, asks it about every pod.
 #[derive(Debug, Parser)]
 #[command(name = "tulle-node", version)]
+#[command(group = ArgGroup::new("source").required(true))]
 pub struct Args {
     /// Name of this node, as pods have it in spec.nodeName.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node: String,
     /// Directory of manifests: *.yaml, *.yml and *.json in it and below it. Read again when it changes.
-    #[arg(long, env = "TULLE_NODE_MANIFESTS", value_name = "DIR")]
-    manifests: PathBuf,
+    #[arg(
+        long,
+        env = "TULLE_NODE_MANIFESTS",
+        value_name = "DIR",
+        group = "source"
+    )]
+    manifests: Option<PathBuf>,
+    /// Take pods and namespaces from the Kubernetes API: by the kubeconfig if there is one, else as the pod's service account.
+    #[arg(long, group = "source")]
+    kubernetes: bool,
     /// Directory of the socket that tulle-cni connects to; the plugin's cni_agent_run_dir.
     #[arg(
         long,
@@ -164,8 +173,8 @@ pub enum Invocation {
 pub struct Config {
     /// Name of the node.
     pub node: String,
-    /// The manifests.
-    pub manifests: PathBuf,
+    /// Where pods and namespaces come from.
+    pub source: Source,
     /// Socket for the plugin.
     pub plugin_socket: PathBuf,
     /// What is remembered of pods.
@@ -206,6 +215,15 @@ impl Invocation {
     }
 }
 
+/// Where pods and namespaces come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of manifests.
+    Manifests(PathBuf),
+    /// The Kubernetes API.
+    Kubernetes,
+}
+
 impl Args {
     /// How to log.
     pub fn log(&self) -> LogConfig {
@@ -224,7 +242,7 @@ impl Args {
         let selectors = self.enablement_selector.map(|SelectorList(list)| list);
         Config {
             node: self.node,
-            manifests: self.manifests,
+            source: self.manifests.map_or(Source::Kubernetes, Source::Manifests),
             state: self.state,
             install: self.install.into_config(&self.run_dir, &excluded),
             plugin_socket: self.run_dir.join("pluginevent.sock"),
@@ -301,6 +319,28 @@ mod tests {
             "--netns-dir=/n",
         ];
         assert_eq!(with(&flags), elsewhere);
+    }
+
+    #[test]
+    fn pods_have_one_source() {
+        let source = |arguments: &[&str]| {
+            let arguments = ["tulle-node", "--node", "a"].iter().chain(arguments);
+            let args = Args::try_parse_from(arguments);
+            args.map(|args| args.into_config().source)
+        };
+        let manifests = Source::Manifests("m".into());
+        assert_eq!(source(&["--manifests", "m"]).unwrap(), manifests);
+        assert_eq!(source(&["--kubernetes"]).unwrap(), Source::Kubernetes);
+        for (arguments, expected) in [
+            (&[][..], "<--manifests <DIR>|--kubernetes>"),
+            (
+                &["--manifests", "m", "--kubernetes"],
+                "'--manifests <DIR>' cannot be used with '--kubernetes'",
+            ),
+        ] {
+            let error = source(arguments).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

@@ -240,7 +240,7 @@ mod tests {
             "istio.io/reroute-virtual-interfaces",
         ];
         assert_eq!(kept, expected);
-        let ips: [IpAddr; 2] = ["10.1.2.3", "fd00::3"].map(|ip| ip.parse().unwrap());
+        let ips = ["10.1.2.3", "fd00::3"].map(|ip| ip.parse::<IpAddr>().unwrap());
         assert_eq!(known.ips, ips);
     }
 

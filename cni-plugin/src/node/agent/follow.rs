@@ -43,6 +43,9 @@ impl Agent {
             let search_again = search.round(&self).await;
             let settled = self.reconcile().await;
             watchers.keep(&self).await;
+            if objects.borrow().is_complete() {
+                self.caught_up.send_replace(true);
+            }
             tokio::select! {
                 changed = objects.changed() => if changed.is_err() { return },
                 // By the plugin, meanwhile.

@@ -1,0 +1,257 @@
+//! One kind of object, listed as a whole and then watched.
+//!
+//! ```text
+//!        ┌── expired (410) ──────────────────────────────┐
+//!        ▼                                               │
+//!  list, page by page ──▶ All ──▶ watch from there ──▶ Put, Gone, …
+//!                                      ▲                 │
+//!                                      └── ended, cut ◀──┘
+//! ```
+//!
+//! A watch that ends goes on where it was. A list is told of as a whole, so that nothing seems gone while it is read again.
+
+use std::{convert::Infallible, marker::PhantomData, time::Duration};
+
+use http::{Method, StatusCode};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{
+    Kubernetes,
+    backoff::Outage,
+    call::{CallError, JSON},
+    lines::Lines,
+};
+
+/// What was seen of a collection.
+#[derive(Debug)]
+pub(super) enum Seen<T> {
+    /// These are all.
+    All(Vec<T>),
+    /// One that was made, or changed.
+    Put(T),
+    /// One that is gone.
+    Gone(T),
+}
+
+/// Which objects.
+#[derive(Debug)]
+pub(super) struct Selection {
+    /// What they are, for the log.
+    pub(super) what: &'static str,
+    /// Where they are.
+    pub(super) path: &'static str,
+    /// Which of them: parameters, each with `&` behind it; empty for all.
+    pub(super) only: String,
+    /// Whether their metadata suffices.
+    pub(super) metadata_only: bool,
+    /// How many are asked for at a time: it is what the agent needs memory for.
+    pub(super) page: usize,
+}
+
+/// The objects of a selection.
+pub(super) struct Collection<'a, T> {
+    kubernetes: &'a Kubernetes,
+    selection: Selection,
+    outage: Outage,
+    objects: PhantomData<fn() -> T>,
+}
+
+impl<'a, T: DeserializeOwned> Collection<'a, T> {
+    pub(super) fn new(kubernetes: &'a Kubernetes, selection: Selection) -> Self {
+        Self {
+            kubernetes,
+            outage: Outage::of(selection.what),
+            selection,
+            objects: PhantomData,
+        }
+    }
+
+    /// All objects, and the version they are of. Tried again for as long as it takes.
+    pub(super) async fn list(&mut self) -> (Vec<T>, String) {
+        loop {
+            match self.pages().await {
+                Ok(listed) => {
+                    self.outage.over();
+                    return listed;
+                }
+                Err(error) => self.outage.failed(&error).await,
+            }
+        }
+    }
+
+    /// Tells of what changes after `version`, for as long as it is polled.
+    pub(super) async fn follow(
+        mut self,
+        mut version: String,
+        mut tell: impl FnMut(Seen<T>),
+    ) -> Infallible {
+        loop {
+            let started = Instant::now();
+            let ended = self.watch(&mut version, &mut tell).await;
+            let expired = ended.as_ref().is_err_and(CallError::is_expired);
+            match ended {
+                Err(error) if !expired => self.outage.failed(&error).await,
+                // Asked in a tight loop, a confused server would only be more so.
+                Ok(()) | Err(_) if started.elapsed() < SHORTEST => {
+                    self.outage.pause(SHORTEST).await;
+                }
+                Ok(()) | Err(_) => {}
+            }
+            if expired {
+                let all;
+                (all, version) = self.list().await;
+                tell(Seen::All(all));
+            }
+        }
+    }
+
+    /// What is there now, not what some cache had: no version is named.
+    async fn pages(&self) -> Result<(Vec<T>, String), CallError> {
+        let Selection {
+            path, only, page, ..
+        } = &self.selection;
+        let (mut all, mut rest) = (Vec::new(), String::new());
+        loop {
+            let path = format!("{path}?{only}limit={page}{rest}");
+            let kind = self.kind(METADATA_LIST);
+            let answer = self.kubernetes.call(Method::GET, &path, kind, Vec::new());
+            let answer = answer.await?;
+            let list: List<'_> = serde_json::from_slice(&answer)?;
+            all.extend(list.items.iter().filter_map(|item| self.read(item)));
+            match list.metadata.rest.as_deref() {
+                None | Some("") => return Ok((all, list.metadata.resource_version)),
+                Some(token) => rest = format!("&continue={}", escape(token)),
+            }
+        }
+    }
+
+    /// Tells of what changes after `version`, and takes it there, until the watch is over: in order if it can go on where it
+    /// was.
+    async fn watch(
+        &mut self,
+        version: &mut String,
+        tell: &mut impl FnMut(Seen<T>),
+    ) -> Result<(), CallError> {
+        let Selection { path, only, .. } = &self.selection;
+        let seconds = fastrand::u64(SECONDS..SECONDS * 2);
+        let path = format!(
+            "{path}?{only}watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
+            escape(version)
+        );
+        let kind = self.kind(METADATA);
+        let opened = self.kubernetes.open(Method::GET, &path, kind, Vec::new());
+        let opened = tokio::time::timeout(OPEN, opened).await;
+        let mut lines = Lines::of(opened.unwrap_or(Err(CallError::Timeout(OPEN)))?);
+        while let Some(line) = lines.next(SILENCE).await? {
+            let event: Event<'_> = serde_json::from_slice(&line)?;
+            if event.kind == "ERROR" {
+                let status = event.object.get().as_bytes();
+                return Err(CallError::refused(StatusCode::BAD_GATEWAY, status));
+            }
+            let tag: Tag = serde_json::from_str(event.object.get())?;
+            let seen = match event.kind {
+                "ADDED" | "MODIFIED" => self.read(event.object).map(Seen::Put),
+                "DELETED" => self.read(event.object).map(Seen::Gone),
+                // Bookmarks, and what is not known yet: they only tell how far we are.
+                _ => None,
+            };
+            if let Some(seen) = seen {
+                tell(seen);
+            }
+            if !tag.metadata.resource_version.is_empty() {
+                *version = tag.metadata.resource_version;
+            }
+            self.outage.over();
+        }
+        Ok(())
+    }
+
+    /// An object that cannot be understood is as good as none: no other suffers from it.
+    fn read(&self, object: &RawValue) -> Option<T> {
+        let read = serde_json::from_str(object.get());
+        read.map_err(
+            |error| warn!(what = self.selection.what, %error, "object cannot be understood"),
+        )
+        .ok()
+    }
+
+    fn kind(&self, metadata: &'static str) -> &'static str {
+        match self.selection.metadata_only {
+            true => metadata,
+            false => JSON,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct List<'a> {
+    metadata: ListMetadata,
+    #[serde(borrow, default)]
+    items: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListMetadata {
+    resource_version: String,
+    #[serde(rename = "continue")]
+    rest: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// What every object says of itself.
+#[derive(Deserialize)]
+struct Tag {
+    metadata: TagMetadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TagMetadata {
+    #[serde(default)]
+    resource_version: String,
+}
+
+/// A value in a query. Tokens and versions are the server's and may be anything.
+fn escape(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                escaped.push(byte.into());
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+/// The least that a watch is asked to last; twice that is the most, so that they do not all end at once.
+const SECONDS: u64 = 300;
+const OPEN: Duration = Duration::from_secs(20);
+/// A bookmark comes about once a minute.
+const SILENCE: Duration = Duration::from_secs(150);
+const SHORTEST: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_of_the_server_are_escaped() {
+        assert_eq!(escape("aZ0-_.~"), "aZ0-_.~");
+        assert_eq!(escape("a+b/c=&d é"), "a%2Bb%2Fc%3D%26d%20%C3%A9");
+    }
+}
