@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -171,12 +172,13 @@ impl Lab {
         Ok(self.pod(&name))
     }
 
-    /// Has the node's runtime give a pod its network.
-    pub(crate) async fn connect_pod(&mut self, name: &str) -> Result<()> {
+    /// Has the node's runtime give a pod its network. Returns how long the last plugin of the chain took.
+    pub(crate) async fn connect_pod(&mut self, name: &str) -> Result<Duration> {
         let pod = self.pod(name);
         let added = self.runtime(pod)?.add(self.node(pod.node()), pod).await;
-        added.with_context(|| format!("cannot add {name}"))?;
-        self.update_services()
+        let lasted = added.with_context(|| format!("cannot add {name}"))?;
+        self.update_services()?;
+        Ok(lasted)
     }
 
     /// The runtime of a node.

@@ -186,11 +186,12 @@ impl Mesh {
         self.reconcile().await
     }
 
-    /// As [`Mesh::add_pod`], but returns as soon as the runtime could start the pod's containers.
+    /// As [`Mesh::add_pod`], but returns as soon as the runtime could start the pod's containers: how long the mesh's plugin
+    /// has kept it from that.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub async fn start_pod(&mut self, spec: PodSpec) -> Result<()> {
+    pub async fn start_pod(&mut self, spec: PodSpec) -> Result<Duration> {
         let pod = self.lab.place_pod(spec)?;
         let (name, namespace) = (pod.full_name(), pod.namespace().to_owned());
         let object = object::pod(pod);
@@ -268,11 +269,39 @@ impl Mesh {
     /// # Errors
     /// When there is no such pod, or it cannot be enrolled.
     pub async fn label_pod(&mut self, name: &str, label: &str, value: Option<&str>) -> Result<()> {
+        self.mark_pod(name, label, value)?;
+        self.reconcile().await
+    }
+
+    /// As [`Mesh::label_pod`], without waiting for anything to come of it.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub fn mark_pod(&mut self, name: &str, label: &str, value: Option<&str>) -> Result<()> {
         self.lab.label_pod(name, label, value)?;
         let pod = self.lab.pod(name);
         let id = ObjectId::new("Pod", pod.namespace(), pod.name());
-        self.manifests.mark(&id, "labels", label, value)?;
-        self.reconcile().await
+        self.manifests.mark(&id, "labels", label, value)
+    }
+
+    /// Sets or removes an annotation of a pod. Nothing is waited for.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub fn annotate_pod(&mut self, name: &str, key: &str, value: Option<&str>) -> Result<()> {
+        let pod = self.lab.pod(name);
+        let id = ObjectId::new("Pod", pod.namespace(), pod.name());
+        self.manifests.mark(&id, "annotations", key, value)
+    }
+
+    /// Has the runtime check a pod's network.
+    ///
+    /// # Errors
+    /// What a plugin finds wrong.
+    pub async fn check_pod(&self, name: &str) -> Result<()> {
+        let pod = self.lab.pod(name);
+        let runtime = self.lab.runtime_of(pod.node())?;
+        runtime.check(self.lab.node(pod.node()), pod).await
     }
 
     /// Waits until every ztunnel knows a policy, or none does any more.

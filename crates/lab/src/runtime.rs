@@ -11,11 +11,13 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{binaries::Binaries, node::Node, pod::Pod, primary::VERSION, process::Program};
 
@@ -83,11 +85,13 @@ impl Runtime {
             && network.is_ok_and(|network| network.plugins.iter().any(is_it))
     }
 
-    /// Gives a pod its network, or takes away what was given if a plugin refuses.
-    pub(crate) async fn add(&self, node: &Node, pod: &Pod) -> Result<()> {
+    /// Gives a pod its network, or takes away what was given if a plugin refuses. Returns how long the last plugin took.
+    pub(crate) async fn add(&self, node: &Node, pod: &Pod) -> Result<Duration> {
         let network = self.network()?;
         let mut result = Value::Null;
+        let mut began = Instant::now();
         for plugin in &network.plugins {
+            began = Instant::now();
             match self
                 .execute("ADD", &network, plugin, &result, node, pod)
                 .await
@@ -99,7 +103,21 @@ impl Runtime {
                 }
             }
         }
-        self.remember(&network, &result, pod)
+        let lasted = began.elapsed();
+        self.remember(&network, &result, pod)?;
+        Ok(lasted)
+    }
+
+    /// Asks every plugin whether a pod's network is as it was made. The primary has no such verb.
+    pub(crate) async fn check(&self, node: &Node, pod: &Pod) -> Result<()> {
+        let network = self.network()?;
+        let cached: Value = serde_json::from_slice(&fs::read(self.result_of(&network, pod))?)?;
+        let result = cached.get("result").cloned().unwrap_or_default();
+        for plugin in network.plugins.iter().skip(1) {
+            self.execute("CHECK", &network, plugin, &result, node, pod)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Takes a pod's network away.

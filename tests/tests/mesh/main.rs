@@ -7,9 +7,11 @@ use std::{process::ExitCode, time::Duration};
 use tulle_tests::{case, harness};
 
 mod agent;
+mod churn;
 mod control;
 mod isolation;
 mod local;
+mod node;
 mod observed;
 mod paths;
 mod pods;
@@ -29,8 +31,17 @@ fn main() -> ExitCode {
         case!(control::plane_gone_and_back),
         case!(agent::killed_and_restarted),
         case!(agent::catches_up),
+        case!(churn::two_hundred_pods).limit(Duration::from_secs(150)),
         case!(isolation::proxy_ports),
         case!(local::file_is_reloaded),
+        case!(node::agent_killed_at_each_step).limit(Duration::from_secs(120)),
+        case!(node::ztunnel_killed_at_each_step),
+        case!(node::annotated),
+        case!(node::checked),
+        case!(node::flushed),
+        case!(node::probes),
+        case!(node::rebooted),
+        case!(node::refused_by_ztunnel),
         case!(paths::permissive),
         case!(paths::strict),
         case!(paths::ipv4_alone),

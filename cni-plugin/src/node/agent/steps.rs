@@ -6,7 +6,10 @@
 //! ```
 
 use tracing::{info, warn};
-use tulle_net::{Netns, redirect};
+use tulle_net::{
+    Netns,
+    redirect::{self, Drift},
+};
 
 use super::{
     Agent, AgentError, blocking, descriptor, pod_info,
@@ -135,7 +138,15 @@ impl Agent {
             return Ok(true);
         };
         let netns = self.reopen(sandbox)?;
-        if !blocking(move || redirect::remove_released(&netns, &config)).await?? {
+        let removed = blocking(move || {
+            // An earlier agent may have come no further than to write it down.
+            match redirect::verify_released(&netns, &config) {
+                Ok(()) | Err(Drift::TableMissing) => {}
+                Err(_) => redirect::release(&netns, &config)?,
+            }
+            Ok::<_, AgentError>(redirect::remove_released(&netns, &config)?)
+        });
+        if !removed.await?? {
             return Ok(false);
         }
         self.save(known, sandbox, SavedStage::Outside)?;

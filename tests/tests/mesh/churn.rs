@@ -1,0 +1,143 @@
+//! Pods come and go, many of them and fast; nothing of them is left.
+
+use std::{collections::VecDeque, fs, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use tokio::time::{Instant, interval};
+use tulle_lab::{Mesh, PodSpec, Usage, sandbox::Sandbox};
+
+use crate::{
+    traffic::{Echo, at, call, settles_at},
+    world::{self, CART, WEB},
+};
+
+/// Two hundred pods at twenty a second, added and removed again, on two nodes.
+pub(crate) async fn two_hundred_pods(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    // What is made once is there afterwards.
+    churn(&mut mesh, "warm", ALIVE).await?;
+    let quiet = left(&mut mesh)?;
+    let before = memory(&mut mesh)?;
+
+    let began = Instant::now();
+    let mut lasted = churn(&mut mesh, "pod", PODS).await?;
+    lasted.sort();
+    let p99 = lasted
+        .get(lasted.len() * 99 / 100)
+        .context("pods were added")?;
+    let median = lasted.get(lasted.len() / 2).context("pods were added")?;
+    println!(
+        "{PODS} pods in {:.1?}; ADD took {median:.1?}, 99 of 100 at most {p99:.1?}",
+        began.elapsed()
+    );
+
+    call(mesh.pod(CART), at(mesh.pod(WEB))).await?;
+    settle(&mut mesh, &quiet).await?;
+    for ((name, before), (_, after)) in before.iter().zip(memory(&mut mesh)?) {
+        let bound = before + before / 5 + (2 << 20);
+        ensure!(
+            after <= bound,
+            "{name} has grown from {before} to {after} bytes"
+        );
+    }
+    Ok(())
+}
+
+/// Adds `count` pods, and removes each when [`ALIVE`] later ones are there. Returns how long each ADD took.
+async fn churn(mesh: &mut Mesh, name: &str, count: usize) -> Result<Vec<Duration>> {
+    let (mut alive, mut lasted) = (VecDeque::new(), Vec::new());
+    let mut tick = interval(BETWEEN);
+    for number in 0..count {
+        tick.tick().await;
+        let pod = format!("shop/{name}-{number}");
+        let node = if number % 2 == 0 { "node1" } else { "node2" };
+        lasted.push(mesh.start_pod(PodSpec::new(&pod, node)).await?);
+        alive.push_back(pod);
+        if alive.len() > ALIVE {
+            let oldest = alive.pop_front().context("more than one")?;
+            mesh.remove_pod(&oldest).await?;
+        }
+    }
+    for pod in alive {
+        mesh.remove_pod(&pod).await?;
+    }
+    Ok(lasted)
+}
+
+/// What a node has for its pods.
+#[derive(Clone, Debug, PartialEq)]
+struct Left {
+    node: &'static str,
+    agent_files: usize,
+    ztunnel_files: usize,
+    remembered: usize,
+    told: usize,
+}
+
+fn left(mesh: &mut Mesh) -> Result<Vec<Left>> {
+    NODES
+        .into_iter()
+        .map(|node| {
+            let (agent, ztunnel) = usage(mesh, node)?;
+            let remembered = fs::read_dir(mesh.lab().dir().join(node).join("pods"))?.count();
+            let status = mesh
+                .manifests()
+                .folder()
+                .join(format!("nodestatus.{node}.yaml"));
+            let told = fs::read_to_string(status)?.matches("uid:").count();
+            Ok(Left {
+                node,
+                agent_files: agent.files,
+                ztunnel_files: ztunnel.files,
+                remembered,
+                told,
+            })
+        })
+        .collect()
+}
+
+/// Descriptors stand for namespaces and sockets. Connections of others come and go: some more or fewer are no leak.
+async fn settle(mesh: &mut Mesh, quiet: &[Left]) -> Result<()> {
+    let rounded = |mut left: Vec<Left>| {
+        for (left, quiet) in left.iter_mut().zip(quiet) {
+            for (files, quiet) in [
+                (&mut left.agent_files, quiet.agent_files),
+                (&mut left.ztunnel_files, quiet.ztunnel_files),
+            ] {
+                if files.abs_diff(quiet) <= SLACK {
+                    *files = quiet;
+                }
+            }
+        }
+        left
+    };
+    let mesh = std::cell::RefCell::new(mesh);
+    let now = async || left(*mesh.borrow_mut()).map(rounded);
+    settles_at("nothing of them is left", &quiet.to_vec(), now).await
+}
+
+/// Resident bytes of each process, by name.
+fn memory(mesh: &mut Mesh) -> Result<Vec<(String, u64)>> {
+    let mut all = Vec::new();
+    for node in NODES {
+        let (agent, ztunnel) = usage(mesh, node)?;
+        all.push((format!("the agent of {node}"), agent.rss));
+        all.push((format!("the ztunnel of {node}"), ztunnel.rss));
+    }
+    Ok(all)
+}
+
+fn usage(mesh: &mut Mesh, node: &str) -> Result<(Usage, Usage)> {
+    let ztunnel = mesh.ztunnel(node).process().usage()?;
+    Ok((mesh.agent_mut(node).process().usage()?, ztunnel))
+}
+
+const NODES: [&str; 2] = ["node1", "node2"];
+const PODS: usize = 200;
+/// Pods that are there at a time.
+const ALIVE: usize = 40;
+/// Twenty a second.
+const BETWEEN: Duration = Duration::from_millis(50);
+/// Descriptors of connections that have nothing to do with pods.
+const SLACK: usize = 4;

@@ -1,0 +1,406 @@
+//! The node: what its agent does about pods and redirection, and what is made of it when something dies half-way.
+
+use std::{fs, future::Future};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tulle_lab::{Mesh, Pod, PodSpec, sandbox::Sandbox};
+use tulle_net::{
+    Netns,
+    listeners::listening,
+    nft::{Batch, Family},
+    probes,
+    redirect::{self, Drift, RedirectConfig},
+};
+
+use crate::{
+    paths::STRICT,
+    traffic::{Echo, Held, at, call, call_from, eventually, soon},
+    world::{self, CART, LEGACY, MODE, OTHER, PORT, VISITOR, WEB},
+};
+
+/// Under strict policy nobody reaches a pod in the clear but processes of its own node, by an address that says so.
+pub(crate) async fn probes(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    mesh.apply(STRICT).await?;
+    for server in [WEB, LEGACY] {
+        for ip in mesh.pod(server).addresses() {
+            let seen = probe(&mesh, server, *ip).await?;
+            let is_probe = seen.starts_with("169.254.7.127") || seen.starts_with("fd16:9254:7127");
+            ensure!(is_probe == (server == WEB), "{server} saw {seen}");
+        }
+    }
+
+    // An address that is another pod's at once is what that pod is.
+    let address = mesh.pod(WEB).ip();
+    mesh.remove_pod(WEB).await?;
+    mesh.add_pod(PodSpec::new("out/successor", "node2")).await?;
+    ensure!(mesh.pod("out/successor").ip() == address, "another address");
+    let seen = probe(&mesh, "out/successor", address).await?;
+    ensure!(!seen.starts_with("169.254"), "out/successor saw {seen}");
+    mesh.remove_pod("out/successor").await?;
+    mesh.add_pod(PodSpec::new("shop/successor", "node2"))
+        .await?;
+    ensure!(
+        mesh.pod("shop/successor").ip() == address,
+        "another address"
+    );
+    let seen = probe(&mesh, "shop/successor", address).await?;
+    ensure!(seen.starts_with("169.254"), "shop/successor saw {seen}");
+    Ok(())
+}
+
+/// Connects from the pod's node, and returns the address that the app sees.
+async fn probe(mesh: &Mesh, server: &str, ip: std::net::IpAddr) -> Result<String> {
+    let server = mesh.pod(server);
+    let listener = server.listen(PORT)?;
+    let node = mesh.lab().node(server.node());
+    let echo = async {
+        let (mut stream, peer) = listener.accept().await?;
+        let (mut from, mut to) = stream.split();
+        tokio::io::copy(&mut from, &mut to).await?;
+        anyhow::Ok(peer.ip().to_canonical().to_string())
+    };
+    let called = call_from(node.netns(), node.name(), (ip, PORT).into());
+    let (seen, called) = soon("a probe", async { tokio::join!(echo, called) }).await?;
+    called?;
+    seen
+}
+
+/// Rules that somebody removes in a pod, or on the node, are back long before anybody would look by chance, and counted.
+pub(crate) async fn flushed(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let mut held = Held::open(mesh.pod(CART), at(mesh.pod(WEB))).await?;
+    let node = mesh.lab().node("node2").netns().clone();
+    let pod = mesh.pod(WEB).netns().clone();
+    for (what, netns, table) in [
+        ("pod", &pod, redirect::TABLE),
+        ("node", &node, probes::TABLE),
+    ] {
+        let before = repairs(&mut mesh, what).await?;
+        Batch::new().delete(Family::Inet, table).commit(netns)?;
+        eventually("the table is back", async || {
+            tulle_net::nft::read_table(netns, Family::Inet, table)
+                .is_ok_and(|table| table.is_some())
+        })
+        .await?;
+        counted(&mut mesh, what, before).await?;
+    }
+    let before = repairs(&mut mesh, "pod").await?;
+    redirect::remove(&pod)?;
+    eventually("routing is back", async || is_right(&mesh, WEB)).await?;
+    counted(&mut mesh, "pod", before).await?;
+    held.ping().await?;
+    call(mesh.pod(CART), at(mesh.pod(WEB))).await?;
+    call(mesh.pod(VISITOR), at(mesh.pod(WEB))).await
+}
+
+async fn repairs(mesh: &mut Mesh, what: &str) -> Result<f64> {
+    let metrics = mesh.agent_mut("node2").metrics().await?;
+    Ok(metrics.sum("tulle_node_repairs_total", &[("what", what)]))
+}
+
+async fn counted(mesh: &mut Mesh, what: &str, before: f64) -> Result<()> {
+    let agent = mesh.agent_mut("node2");
+    eventually("the repair is counted", async || {
+        let metrics = agent.metrics().await;
+        metrics.is_ok_and(|m| m.sum("tulle_node_repairs_total", &[("what", what)]) > before)
+    })
+    .await
+}
+
+/// The agent is killed at every step on a pod's way into the mesh and out of it; the next one ends what was begun.
+pub(crate) async fn agent_killed_at_each_step(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let _legacy = Echo::start(mesh.pod(LEGACY))?;
+    let mut open = vec![Held::open(mesh.pod(VISITOR), at(mesh.pod(LEGACY))).await?];
+    let pod = mesh.pod(LEGACY).netns().clone();
+    let state = state_file(&mesh, LEGACY);
+    let said = |word: &str| fs::read_to_string(&state).is_ok_and(|text| text.contains(word));
+    let in_steps: [(&str, &dyn Fn() -> bool); 3] = [
+        ("written down", &|| said("\"enrolled\"")),
+        ("ztunnel listens", &|| listens(&pod)),
+        ("redirected", &|| has_table(&pod)),
+    ];
+    for (step, reached) in in_steps {
+        kill_agent_when(&mut mesh, reached, Some("ambient"))
+            .await
+            .with_context(|| format!("on its way in: {step}"))?;
+        ensure!(mesh.is_enrolled(LEGACY), "{step}: not in the mesh");
+        eventually("it is right", async || is_right(&mesh, LEGACY)).await?;
+        call(mesh.pod(CART), at(mesh.pod(LEGACY))).await?;
+        open.push(Held::open(mesh.pod(VISITOR), at(mesh.pod(LEGACY))).await?);
+        ping_all(&mut open).await.with_context(|| step.to_owned())?;
+        mesh.label_pod(LEGACY, MODE, None).await?;
+        // As long as a connection needs it, something of it is left.
+        open.truncate(1);
+        eventually("nothing is left", async || {
+            !has_table(&pod) && !said("\"leaving\"")
+        })
+        .await?;
+    }
+    let out_steps: [(&str, &dyn Fn() -> bool); 2] = [
+        ("written down", &|| said("\"leaving\"")),
+        ("released", &|| {
+            redirect::verify_released(&pod, &RedirectConfig::default()).is_ok()
+        }),
+    ];
+    for (step, reached) in out_steps {
+        mesh.label_pod(LEGACY, MODE, Some("ambient")).await?;
+        open.push(Held::open(mesh.pod(VISITOR), at(mesh.pod(LEGACY))).await?);
+        kill_agent_when(&mut mesh, reached, None)
+            .await
+            .with_context(|| format!("on its way out: {step}"))?;
+        ensure!(!mesh.is_enrolled(LEGACY), "{step}: still in the mesh");
+        ping_all(&mut open).await.with_context(|| step.to_owned())?;
+        open.truncate(1);
+        eventually("nothing is left", async || !has_table(&pod)).await?;
+        call(mesh.pod(CART), at(mesh.pod(LEGACY))).await?;
+    }
+    Ok(())
+}
+
+/// Labels [`LEGACY`], kills the agent as soon as `reached`, starts it again and waits for what the label asks for.
+async fn kill_agent_when(
+    mesh: &mut Mesh,
+    reached: &dyn Fn() -> bool,
+    mode: Option<&str>,
+) -> Result<()> {
+    let agent = mesh.agent_mut("node2").process().pid().context("it runs")?;
+    let agent = Pid::from_raw(i32::try_from(agent)?);
+    let killed = async {
+        while !reached() {
+            tokio::task::yield_now().await;
+        }
+        kill(agent, Signal::SIGKILL)
+    };
+    race(killed, mesh.label_pod(LEGACY, MODE, mode)).await?;
+    let agent = mesh.agent_mut("node2");
+    agent.process().kill().await?;
+    agent.process().restart().await?;
+    agent.wait_listening().await?;
+    // Waits until everybody knows.
+    mesh.label_pod(LEGACY, MODE, mode).await
+}
+
+/// Until the first is done. The second may end before; if it fails then, that is the result.
+async fn race(
+    first: impl Future<Output = nix::Result<()>>,
+    second: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
+    tokio::select! {
+        biased;
+        done = &mut first => return Ok(done?),
+        done = &mut second => done?,
+    }
+    soon("the step", first).await??;
+    Ok(())
+}
+
+/// The same for ztunnel, which is told again of what it had begun.
+pub(crate) async fn ztunnel_killed_at_each_step(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let _legacy = Echo::start(mesh.pod(LEGACY))?;
+    let mut open = Held::open(mesh.pod(VISITOR), at(mesh.pod(LEGACY))).await?;
+    let pod = mesh.pod(LEGACY).netns().clone();
+    let steps: [(&str, &dyn Fn() -> bool); 2] = [
+        ("it listens", &|| listens(&pod)),
+        ("redirected", &|| has_table(&pod)),
+    ];
+    for (step, reached) in steps {
+        let ztunnel = mesh.ztunnel("node2").process().pid().context("it runs")?;
+        let ztunnel = Pid::from_raw(i32::try_from(ztunnel)?);
+        let killed = async {
+            while !reached() {
+                tokio::task::yield_now().await;
+            }
+            kill(ztunnel, Signal::SIGKILL)
+        };
+        race(killed, mesh.label_pod(LEGACY, MODE, Some("ambient"))).await?;
+        let ztunnel = mesh.ztunnel_mut("node2");
+        ztunnel.process_mut().kill().await?;
+        ztunnel.process_mut().restart().await?;
+        ztunnel.wait_ready(world::SOON).await?;
+        mesh.label_pod(LEGACY, MODE, Some("ambient")).await?;
+        ensure!(mesh.is_enrolled(LEGACY), "{step}: not in the mesh");
+        call(mesh.pod(CART), at(mesh.pod(LEGACY))).await?;
+        open.ping().await.with_context(|| step.to_owned())?;
+        mesh.label_pod(LEGACY, MODE, None).await?;
+        eventually("nothing is left", async || !has_table(&pod)).await?;
+    }
+    Ok(())
+}
+
+/// CHECK sees what is missing: rules, and a ztunnel that listens.
+pub(crate) async fn checked(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    for pod in [WEB, LEGACY] {
+        mesh.check_pod(pod).await?;
+    }
+    mesh.ztunnel_mut("node2").process_mut().kill().await?;
+    let error = mesh.check_pod(WEB).await.expect_err("nobody listens");
+    let text = format!("{error:#}");
+    ensure!(text.contains("nobody listens on ztunnel's ports"), "{text}");
+    mesh.check_pod(LEGACY).await
+}
+
+/// A pod that ztunnel cannot serve is told of, tried again, and leaves nothing behind if it goes before.
+pub(crate) async fn refused_by_ztunnel(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let taken = mesh.pod(LEGACY).listen(15008)?;
+    mesh.mark_pod(LEGACY, MODE, Some("ambient"))?;
+    let status = mesh.manifests().folder().join("nodestatus.node2.yaml");
+    eventually("it is told of", async || {
+        fs::read_to_string(&status).is_ok_and(|text| {
+            text.contains("name: legacy")
+                && text.contains("pending")
+                && text.contains("not taken over")
+        })
+    })
+    .await?;
+    ensure!(!has_table(mesh.pod(LEGACY).netns()), "it is redirected");
+    let failures = mesh.agent_mut("node2").metrics().await?;
+    ensure!(failures.sum("tulle_node_failures_total", &[("reason", "ztunnel")]) > 0.0);
+
+    drop(taken);
+    mesh.label_pod(LEGACY, MODE, Some("ambient")).await?;
+    mesh.check_pod(LEGACY).await?;
+
+    mesh.mark_pod(LEGACY, MODE, None)?;
+    mesh.label_pod(LEGACY, MODE, None).await?;
+    let _taken = mesh.pod(LEGACY).listen(15008)?;
+    mesh.mark_pod(LEGACY, MODE, Some("ambient"))?;
+    eventually("it is told of", async || {
+        fs::read_to_string(&status).is_ok_and(|text| text.contains("pending"))
+    })
+    .await?;
+    let uid = mesh.pod(LEGACY).uid().to_owned();
+    mesh.remove_pod(LEGACY).await?;
+    let ztunnel = mesh.ztunnel("node2");
+    let gone = |dump: &serde_json::Value| !dump.to_string().contains(&uid);
+    ztunnel
+        .wait_for_config("nothing of it is left", world::SOON, gone)
+        .await?;
+    ensure!(!state_file_of(&mesh, "node2").contains("legacy"));
+    Ok(())
+}
+
+/// What a pod asks for by annotation takes effect while it runs; what cannot be is told.
+pub(crate) async fn annotated(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let _other = Echo::start(mesh.pod(OTHER))?;
+    let mut held = Held::open(mesh.pod(CART), at(mesh.pod(OTHER))).await?;
+    mesh.annotate_pod(
+        OTHER,
+        "ambient.tulle.io/exclude-inbound-ports",
+        Some("9000"),
+    )?;
+    let excluding = RedirectConfig {
+        exclude_inbound_ports: [9000].into(),
+        ..RedirectConfig::default()
+    };
+    let netns = mesh.pod(OTHER).netns().clone();
+    eventually("the port is excluded", async || {
+        redirect::verify(&netns, &excluding).is_ok()
+    })
+    .await?;
+    held.ping().await?;
+    mesh.annotate_pod(OTHER, "ambient.tulle.io/exclude-inbound-ports", None)?;
+    eventually("it is no longer", async || is_right(&mesh, OTHER)).await?;
+    held.ping().await?;
+
+    mesh.apply(HOST_NETWORK).await?;
+    let status = mesh.manifests().folder().join("nodestatus.node2.yaml");
+    eventually("it is told of", async || {
+        fs::read_to_string(&status).is_ok_and(|text| text.contains("not capturable: hostNetwork"))
+    })
+    .await
+}
+
+/// The node was restarted: what an agent remembers from before is worth nothing, and no pod starts before it is back.
+pub(crate) async fn rebooted(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    mesh.agent_mut("node2").process().kill().await?;
+    mesh.ztunnel_mut("node2").process_mut().kill().await?;
+    let folder = mesh.lab().dir().join("node2/pods");
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        let mut pod: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+        pod["boot"] = "another".into();
+        // And the namespace is another's by now.
+        pod["cookie"] = 1.into();
+        fs::write(&path, pod.to_string())?;
+    }
+    // The runtime is up long before the agent.
+    refused(&mut mesh, "shop/early", "cannot talk to the node agent").await?;
+    mesh.agent_mut("node2").process().restart().await?;
+    mesh.agent_mut("node2").wait_listening().await?;
+    refused(&mut mesh, "shop/next", "no ztunnel connected").await?;
+
+    let ztunnel = mesh.ztunnel_mut("node2");
+    ztunnel.process_mut().restart().await?;
+    ztunnel.wait_ready(world::SOON).await?;
+    mesh.add_pod(PodSpec::new("shop/last", "node2")).await?;
+    ensure!(mesh.is_enrolled("shop/last"), "it is not in the mesh");
+    for pod in [WEB, OTHER, "shop/last"] {
+        eventually("it is in the mesh", async || is_right(&mesh, pod)).await?;
+    }
+    call(mesh.pod(CART), at(mesh.pod(WEB))).await
+}
+
+/// A pod that the runtime cannot start, and what it does then.
+async fn refused(mesh: &mut Mesh, pod: &str, why: &str) -> Result<()> {
+    let error = mesh.start_pod(PodSpec::new(pod, "node2")).await;
+    let text = format!("{:#}", error.expect_err("a pod started outside the mesh"));
+    ensure!(text.contains(why), "{text}");
+    mesh.remove_pod(pod).await
+}
+
+async fn ping_all(open: &mut [Held]) -> Result<()> {
+    for held in open {
+        held.ping().await?;
+    }
+    Ok(())
+}
+
+fn state_file(mesh: &Mesh, pod: &str) -> std::path::PathBuf {
+    let pod: &Pod = mesh.pod(pod);
+    let folder = mesh.lab().dir().join(pod.node()).join("pods");
+    folder.join(format!("{}.json", pod.uid()))
+}
+
+/// All that the agent of a node remembers.
+fn state_file_of(mesh: &Mesh, node: &str) -> String {
+    let folder = mesh.lab().dir().join(node).join("pods");
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+        .collect()
+}
+
+fn listens(pod: &Netns) -> bool {
+    listening(pod, &[15001, 15008]).is_ok_and(|found| found.len() == 2)
+}
+
+fn has_table(pod: &Netns) -> bool {
+    let found = redirect::verify(pod, &RedirectConfig::default());
+    !matches!(found, Err(Drift::TableMissing))
+}
+
+fn is_right(mesh: &Mesh, pod: &str) -> bool {
+    redirect::verify(mesh.pod(pod).netns(), &RedirectConfig::default()).is_ok()
+}
+
+const HOST_NETWORK: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: host, namespace: shop, uid: 00000000-0000-4000-8000-0000000000ff}
+spec: {nodeName: node2, hostNetwork: true, containers: [{name: app}]}
+status: {phase: Running, podIP: 172.20.0.2, podIPs: [{ip: 172.20.0.2}]}
+";
