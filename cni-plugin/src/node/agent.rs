@@ -39,7 +39,10 @@ use tulle_net::{
 };
 use tulle_zds::{PodInfo, ZdsServer};
 
-use self::sandbox::{Sandbox, Sandboxes, Stage};
+use self::{
+    sandbox::{Busy, Sandbox, Sandboxes, Stage},
+    steps::Started,
+};
 use super::{
     kubernetes::Kubernetes,
     metrics::Metrics,
@@ -105,7 +108,7 @@ pub struct Agent {
     own: NetnsId,
     sandboxes: Sandboxes,
     statuses: watch::Sender<Statuses>,
-    /// Told when a pod was enrolled or is gone.
+    /// Told when a pod was added or is gone.
     enrolled: watch::Sender<()>,
     /// Whether all pods that are there have been looked at.
     caught_up: watch::Sender<bool>,
@@ -161,6 +164,7 @@ impl Agent {
             Err(error) => error.reason(),
         };
         self.metrics.added(outcome, began.elapsed());
+        self.enrolled.send_replace(());
         added
     }
 
@@ -198,8 +202,8 @@ impl Agent {
                 })
             }
             Decision::Enroll(options) => {
-                self.enroll(&known, &mut sandbox, &netns, &options).await?;
-                self.enrolled.send_replace(());
+                self.enroll(&known, &mut sandbox, &netns, &options, Started::NotYet)
+                    .await?;
                 Ok(Verdict::Enrolled)
             }
         }
@@ -402,19 +406,24 @@ impl Agent {
     }
 
     /// How many pods are at each stage.
-    async fn stages(&self) -> BTreeMap<&'static str, usize> {
+    fn stages(&self) -> BTreeMap<&'static str, usize> {
         let mut stages =
             BTreeMap::from(["enrolled", "pending", "leaving", "outside"].map(|stage| (stage, 0)));
         for uid in self.sandboxes.uids() {
-            let Some(sandbox) = self.sandboxes.lock_known(&uid).await else {
-                continue;
+            let stage = match self.sandboxes.try_lock_known(&uid) {
+                Ok(Some(sandbox)) => sandbox.stage.clone(),
+                Ok(None) => continue,
+                Err(Busy) => {
+                    *stages.entry("pending").or_default() += 1;
+                    continue;
+                }
             };
             let pending = || {
                 let statuses = self.statuses.borrow();
                 let redirection = statuses.get(&uid).and_then(|status| status.redirection);
                 redirection == Some(Redirection::Pending)
             };
-            let stage = match sandbox.stage {
+            let stage = match stage {
                 Stage::Enrolled(_) => "enrolled",
                 Stage::Leaving(_) => "leaving",
                 Stage::Outside if pending() => "pending",

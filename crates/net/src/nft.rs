@@ -37,7 +37,7 @@ pub use set::{AddressFamily, Element, Set, SetKey};
 ///
 /// Two tables are equal if the kernel would treat packets alike: counters' values do not count, nor
 /// does the order of a set's elements.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Table {
     /// Which packets it sees.
     pub family: Family,
@@ -77,7 +77,7 @@ pub enum Family {
 }
 
 /// An ordered list of rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Chain {
     /// Its name, unique within the table.
     pub name: String,
@@ -114,7 +114,7 @@ impl Chain {
 }
 
 /// Where packets enter a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BaseChain {
     /// What its rules may do.
     pub kind: ChainKind,

@@ -186,21 +186,69 @@ pub enum Drift {
 /// # Errors
 /// See [`ApplyError`]. What could not be captured is lost then, never sent past the mesh.
 pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
+    restore(netns, config).map(drop)
+}
+
+/// As [`apply`] for a pod in which nothing has run yet: there are no connections that could go on, and looking for them would
+/// cost more than all else.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_to_new(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
     let own = OwnAddresses::read(netns).map_err(ApplyError::Namespace)?;
     let routing = Routing::new(netns, config, &own).map_err(ApplyError::Namespace)?;
-    if verify(netns, config).is_ok() {
-        return routing.forget_ended(netns).map_err(ApplyError::Routing);
-    }
+    write(netns, config, &own, &routing, || Ok(None))
+}
+
+/// What [`restore`] has found.
+#[derive(Debug)]
+pub struct Found {
+    /// What was not as it should be, and is now.
+    pub drift: Option<Drift>,
+    /// Whether connections from before redirection are still led past it. They are forgotten by a call after their end.
+    pub keeps_connections: bool,
+}
+
+/// As [`apply`], and tells what it has found.
+///
+/// # Errors
+/// As [`apply`].
+pub fn restore(netns: &Netns, config: &RedirectConfig) -> Result<Found, ApplyError> {
+    let own = OwnAddresses::read(netns).map_err(ApplyError::Namespace)?;
+    let routing = Routing::new(netns, config, &own).map_err(ApplyError::Namespace)?;
+    let Err(drift) = verify_all(netns, config, &own, &routing) else {
+        let kept = routing.forget_ended(netns).map_err(ApplyError::Routing)?;
+        return Ok(Found {
+            drift: None,
+            keeps_connections: kept,
+        });
+    };
+    let before = || Connections::read(netns).map(Some);
+    write(netns, config, &own, &routing, before)?;
+    Ok(Found {
+        drift: Some(drift),
+        keeps_connections: true,
+    })
+}
+
+/// Writes everything and reads it back. `before` reads what goes on; none if nothing does.
+fn write(
+    netns: &Netns,
+    config: &RedirectConfig,
+    own: &OwnAddresses,
+    routing: &Routing<'_>,
+    before: impl FnOnce() -> io::Result<Option<Connections>>,
+) -> Result<(), ApplyError> {
     settings::carry_marks(netns).map_err(ApplyError::Settings)?;
     Batch::new()
-        .replace(&program::table(config, &own, Phase::Capture))
+        .replace(&program::table(config, own, Phase::Capture))
         .commit(netns)?;
     // From here on the guards lose what the app begins: nothing but what it has begun before can be answered.
-    let before = Connections::read(netns).map_err(ApplyError::Namespace)?;
+    let before = before().map_err(ApplyError::Namespace)?;
     routing
-        .ensure(netns, &before)
+        .ensure(netns, before.as_ref())
         .map_err(ApplyError::Routing)?;
-    verify(netns, config).map_err(ApplyError::NotAsWritten)
+    verify_all(netns, config, own, routing).map_err(ApplyError::NotAsWritten)
 }
 
 /// Compares what is in force in `netns` with what [`apply`] would put there. Changes nothing.
@@ -209,11 +257,20 @@ pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
 /// The first difference.
 pub fn verify(netns: &Netns, config: &RedirectConfig) -> Result<(), Drift> {
     let own = OwnAddresses::read(netns).map_err(Drift::Unreadable)?;
-    verify_table(netns, &program::table(config, &own, Phase::Capture))?;
+    let routing = Routing::new(netns, config, &own).map_err(Drift::Unreadable)?;
+    verify_all(netns, config, &own, &routing)
+}
+
+fn verify_all(
+    netns: &Netns,
+    config: &RedirectConfig,
+    own: &OwnAddresses,
+    routing: &Routing<'_>,
+) -> Result<(), Drift> {
+    verify_table(netns, &program::table(config, own, Phase::Capture))?;
     if !settings::marks_are_carried(netns).map_err(Drift::Unreadable)? {
         return Err(Drift::SettingsDiffer);
     }
-    let routing = Routing::new(netns, config, &own).map_err(Drift::Unreadable)?;
     routing.verify(netns)
 }
 

@@ -18,7 +18,8 @@ use super::{
     Agent, AgentError,
     adopt::Search,
     blocking,
-    sandbox::{Sandbox, Stage},
+    sandbox::{Busy, Sandbox, Stage},
+    steps::Started,
 };
 use crate::{
     enrollment::Decision,
@@ -42,7 +43,7 @@ impl Agent {
             enrolled.mark_unchanged();
             let search_again = search.round(&self).await;
             let settled = self.reconcile().await;
-            watchers.keep(&self).await;
+            watchers.keep(&self);
             if objects.borrow().is_complete() {
                 self.caught_up.send_replace(true);
             }
@@ -58,12 +59,14 @@ impl Agent {
         }
     }
 
-    /// Returns whether all is as it should be. Pods do not wait for each other.
+    /// Returns whether all is as it should be. Pods do not wait for each other, and nobody waits for one that is being added.
     async fn reconcile(&self) -> bool {
         self.tell_of_unfit();
         let settled = self.sandboxes.uids().into_iter().map(async |uid| {
-            let Some(mut sandbox) = self.sandboxes.lock_known(&uid).await else {
-                return true;
+            let mut sandbox = match self.sandboxes.try_lock_known(&uid) {
+                Ok(Some(sandbox)) => sandbox,
+                Ok(None) => return true,
+                Err(Busy) => return false,
             };
             match self.settle(&uid, &mut sandbox).await {
                 Ok(settled) => settled,
@@ -75,7 +78,7 @@ impl Agent {
             }
         });
         let settled = join_all(settled).await;
-        self.metrics.stages(self.stages().await);
+        self.metrics.stages(self.stages());
         settled.into_iter().all(|settled| settled)
     }
 
@@ -92,7 +95,8 @@ impl Agent {
         match (self.decide(&known), &sandbox.stage) {
             (Decision::Enroll(options), Stage::Outside | Stage::Leaving(_)) => {
                 let netns = self.reopen(sandbox)?;
-                self.enroll(&known, sandbox, &netns, &options).await?;
+                self.enroll(&known, sandbox, &netns, &options, Started::Before)
+                    .await?;
                 Ok(true)
             }
             (Decision::Enroll(options), Stage::Enrolled(_)) => {
@@ -135,34 +139,34 @@ impl Agent {
         });
     }
 
-    /// Puts redirection back if it is not as it was written.
-    async fn repair(&self, uid: &str) {
+    /// Puts redirection back if it is not as it was written. Returns whether to look again soon.
+    async fn repair(&self, uid: &str) -> bool {
         let Some(sandbox) = self.sandboxes.lock_known(uid).await else {
-            return;
+            return false;
         };
         let Stage::Enrolled(config) = sandbox.stage.clone() else {
-            return;
+            return false;
         };
         let key = sandbox.key.as_ref().map(ToString::to_string);
         let netns = match self.reopen(&sandbox) {
             Ok(netns) => netns,
             // The runtime is about to tell.
-            Err(_) => return,
+            Err(_) => return false,
         };
-        let repaired = blocking(move || {
-            let drift = redirect::verify(&netns, &config).err();
-            redirect::apply(&netns, &config).map(|()| drift)
-        });
-        match repaired.await {
-            Ok(Ok(None)) | Err(_) => {}
-            Ok(Ok(Some(drift))) => {
-                self.metrics.repaired("pod");
-                warn!(key, %drift, "redirection was changed by somebody, put back");
+        match blocking(move || redirect::restore(&netns, &config)).await {
+            Ok(Ok(found)) => {
+                if let Some(drift) = &found.drift {
+                    self.metrics.repaired("pod");
+                    warn!(key, %drift, "redirection was changed by somebody, put back");
+                }
+                found.keeps_connections
             }
             Ok(Err(error)) => {
                 self.metrics.failed("repair");
                 warn!(key, %error, "pod cannot be redirected");
+                true
             }
+            Err(_) => false,
         }
     }
 }
@@ -177,14 +181,20 @@ struct Watchers {
 
 impl Watchers {
     /// One for each enrolled pod, and no others.
-    async fn keep(&mut self, agent: &Arc<Agent>) {
+    fn keep(&mut self, agent: &Arc<Agent>) {
         while self.tasks.try_join_next().is_some() {}
         let mut enrolled = HashMap::new();
         for uid in agent.sandboxes.uids() {
-            if let Some(sandbox) = agent.sandboxes.lock_known(&uid).await
-                && matches!(sandbox.stage, Stage::Enrolled(_))
-            {
-                enrolled.insert(uid, sandbox.cookie);
+            match agent.sandboxes.try_lock_known(&uid) {
+                Ok(Some(sandbox)) if matches!(sandbox.stage, Stage::Enrolled(_)) => {
+                    enrolled.insert(uid, sandbox.cookie);
+                }
+                Ok(_) => {}
+                // Whoever works on it looks after it.
+                Err(Busy) => {
+                    let known = self.running.get(&uid).map(|(cookie, _)| *cookie);
+                    enrolled.extend(known.map(|cookie| (uid, cookie)));
+                }
             }
         }
         self.running.retain(|uid, (cookie, task)| {
@@ -204,24 +214,15 @@ impl Watchers {
     }
 }
 
-/// Looks at one pod's redirection whenever something of its kind changes in the namespace, and now and then.
-///
-/// Often at first: connections from before the pod was enrolled are to be forgotten when they end.
+/// Looks at one pod's redirection whenever something of its kind changes in the namespace, and now and then: soon, for what
+/// changed before this began to listen, and often while connections from before wait to be forgotten.
 async fn watch(agent: Weak<Agent>, uid: String) {
     let mut changes = match agent.upgrade() {
         Some(agent) => agent.changes(&uid).await,
         None => return,
     };
-    let mut pause = FIRST_LOOK;
+    let mut pause = SOON;
     loop {
-        let longest = match agent.upgrade() {
-            Some(agent) => {
-                agent.repair(&uid).await;
-                agent.config.sweep
-            }
-            None => return,
-        };
-        pause = (pause * 2).min(longest.mul_f64(0.9 + 0.2 * fastrand::f64()));
         let changed = async {
             match &mut changes {
                 Some(changes) => changes.changed().await,
@@ -236,6 +237,14 @@ async fn watch(agent: Weak<Agent>, uid: String) {
             }
             Err(_) => {}
         }
+        let Some(agent) = agent.upgrade() else {
+            return;
+        };
+        let sweep = agent.config.sweep.mul_f64(0.9 + 0.2 * fastrand::f64());
+        pause = match agent.repair(&uid).await {
+            true => (pause * 2).min(sweep),
+            false => sweep,
+        };
     }
 }
 
@@ -252,7 +261,7 @@ impl Agent {
 
 /// When to try again what did not succeed, and to look whether the last connection of a pod that leaves has ended.
 const RETRY: Duration = Duration::from_secs(1);
-/// Until a pod is looked at for the second time.
-const FIRST_LOOK: Duration = Duration::from_millis(500);
+/// Until a pod is looked at for the first time.
+const SOON: Duration = Duration::from_secs(1);
 /// Changes come in bursts; one look is enough.
 const BURST: Duration = Duration::from_millis(50);

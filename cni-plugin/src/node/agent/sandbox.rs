@@ -32,6 +32,9 @@ pub(super) enum Stage {
     Leaving(RedirectConfig),
 }
 
+/// Somebody works on the pod.
+pub(super) struct Busy;
+
 /// A locked sandbox.
 pub(super) type Locked = OwnedMutexGuard<Sandbox>;
 
@@ -62,6 +65,15 @@ impl Sandboxes {
         let sandbox = self.pods.lock().get(uid).cloned()?;
         let locked = sandbox.lock_owned().await;
         locked.key.is_some().then_some(locked)
+    }
+
+    /// The same, unless somebody else has it just now.
+    pub(super) fn try_lock_known(&self, uid: &str) -> Result<Option<Locked>, Busy> {
+        let Some(sandbox) = self.pods.lock().get(uid).cloned() else {
+            return Ok(None);
+        };
+        let locked = sandbox.try_lock_owned().map_err(|_| Busy)?;
+        Ok(locked.key.is_some().then_some(locked))
     }
 
     /// Whether a pod has a place.

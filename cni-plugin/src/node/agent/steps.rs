@@ -24,6 +24,15 @@ use crate::{
     },
 };
 
+/// Whether anything runs in a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Started {
+    /// The runtime waits for us before it starts the pod's containers.
+    NotYet,
+    /// It has connections, perhaps.
+    Before,
+}
+
 impl Agent {
     /// Takes a pod in. If that fails it is not in.
     pub(super) async fn enroll(
@@ -32,8 +41,9 @@ impl Agent {
         sandbox: &mut Sandbox,
         netns: &Netns,
         options: &Options,
+        started: Started,
     ) -> Result<(), AgentError> {
-        let entered = self.enter(known, sandbox, netns, options).await;
+        let entered = self.enter(known, sandbox, netns, options, started).await;
         let problem = entered.as_ref().err().map(|error| Problem {
             reason: "NotEnrolled",
             message: error.to_string(),
@@ -55,6 +65,7 @@ impl Agent {
         sandbox: &mut Sandbox,
         netns: &Netns,
         options: &Options,
+        started: Started,
     ) -> Result<(), AgentError> {
         let Some(key) = sandbox.key.clone() else {
             return Err(AgentError::Unknown);
@@ -75,7 +86,11 @@ impl Agent {
         let config = self.redirect(options);
         let applied = {
             let (netns, config) = (netns.clone(), config.clone());
-            blocking(move || redirect::apply(&netns, &config)).await
+            blocking(move || match started {
+                Started::NotYet => redirect::apply_to_new(&netns, &config),
+                Started::Before => redirect::apply(&netns, &config),
+            })
+            .await
         };
         if let Err(error) = applied.and_then(|applied| applied.map_err(AgentError::from)) {
             self.zds.del(&known.uid);

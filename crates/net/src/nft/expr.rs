@@ -14,7 +14,7 @@ use netlink_packet_netfilter::nftables::{
 use super::AddressFamily;
 
 /// One step of a rule, in a form that can be compared with what the kernel gives back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Expr {
     kind: String,
     attributes: BTreeMap<u16, Vec<u8>>,

@@ -13,7 +13,7 @@ use crate::netlink::LOOPBACK_INDEX;
 ///
 /// Methods append in the order of the call. A test of an address also tests the address family, a test
 /// of a port does not test the protocol: say [`tcp`](Self::tcp) or [`udp`](Self::udp) before it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rule {
     pub(crate) expressions: Vec<Expr>,
 }

@@ -1,5 +1,6 @@
 //! Sets: values that rules look into, and that change without changing rules.
 
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -75,6 +76,14 @@ impl PartialEq for Set {
 }
 
 impl Eq for Set {}
+
+impl Hash for Set {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+        self.key.hash(state);
+        self.sorted_elements().hash(state);
+    }
+}
 
 /// What the values of a set are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

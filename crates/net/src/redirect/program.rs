@@ -1,5 +1,6 @@
 //! The rules, in order of evaluation.
 
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -33,8 +34,12 @@ pub(super) fn table(config: &RedirectConfig, own: &OwnAddresses, phase: Phase) -
         },
         ..Table::new(FAMILY, TABLE)
     };
-    let hash = XxHash64::oneshot(0, format!("{table:?}").as_bytes());
-    table.comment = Some(format!("redirection to ztunnel, program {hash:016x}"));
+    let mut hash = XxHash64::default();
+    table.hash(&mut hash);
+    table.comment = Some(format!(
+        "redirection to ztunnel, program {:016x}",
+        hash.finish()
+    ));
     table
 }
 

@@ -62,7 +62,7 @@ impl<'a> Routing<'a> {
 
     /// Makes it so. Where nothing was captured so far, open connections keep their way, and so do those that were
     /// `opening` before the guards of the table came.
-    pub(super) fn ensure(&self, netns: &Netns, before: &Connections) -> io::Result<()> {
+    pub(super) fn ensure(&self, netns: &Netns, before: Option<&Connections>) -> io::Result<()> {
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
         for &family in &self.families {
             self.refuse_foreign_routes(&mut conversation, family)?;
@@ -85,7 +85,7 @@ impl<'a> Routing<'a> {
             for rule in missing.iter().rev() {
                 add(&mut conversation, family, rule)?;
             }
-            if begins {
+            if begins && let Some(before) = before {
                 let now = Connections::read(netns)?;
                 let began_before = now.opening.intersection(&before.opening);
                 let kept = now.open.iter().chain(began_before);
@@ -99,6 +99,8 @@ impl<'a> Routing<'a> {
                 for rule in &rules {
                     add(&mut conversation, family, rule)?;
                 }
+            }
+            if begins {
                 add(&mut conversation, family, &capture)?;
             }
             // Only now: some of them may be what has captured so far.
@@ -151,8 +153,10 @@ impl<'a> Routing<'a> {
     }
 
     /// Forgets the connections from before that have ended: their addresses and ports may come again. So does one
-    /// that is still not answered, since the guards lose its next attempt: that is then captured.
-    pub(super) fn forget_ended(&self, netns: &Netns) -> io::Result<()> {
+    /// that is still not answered, since the guards lose its next attempt: that is then captured. Returns whether any are
+    /// left.
+    pub(super) fn forget_ended(&self, netns: &Netns) -> io::Result<bool> {
+        let mut left = false;
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
         for &family in &self.families {
             let mut kept = listed(&mut conversation, family, self.config)?;
@@ -165,11 +169,14 @@ impl<'a> Routing<'a> {
             let alive: HashSet<_> = open
                 .flat_map(|ends| [self.kept(ends), self.kept_port(ends.local.port())])
                 .collect();
-            for rule in kept.iter().filter(|rule| !alive.contains(rule)) {
-                delete(&mut conversation, family, rule)?;
+            for rule in &kept {
+                match alive.contains(rule) {
+                    true => left = true,
+                    false => delete(&mut conversation, family, rule)?,
+                }
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     /// The rules of one family, by preference, without those for connections from before.
