@@ -1,3 +1,4 @@
 //! Network-namespace tests and benches
 
+pub mod churn;
 pub mod harness;

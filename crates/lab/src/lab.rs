@@ -196,11 +196,16 @@ impl Lab {
     /// # Errors
     /// When there is none of that name.
     pub async fn remove_pod(&mut self, name: &str) -> Result<Pod> {
-        let pod = self
-            .pods
-            .remove(name)
-            .with_context(|| format!("no pod {name}"))?;
-        self.runtime(&pod)?.del(self.node(pod.node()), &pod).await?;
+        let pod = self.pods.get(name);
+        let pod = pod.with_context(|| format!("no pod {name}"))?;
+        self.runtime(pod)?.del(self.node(pod.node()), pod).await?;
+        self.forget_pod(name)
+    }
+
+    /// The rest of it.
+    pub(crate) fn forget_pod(&mut self, name: &str) -> Result<Pod> {
+        let pod = self.pods.remove(name);
+        let pod = pod.with_context(|| format!("no pod {name}"))?;
         Netns::unpersist(netns_path(&pod.netns_name()))?;
         self.update_services()?;
         Ok(pod)

@@ -49,12 +49,13 @@ impl Links {
     /// The far end is made under a passing name that is unique here, since both are born in this namespace.
     pub(crate) async fn veth(&self, name: &str, there: &Netns, peer: &str) -> Result<()> {
         let links = self.handle.link();
+        let passing = format!("~{name}");
         links
-            .add(LinkVeth::new(name, PASSING_NAME).build())
+            .add(LinkVeth::new(name, &passing).build())
             .execute()
             .await
             .with_context(|| format!("cannot make the veth pair {name}"))?;
-        let far = self.index(PASSING_NAME).await?;
+        let far = self.index(&passing).await?;
         let moved = LinkUnspec::new_with_index(far)
             .name(peer)
             .setns_by_fd(there.fd().as_raw_fd())
@@ -191,5 +192,4 @@ pub(crate) fn sysctls(netns: &Netns, settings: &[(&str, &str)]) -> Result<()> {
     })?
 }
 
-const PASSING_NAME: &str = "passing";
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);

@@ -200,6 +200,44 @@ impl Mesh {
         self.lab.connect_pod(&name).await
     }
 
+    /// As [`Mesh::start_pod`], for many at a time: what is returned does the work, on its own.
+    ///
+    /// # Errors
+    /// When there is one of that name, or its node is full.
+    pub fn starting(
+        &mut self,
+        spec: PodSpec,
+    ) -> Result<impl Future<Output = Result<Duration>> + use<>> {
+        let pod = self.lab.place_pod(spec)?.clone();
+        self.ensure_namespace(pod.namespace())?;
+        self.manifests.put(object::pod(&pod))?;
+        let node = self.lab.node(pod.node()).clone();
+        let runtime = self.lab.runtime_of(pod.node())?.clone();
+        Ok(async move { runtime.add(&node, &pod).await })
+    }
+
+    /// The same for [`Mesh::remove_pod`]. Once it is done, [`Mesh::forget_pod`] gives name and address free.
+    ///
+    /// # Errors
+    /// When its object cannot be removed.
+    pub fn stopping(&mut self, name: &str) -> Result<impl Future<Output = Result<()>> + use<>> {
+        let pod = self.lab.pod(name).clone();
+        let id = ObjectId::new("Pod", pod.namespace(), pod.name());
+        self.manifests.remove(&id)?;
+        self.enrolled.remove(name);
+        let node = self.lab.node(pod.node()).clone();
+        let runtime = self.lab.runtime_of(pod.node())?.clone();
+        Ok(async move { runtime.del(&node, &pod).await })
+    }
+
+    /// Lets go of a pod without a network.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn forget_pod(&mut self, name: &str) -> Result<()> {
+        self.lab.forget_pod(name).map(drop)
+    }
+
     /// Removes a pod, as when it is deleted while in use: its object, then its network.
     ///
     /// # Errors

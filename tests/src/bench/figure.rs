@@ -66,6 +66,9 @@ pub(crate) const FIGURES: &[Figure] = figures! {
     "rss_idle", "ztunnel RSS, idle", "MB", Value, Some(10.0), Some(8.0);
     "rss_burst", "ztunnel RSS, some time after a burst", "MB", RatioTo("rss_idle"), None, Some(1.1);
     "rss_10k", "ztunnel RSS, 10 000 idle connections", "MB", Value, Some(35.0), Some(25.0);
+    "add_p50", "time to add a pod, 20 a second, median", "ms", Value, None, None;
+    "add_p99", "time to add a pod, 20 a second, p99", "ms", Value, Some(100.0), Some(100.0);
+    "rss_agent", "node agent RSS, 100 pods", "MB", Value, Some(10.0), Some(10.0);
 };
 
 #[cfg(test)]

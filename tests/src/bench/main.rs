@@ -16,6 +16,7 @@ mod figure;
 mod idle;
 mod load;
 mod memory;
+mod node;
 mod probe;
 mod report;
 mod rounds;
@@ -68,7 +69,7 @@ struct BenchOptions {
     /// Seconds per figure and round.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
-    /// Only figures whose names begin so: bulk, requests, connections, latency, rss, or whole names.
+    /// Only figures whose names begin so: bulk, requests, connections, latency, rss, add, or whole names.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Leave the rounds without the mesh out; nothing is compared then.
@@ -207,7 +208,8 @@ async fn hold(sandbox: &Sandbox) {
 
 async fn measure(stage: &mut Stage, options: &BenchOptions, samples: &mut Samples) -> Result<()> {
     memory::measure(stage, options, samples).await?;
-    rounds::measure(stage, options, samples).await
+    rounds::measure(stage, options, samples).await?;
+    node::measure(stage, options, samples).await
 }
 
 fn write(path: &PathBuf, options: &BenchOptions, figures: &[Line]) -> Result<()> {

@@ -13,6 +13,8 @@ use tulle_lab::{
     Lab, LabSpec, Mesh, MeshConfig, PodSpec, Process, Program, http, sandbox::Sandbox, wait_for,
 };
 
+use tulle_net::redirect::{self, Drift, RedirectConfig};
+
 use crate::{report::Mode, usage};
 
 /// On the first node.
@@ -61,7 +63,8 @@ impl Stage {
             Mode::Plain => {
                 self.mesh
                     .unlabel_namespace(NAMESPACE, DATAPLANE_MODE)
-                    .await?
+                    .await?;
+                self.wait_until_nothing_is_redirected().await?;
             }
             Mode::Mesh => {
                 self.mesh
@@ -79,6 +82,36 @@ impl Stage {
             http::get(netns, self.http(), "/").await?;
         }
         Ok(())
+    }
+
+    /// Connections through the mesh go on when it is left, and with them some of its rules.
+    async fn wait_until_nothing_is_redirected(&self) -> Result<()> {
+        for pod in [CLIENT, SERVER, NEAR] {
+            let netns = self.mesh.pod(pod).netns();
+            wait_for(pod, LEFT_LIMIT, async || {
+                let found = redirect::verify(netns, &RedirectConfig::default());
+                matches!(found, Err(Drift::TableMissing)).then_some(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// The mesh, for whoever changes it.
+    pub(crate) fn mesh_mut(&mut self) -> &mut Mesh {
+        &mut self.mesh
+    }
+
+    /// Adds a pod that does nothing.
+    pub(crate) async fn start_pod(&mut self, name: &str, node: &str) -> Result<()> {
+        self.mesh.start_pod(PodSpec::new(name, node)).await?;
+        Ok(())
+    }
+
+    /// What a node's agent holds.
+    pub(crate) fn agent_megabytes(&mut self, node: &str) -> Result<f64> {
+        let pid = self.mesh.agent_mut(node).process().pid();
+        usage::resident_megabytes(pid.context("the agent is gone")?)
     }
 
     /// The address that clients use.
@@ -292,10 +325,12 @@ fn is_file(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
-const NAMESPACE: &str = "bench";
+pub(crate) const NAMESPACE: &str = "bench";
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 /// Itself, also if its file has been replaced by a newer build in the meantime.
 const OWN_PROGRAM: &str = "/proc/self/exe";
 const FIRST_IPERF_PORT: u16 = 5201;
 const QUIET_LIMIT: Duration = Duration::from_secs(30);
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// Until the last connection through a mesh that was left has ended.
+const LEFT_LIMIT: Duration = Duration::from_secs(30);

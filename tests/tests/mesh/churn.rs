@@ -1,10 +1,11 @@
 //! Pods come and go, many of them and fast; nothing of them is left.
 
-use std::{collections::VecDeque, fs, time::Duration};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use tokio::time::{Instant, interval};
-use tulle_lab::{Mesh, PodSpec, Usage, sandbox::Sandbox};
+use tokio::time::Instant;
+use tulle_lab::{Mesh, Usage, sandbox::Sandbox};
+use tulle_tests::churn::churn;
 
 use crate::{
     traffic::{Echo, at, call, settles_at},
@@ -16,12 +17,12 @@ pub(crate) async fn two_hundred_pods(sandbox: Sandbox) -> Result<()> {
     let mut mesh = world::start(&sandbox).await?;
     let _web = Echo::start(mesh.pod(WEB))?;
     // What is made once is there afterwards.
-    churn(&mut mesh, "warm", ALIVE).await?;
+    churn(&mut mesh, "shop/warm", ALIVE, ALIVE).await?;
     let quiet = left(&mut mesh)?;
     let before = memory(&mut mesh)?;
 
     let began = Instant::now();
-    let mut lasted = churn(&mut mesh, "pod", PODS).await?;
+    let mut lasted = churn(&mut mesh, "shop/pod", PODS, ALIVE).await?;
     lasted.sort();
     let p99 = lasted
         .get(lasted.len() * 99 / 100)
@@ -42,27 +43,6 @@ pub(crate) async fn two_hundred_pods(sandbox: Sandbox) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Adds `count` pods, and removes each when [`ALIVE`] later ones are there. Returns how long each ADD took.
-async fn churn(mesh: &mut Mesh, name: &str, count: usize) -> Result<Vec<Duration>> {
-    let (mut alive, mut lasted) = (VecDeque::new(), Vec::new());
-    let mut tick = interval(BETWEEN);
-    for number in 0..count {
-        tick.tick().await;
-        let pod = format!("shop/{name}-{number}");
-        let node = if number % 2 == 0 { "node1" } else { "node2" };
-        lasted.push(mesh.start_pod(PodSpec::new(&pod, node)).await?);
-        alive.push_back(pod);
-        if alive.len() > ALIVE {
-            let oldest = alive.pop_front().context("more than one")?;
-            mesh.remove_pod(&oldest).await?;
-        }
-    }
-    for pod in alive {
-        mesh.remove_pod(&pod).await?;
-    }
-    Ok(lasted)
 }
 
 /// What a node has for its pods.
@@ -137,7 +117,5 @@ const NODES: [&str; 2] = ["node1", "node2"];
 const PODS: usize = 200;
 /// Pods that are there at a time.
 const ALIVE: usize = 40;
-/// Twenty a second.
-const BETWEEN: Duration = Duration::from_millis(50);
 /// Descriptors of connections that have nothing to do with pods.
 const SLACK: usize = 4;

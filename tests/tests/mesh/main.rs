@@ -70,5 +70,6 @@ fn main() -> ExitCode {
         case!(upgrade::restarted_without_control_plane),
         case!(upgrade::drains),
         case!(upgrade::handed_over),
+        case!(upgrade::latest_killed),
     ])
 }

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
-use tulle_lab::{Mesh, Process, Program, http, sandbox::Sandbox};
+use tulle_lab::{Mesh, PodSpec, Process, Program, http, sandbox::Sandbox};
 
 use crate::{
     traffic::{Echo, Held, at, call, call_until_reached, call_until_refused, eventually},
@@ -124,6 +124,20 @@ pub(crate) async fn handed_over(sandbox: Sandbox) -> Result<()> {
         caller.stop().await?;
     }
     Ok(())
+}
+
+/// The newest of two ztunnels is killed: the one before it serves what only the newest was told of.
+pub(crate) async fn latest_killed(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let mut successor = start_successor(&mesh, "node2").await?;
+    let pod = "shop/late";
+    mesh.add_pod(PodSpec::new(pod, "node2")).await?;
+    let _late = Echo::start(mesh.pod(pod))?;
+    call(mesh.pod(CART), at(mesh.pod(pod))).await?;
+    successor.kill().await?;
+    call_until_reached(mesh.pod(CART), at(mesh.pod(pod))).await?;
+    call_until_reached(mesh.pod(pod), at(mesh.pod(pod))).await?;
+    mesh.check_pod(pod).await
 }
 
 async fn start_with_long_drain(sandbox: &Sandbox) -> Result<Mesh> {
