@@ -4,11 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use prometheus_client::registry::Registry;
-use tokio::{sync::watch, task::JoinSet, time::timeout};
-use tracing::{info, warn};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{debug, info, warn};
 use tulle_manifest::source::directory::{Directory, DirectoryConfig};
 use tulle_net::{
     Netns,
+    memory::release_code,
     probes::{HostProbes, ProbeConfig, kubelet_uid},
 };
 use tulle_runtime::{
@@ -132,7 +137,19 @@ impl App {
                 }
             }
         });
+        tasks.spawn(release_memory());
         Ok(Self { _tasks: tasks })
+    }
+}
+
+/// Most code runs at the start, or when pods come in numbers. Now and then what is not in use is given up.
+async fn release_memory() {
+    sleep(STARTED).await;
+    loop {
+        if let Err(error) = release_code() {
+            debug!(%error, "code stays mapped");
+        }
+        sleep(RELEASE_MEMORY).await;
     }
 }
 
@@ -182,4 +199,7 @@ async fn objects(
     }
 }
 
+/// When the start is over.
+const STARTED: Duration = Duration::from_secs(2);
+const RELEASE_MEMORY: Duration = Duration::from_secs(10);
 const FIRST_LIST: Duration = Duration::from_secs(5);

@@ -64,6 +64,61 @@ impl Conversation {
         }
     }
 
+    /// Asks for changes in their order, many at a time: the kernel makes them one after the other without waiting for us in
+    /// between. One that fails with an error of `harmless` counts as made.
+    ///
+    /// # Errors
+    /// The first other refusal. Some later changes may have been made all the same.
+    pub(crate) fn request_all<M>(
+        &mut self,
+        messages: impl IntoIterator<Item = (M, u16)>,
+        harmless: &[i32],
+    ) -> io::Result<()>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable,
+    {
+        let mut messages = messages.into_iter().peekable();
+        while messages.peek().is_some() {
+            // Their answers must fit the socket's buffer.
+            let some = messages.by_ref().take(AT_A_TIME);
+            self.request_some(some, harmless)?;
+        }
+        Ok(())
+    }
+
+    fn request_some<M>(
+        &mut self,
+        messages: impl Iterator<Item = (M, u16)>,
+        harmless: &[i32],
+    ) -> io::Result<()>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable,
+    {
+        let mut bytes = Vec::new();
+        let mut awaited: Vec<u32> = messages
+            .map(|(message, flags)| self.append(&mut bytes, message, flags | NLM_F_ACK))
+            .collect();
+        self.send(&bytes)?;
+        let mut first = None;
+        while !awaited.is_empty() {
+            for answer in self.receive::<M>()? {
+                let sequence = answer.header.sequence_number;
+                let Some(index) = awaited.iter().position(|awaited| *awaited == sequence) else {
+                    continue;
+                };
+                if let NetlinkPayload::Error(error) = answer.payload {
+                    awaited.swap_remove(index);
+                    let refused = refusal(&error);
+                    let is_harmless = |error: &io::Error| {
+                        errno(error).is_some_and(|errno| harmless.contains(&errno))
+                    };
+                    first = first.or(refused.filter(|error| !is_harmless(error)));
+                }
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
     /// Asks for one object.
     pub(crate) fn ask<M>(&mut self, message: M) -> io::Result<M>
     where
@@ -307,6 +362,8 @@ const MESSAGE_HEADER: usize = 16;
 /// `NLA_TYPE_MASK`; the other bits say that there are attributes inside, and the order of bytes.
 const ATTRIBUTE_NUMBER: u16 = 0x3fff;
 const ALIGNMENT: usize = NLA_HEADER_SIZE;
+/// Changes in one message.
+const AT_A_TIME: usize = 64;
 const DUMP_ATTEMPTS: usize = 8;
 /// The kernel fills at most 32 KiB per receive, and answers carry no request.
 const ANSWER_SIZE: usize = 64 * 1024;

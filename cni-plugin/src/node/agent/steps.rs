@@ -77,12 +77,15 @@ impl Agent {
         self.save(known, sandbox, SavedStage::Enrolled)?;
         let info = pod_info(&key, &known.service_account);
         let fd = descriptor(netns, &sandbox.netns)?;
-        if let Err(error) = self.zds.add(&known.uid, info, fd).await {
+        // Probes that nothing redirects yet pass either way.
+        let added = self.zds.add(&known.uid, info, fd);
+        let (added, ()) = tokio::join!(added, self.probes.allow(&known.uid, &sandbox.ips));
+        if let Err(error) = added {
+            self.probes.forget(&known.uid).await;
             // One that refused would go on trying.
             self.zds.del(&known.uid);
             return Err(error.into());
         }
-        self.probes.allow(&known.uid, &sandbox.ips).await;
         let config = self.redirect(options);
         let applied = {
             let (netns, config) = (netns.clone(), config.clone());
@@ -94,6 +97,7 @@ impl Agent {
         };
         if let Err(error) = applied.and_then(|applied| applied.map_err(AgentError::from)) {
             self.zds.del(&known.uid);
+            self.probes.forget(&known.uid).await;
             return Err(error);
         }
         sandbox.stage = Stage::Enrolled(config);

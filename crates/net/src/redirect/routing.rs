@@ -67,7 +67,7 @@ impl<'a> Routing<'a> {
         for &family in &self.families {
             self.refuse_foreign_routes(&mut conversation, family)?;
             let route = RouteNetlinkMessage::NewRoute(self.route(family));
-            conversation.request(route, NLM_F_CREATE | NLM_F_REPLACE)?;
+            let mut changes = vec![(route, NLM_F_CREATE | NLM_F_REPLACE)];
             let listed = listed(&mut conversation, family, self.config)?;
             let (mut missing, mut others) = (self.rules(family), Vec::new());
             for rule in &listed {
@@ -82,10 +82,10 @@ impl<'a> Routing<'a> {
             let begins = missing.contains(&capture);
             missing.retain(|rule| *rule != capture);
             // From behind: nothing skips to where no rule is.
-            for rule in missing.iter().rev() {
-                add(&mut conversation, family, rule)?;
-            }
+            changes.extend(missing.iter().rev().map(|rule| addition(family, rule)));
             if begins && let Some(before) = before {
+                // What opens meanwhile waits for its rule, so nothing may come between reading and writing.
+                conversation.request_all(std::mem::take(&mut changes), &[libc::EEXIST])?;
                 let now = Connections::read(netns)?;
                 let began_before = now.opening.intersection(&before.opening);
                 let kept = now.open.iter().chain(began_before);
@@ -96,13 +96,12 @@ impl<'a> Routing<'a> {
                         false => self.kept(ends),
                     })
                     .collect();
-                for rule in &rules {
-                    add(&mut conversation, family, rule)?;
-                }
+                changes.extend(rules.iter().map(|rule| addition(family, rule)));
             }
             if begins {
-                add(&mut conversation, family, &capture)?;
+                changes.push(addition(family, &capture));
             }
+            conversation.request_all(changes, &[libc::EEXIST])?;
             // Only now: some of them may be what has captured so far.
             for rule in others {
                 delete(&mut conversation, family, rule)?;
@@ -118,9 +117,9 @@ impl<'a> Routing<'a> {
             let captured = captured.iter().filter(|ends| ends.family() == family);
             let wanted: HashSet<_> = captured.map(|ends| self.still_captured(ends)).collect();
             let listed = listed(&mut conversation, family, self.config)?;
-            for rule in wanted.iter().filter(|rule| !listed.contains(rule)) {
-                add(&mut conversation, family, rule)?;
-            }
+            let missing = wanted.iter().filter(|rule| !listed.contains(rule));
+            let missing = missing.map(|rule| addition(family, rule));
+            conversation.request_all(missing, &[libc::EEXIST])?;
             let generic =
                 |rule: &&Rule| [self.at(KEPT), self.at(CAPTURE)].contains(&rule.preference);
             for rule in listed.iter().filter(generic) {
@@ -369,10 +368,9 @@ fn listed(
         .collect())
 }
 
-fn add(conversation: &mut Conversation, family: AddressFamily, rule: &Rule) -> io::Result<()> {
+fn addition(family: AddressFamily, rule: &Rule) -> (RouteNetlinkMessage, u16) {
     let new = RouteNetlinkMessage::NewRule(rule.to_message(family));
-    let added = conversation.request(new, NLM_F_CREATE | NLM_F_EXCL);
-    unless(added, &[libc::EEXIST])
+    (new, NLM_F_CREATE | NLM_F_EXCL)
 }
 
 fn delete(conversation: &mut Conversation, family: AddressFamily, rule: &Rule) -> io::Result<()> {
