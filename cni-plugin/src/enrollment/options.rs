@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeSet, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Networks, Texts};
 
 /// What a pod's annotations change about its redirection. The default is to capture everything.
 ///
 /// A value that cannot be read changes nothing: too much is captured rather than too little.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Options {
     /// `ambient.istio.io/bypass-inbound-capture`: what arrives in the clear goes past the mesh.
     pub bypass_inbound: bool,
@@ -24,6 +27,7 @@ pub struct Options {
     /// `ambient.tulle.io/exclude-outbound-cidrs`.
     pub exclude_outbound: Networks,
     /// Values that could not be read.
+    #[serde(skip)]
     pub ignored: Vec<Ignored>,
 }
 

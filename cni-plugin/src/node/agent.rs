@@ -40,7 +40,7 @@ use tulle_net::{
 use tulle_zds::{PodInfo, ZdsServer};
 
 use self::{
-    sandbox::{Busy, Sandbox, Sandboxes, Stage},
+    sandbox::{Busy, Locked, Sandbox, Sandboxes, Stage},
     steps::Started,
 };
 use super::{
@@ -161,7 +161,10 @@ impl Agent {
         let outcome = match &added {
             Ok(Verdict::Enrolled) => "enrolled",
             Ok(Verdict::Passed { .. }) => "passed",
-            Err(error) => error.reason(),
+            Err(error) => {
+                self.metrics.failed(error.reason());
+                error.reason()
+            }
         };
         self.metrics.added(outcome, began.elapsed());
         self.enrolled.send_replace(());
@@ -177,10 +180,8 @@ impl Agent {
         if sandbox.cookie != cookie {
             self.sandboxes.release(&known.uid, sandbox.cookie);
         }
-        if sandbox.stage != Stage::Outside {
-            // An earlier try, whose namespace is gone.
-            self.zds.del(&known.uid);
-        }
+        // Of an earlier try, whose namespace is gone, or which nobody waited for to the end.
+        self.zds.del(&known.uid);
         *sandbox = Sandbox {
             key: Some(key),
             container: pod.container.clone(),
@@ -191,11 +192,14 @@ impl Agent {
                 .iter()
                 .filter_map(|ip| ip.address.ip.parse().ok())
                 .collect(),
+            options: Options::default(),
             stage: Stage::Outside,
         };
         match self.decide(&known) {
             Decision::Stay(reason) => {
                 self.save(&known, &sandbox, SavedStage::Outside)?;
+                self.probes.forget(&known.uid).await;
+                self.tell_outside(&known, &sandbox);
                 info!(pod = %pod.name, namespace = %pod.namespace, reason = reason.describe(), "pod stays outside");
                 Ok(Verdict::Passed {
                     reason: reason.describe().to_owned(),
@@ -264,23 +268,31 @@ impl Agent {
             let Some(sandbox) = sandbox.filter(|sandbox| ended(&sandbox.container)) else {
                 return;
             };
-            if sandbox.stage != Stage::Outside {
-                self.zds.del(&uid);
-            }
-            self.state.remove(&uid);
-            self.sandboxes.remove(&uid, sandbox);
-            self.probes.forget(&uid).await;
-            self.statuses
-                .send_if_modified(|statuses| statuses.remove(&uid).is_some());
-            self.enrolled.send_replace(());
+            self.forget(&uid, sandbox).await;
         });
         join_all(ends).await;
     }
 
+    /// Whatever was known or done of a pod is over.
+    async fn forget(&self, uid: &str, sandbox: Locked) {
+        self.zds.del(uid);
+        self.state.remove(uid);
+        self.sandboxes.remove(uid, sandbox);
+        self.probes.forget(uid).await;
+        self.statuses
+            .send_if_modified(|statuses| statuses.remove(uid).is_some());
+        self.enrolled.send_replace(());
+    }
+
     /// The pod's object, once it is there.
     async fn known(&self, key: &ObjectKey, uid: &str) -> Result<KnownPod, AgentError> {
+        // Without its namespace's labels nothing can be decided. Where manifests are, one that has none has no labels.
+        let decidable = |objects: &Objects| {
+            let has_namespace = || objects.has_namespace(&key.namespace);
+            objects.is_complete() && (self.lookup.is_none() || has_namespace())
+        };
         let of_this_pod = |objects: &Objects| {
-            let known = objects.pod(key)?;
+            let known = objects.pod(key).filter(|_| decidable(objects))?;
             let same = uid.is_empty() || known.uid == uid;
             (same && is_uid(&known.uid)).then(|| known.clone())
         };
@@ -300,8 +312,12 @@ impl Agent {
                 Some(lookup) => lookup.fetch(key).await,
                 None => None,
             };
+            let mut objects = self.objects.clone();
             match found.filter(|known| uid.is_empty() || known.uid == uid) {
-                Some(known) if is_uid(&known.uid) => Ok(known),
+                Some(known) if is_uid(&known.uid) => match objects.wait_for(decidable).await {
+                    Ok(_) => Ok(known),
+                    Err(_) => Err(AgentError::Ending),
+                },
                 Some(_) | None => std::future::pending().await,
             }
         };
@@ -369,6 +385,21 @@ impl Agent {
             exclude_outbound: options.exclude_outbound.clone(),
             ..default
         }
+    }
+
+    /// Why a pod cannot be what its labels ask for.
+    fn unfit(&self, objects: &Objects, known: &KnownPod) -> Option<Problem> {
+        let labels = objects.labels_of(&known.facts.namespace);
+        let reason = self.config.rules.unfit(&known.facts, &labels)?;
+        Some(Problem {
+            reason: "NotCapturable",
+            message: reason.describe().to_owned(),
+        })
+    }
+
+    fn tell_outside(&self, known: &KnownPod, sandbox: &Sandbox) {
+        let problem = self.unfit(&self.objects.borrow(), known);
+        self.tell(&known.uid, sandbox, None, problem);
     }
 
     /// Notes what is to be told of a pod.

@@ -18,7 +18,7 @@ use nix::unistd::geteuid;
 use serde::Serialize;
 use tokio::{
     net::{UnixListener, UnixStream},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::sleep,
 };
 use tracing::{debug, warn};
@@ -100,7 +100,7 @@ async fn converse(stream: UnixStream, agent: Arc<Agent>, metrics: Metrics) {
     let answer = service_fn(|request| {
         let (agent, metrics) = (Arc::clone(&agent), metrics.clone());
         async move {
-            let answer = respond(request, &agent).await;
+            let answer = respond(request, agent).await;
             metrics.answered(answer.status().as_u16());
             Ok::<_, Infallible>(answer)
         }
@@ -115,7 +115,7 @@ async fn converse(stream: UnixStream, agent: Arc<Agent>, metrics: Metrics) {
 
 type Answer = Response<Full<Bytes>>;
 
-async fn respond(request: Request<Incoming>, agent: &Agent) -> Answer {
+async fn respond(request: Request<Incoming>, agent: Arc<Agent>) -> Answer {
     if request.method() != Method::POST {
         return failure(StatusCode::METHOD_NOT_ALLOWED, "only POST is answered");
     }
@@ -126,7 +126,11 @@ async fn respond(request: Request<Incoming>, agent: &Agent) -> Answer {
     };
     let answered = match path.as_str() {
         "/cmdadd" => match serde_json::from_slice::<Pod>(&body) {
-            Ok(pod) => Ok(done(agent.add(&pod).await)),
+            Ok(pod) => Ok(done(
+                whole(async move { agent.add(&pod).await })
+                    .await
+                    .unwrap_or(Err(AgentError::Ending)),
+            )),
             Err(error) => Err(error),
         },
         "/cmdcheck" => match serde_json::from_slice::<Pod>(&body) {
@@ -135,14 +139,14 @@ async fn respond(request: Request<Incoming>, agent: &Agent) -> Answer {
         },
         "/cmddel" => match serde_json::from_slice::<Gone>(&body) {
             Ok(gone) => {
-                agent.gone(&gone.container).await;
+                let _ = whole(async move { agent.gone(&gone.container).await }).await;
                 Ok(done(Ok(())))
             }
             Err(error) => Err(error),
         },
         "/cmdgc" => match serde_json::from_slice::<Left>(&body) {
             Ok(left) => {
-                agent.left(&left).await;
+                let _ = whole(async move { agent.left(&left).await }).await;
                 Ok(done(Ok(())))
             }
             Err(error) => Err(error),
@@ -151,6 +155,13 @@ async fn respond(request: Request<Incoming>, agent: &Agent) -> Answer {
     };
     answered
         .unwrap_or_else(|error| failure(StatusCode::BAD_REQUEST, &format!("bad request: {error}")))
+}
+
+/// Goes on when the caller has left: what is half done would be worse.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, JoinError> {
+    tokio::spawn(work).await
 }
 
 fn done<T: Serialize>(done: Result<T, AgentError>) -> Answer {

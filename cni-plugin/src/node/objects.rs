@@ -66,6 +66,11 @@ impl Objects {
         self.pods.get(key)
     }
 
+    /// Whether a namespace is known.
+    pub fn has_namespace(&self, namespace: &str) -> bool {
+        self.namespaces.contains_key(namespace)
+    }
+
     /// The labels of a namespace; none if it is not known.
     pub fn labels_of(&self, namespace: &str) -> Texts {
         self.namespaces.get(namespace).cloned().unwrap_or_default()

@@ -17,6 +17,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::enrollment::Options;
+
 /// The folder of the files.
 #[derive(Clone, Debug)]
 pub struct StateDir {
@@ -46,6 +48,9 @@ pub struct SavedPod {
     pub ips: Vec<IpAddr>,
     /// How it related to the mesh, or was about to.
     pub stage: SavedStage,
+    /// How it is captured, if it is.
+    #[serde(default)]
+    pub options: Options,
 }
 
 /// How a pod related to the mesh.
@@ -158,6 +163,10 @@ mod tests {
             boot: "b".into(),
             ips: vec!["10.1.2.3".parse().unwrap()],
             stage: SavedStage::Enrolled,
+            options: Options {
+                exclude_outbound_ports: [5432].into(),
+                ..Options::default()
+            },
         }
     }
 

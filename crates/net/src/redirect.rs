@@ -69,7 +69,7 @@ pub struct RedirectConfig {
     pub outside_mask: u32,
     /// The routing table that leads to the loopback interface. Default 100.
     pub route_table: u32,
-    /// The preference of the first of our routing rules, which take this and the next five. They come before what else
+    /// The preference of the first of our routing rules, which take this and the next six. They come before what else
     /// the pod may have. Default 1500.
     pub rule_preference: u32,
     /// The source address of this node's health probes, let through. Default 169.254.7.127.
@@ -239,6 +239,8 @@ fn write(
     routing: &Routing<'_>,
     before: impl FnOnce() -> io::Result<Option<Connections>>,
 ) -> Result<(), ApplyError> {
+    // Whatever can be refused is refused before anything is lost.
+    routing.check(netns).map_err(ApplyError::Routing)?;
     settings::carry_marks(netns).map_err(ApplyError::Settings)?;
     Batch::new()
         .replace(&program::table(config, own, Phase::Capture))
@@ -246,7 +248,7 @@ fn write(
     // From here on the guards lose what the app begins: nothing but what it has begun before can be answered.
     let before = before().map_err(ApplyError::Namespace)?;
     routing
-        .ensure(netns, before.as_ref())
+        .ensure(netns, own, before.as_ref())
         .map_err(ApplyError::Routing)?;
     verify_all(netns, config, own, routing).map_err(ApplyError::NotAsWritten)
 }

@@ -65,7 +65,6 @@ pub(super) async fn handle(pod: Rc<Pod>, tcp: TcpStream, address: SocketAddr) {
         return;
     };
     let gone = pod.gone.clone();
-    let _opening = pod.live.opening();
     gone.run_until_cancelled_owned(async move {
         let shaken = Box::pin(handshake(pod, tcp, address, place)).await;
         if let Some((server, peer, _established)) = shaken {

@@ -80,7 +80,7 @@ pub struct Registered {
     kill: Rc<Kill>,
 }
 
-/// Something that may still bring connections into the table: one that was accepted, or a tunnel's.
+/// Something that has, or may still bring, connections in the table: a listener, or what it has accepted.
 pub struct Opening(Rc<LiveConnections>);
 
 /// Tells one connection that it must end.

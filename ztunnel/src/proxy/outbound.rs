@@ -45,7 +45,6 @@ use crate::{
 /// Takes one captured connection to its end.
 pub(super) async fn handle(pod: Rc<Pod>, app: TcpStream, source: SocketAddr) {
     let started = Instant::now();
-    let opening = pod.live.opening();
     // The way to a connection needs much more room than the connection itself: it is freed when done.
     let prepared = Box::pin(prepare(&pod, &app, source, started)).await;
     let Some(prepared) = prepared else {
@@ -53,7 +52,6 @@ pub(super) async fn handle(pod: Rc<Pod>, app: TcpStream, source: SocketAddr) {
         return;
     };
     let (relay, record) = prepared.join(&pod, app);
-    drop(opening);
     let ended = relay.await;
     finish(&record, started, ended);
 }

@@ -28,14 +28,12 @@ use crate::{
 /// Takes one captured connection to its end.
 pub(super) async fn handle(pod: Rc<Pod>, client: TcpStream, source: SocketAddr) {
     let started = Instant::now();
-    let opening = pod.live.opening();
     let Some(opened) = Box::pin(open(&pod, &client, source, started)).await else {
         // The client must see an error and not an orderly end.
         let _ = tulle_net::socket::reset_on_close(&client);
         return;
     };
     let (relay, record) = opened.join(client);
-    drop(opening);
     let ended = relay.await;
     finish(&record, started, ended);
 }

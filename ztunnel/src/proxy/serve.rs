@@ -30,6 +30,8 @@ async fn accept<F: Future<Output = ()> + 'static>(
     handle: fn(Rc<Pod>, TcpStream, SocketAddr) -> F,
 ) {
     let drain = pod.drain.clone();
+    // Until the rest is taken, more may come.
+    let _opening = pod.live.opening();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -83,7 +85,12 @@ fn admit<F: Future<Output = ()> + 'static>(
         return;
     }
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    spawn_local(handle(pod.clone(), tcp, peer));
+    // From here on it counts, whenever its turn comes.
+    let (opening, handled) = (pod.live.opening(), handle(pod.clone(), tcp, peer));
+    spawn_local(async move {
+        handled.await;
+        drop(opening);
+    });
 }
 
 /// Pause after a failed accept.

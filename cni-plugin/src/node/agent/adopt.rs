@@ -11,7 +11,7 @@ use super::{
     sandbox::{Sandbox, Stage},
 };
 use crate::{
-    enrollment::Decision,
+    enrollment::{Decision, Options},
     node::{
         discovery::{Discovery, Found, NotFound, Wanted},
         status::{Problem, Redirection},
@@ -123,6 +123,7 @@ impl Agent {
             netns: found.path,
             cookie: found.cookie,
             ips: pod.ips,
+            options: Options::default(),
             stage: Stage::Outside,
         };
     }

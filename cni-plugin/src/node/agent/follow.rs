@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     enrollment::Decision,
-    node::{discovery::Discovery, objects::KnownPod, status::Problem},
+    node::{discovery::Discovery, objects::KnownPod, status::Redirection},
 };
 
 impl Agent {
@@ -37,6 +37,7 @@ impl Agent {
         let mut ztunnels = self.zds.connected();
         let mut enrolled = self.enrolled.subscribe();
         let mut watchers = Watchers::default();
+        let mut pause = RETRY / 2;
         loop {
             objects.mark_unchanged();
             ztunnels.mark_unchanged();
@@ -47,13 +48,20 @@ impl Agent {
             if objects.borrow().is_complete() {
                 self.caught_up.send_replace(true);
             }
+            pause = if settled {
+                RETRY
+            } else {
+                (pause * 2).min(LONGEST_RETRY)
+            };
             tokio::select! {
                 changed = objects.changed() => if changed.is_err() { return },
                 // By the plugin, meanwhile.
                 Ok(()) = enrolled.changed() => {}
                 // Most often it is ztunnel that is missing; nothing tells of the end of other obstacles.
                 Ok(()) = ztunnels.changed(), if !settled => {}
-                () = sleep(RETRY), if !settled => {}
+                () = sleep(pause), if !settled => {}
+                // A pod whose end nobody told of.
+                () = sleep(self.config.sweep) => {}
                 () = sleep_until(search_again) => {}
             }
         }
@@ -68,9 +76,14 @@ impl Agent {
                 Ok(None) => return true,
                 Err(Busy) => return false,
             };
+            if self.is_gone(&uid, &sandbox) {
+                self.forget(&uid, sandbox).await;
+                return true;
+            }
             match self.settle(&uid, &mut sandbox).await {
                 Ok(settled) => settled,
                 Err(error) => {
+                    self.metrics.failed(error.reason());
                     let key = sandbox.key.as_ref().map(ToString::to_string);
                     warn!(key, %error, "pod is not as its labels ask");
                     false
@@ -100,33 +113,42 @@ impl Agent {
                 Ok(true)
             }
             (Decision::Enroll(options), Stage::Enrolled(_)) => {
-                self.change(sandbox, &options).await?;
+                self.change(&known, sandbox, &options).await?;
+                self.tell(uid, sandbox, Some(Redirection::Enabled), None);
                 Ok(true)
             }
             (Decision::Stay(reason), Stage::Enrolled(_)) => {
                 info!(pod = %uid, reason = reason.describe(), "pod leaves the mesh");
                 self.let_go(&known, sandbox).await?;
+                Ok(false)
+            }
+            (Decision::Stay(_), Stage::Leaving(_)) => {
+                self.tell_outside(&known, sandbox);
                 self.finish_leaving(&known, sandbox).await
             }
-            (Decision::Stay(_), Stage::Leaving(_)) => self.finish_leaving(&known, sandbox).await,
-            (Decision::Stay(_), Stage::Outside) => Ok(true),
+            (Decision::Stay(_), Stage::Outside) => {
+                self.tell_outside(&known, sandbox);
+                Ok(true)
+            }
         }
+    }
+
+    /// Whether a pod is gone without a word: its object and its network.
+    fn is_gone(&self, uid: &str, sandbox: &Sandbox) -> bool {
+        let objects = self.objects.borrow();
+        let known = sandbox.key.as_ref().and_then(|key| objects.pod(key));
+        objects.is_complete()
+            && known.is_none_or(|known| known.uid != uid)
+            && self.reopen(sandbox).is_err()
     }
 
     /// Pods whose labels ask for what cannot be.
     fn tell_of_unfit(&self) {
         let objects = self.objects.borrow();
-        let unfit = objects.pods().filter_map(|(key, known)| {
-            let labels = objects.labels_of(&known.facts.namespace);
-            let problem = self.config.rules.unfit(&known.facts, &labels)?;
-            Some((key, known, problem))
-        });
-        for (key, known, reason) in unfit {
-            let problem = Problem {
-                reason: "NotCapturable",
-                message: reason.describe().to_owned(),
-            };
-            self.tell_of(&known.uid, key, None, Some(problem));
+        for (key, known) in objects.pods() {
+            if let Some(problem) = self.unfit(&objects, known) {
+                self.tell_of(&known.uid, key, None, Some(problem));
+            }
         }
         let known: HashMap<&str, &KnownPod> = objects
             .pods()
@@ -261,6 +283,7 @@ impl Agent {
 
 /// When to try again what did not succeed, and to look whether the last connection of a pod that leaves has ended.
 const RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(4);
 /// Until a pod is looked at for the first time.
 const SOON: Duration = Duration::from_secs(1);
 /// Changes come in bursts; one look is enough.

@@ -4,19 +4,19 @@ use std::{io, sync::Arc};
 
 use tracing::{info, warn};
 use tulle_manifest::ObjectKey;
-use tulle_net::{Netns, redirect::RedirectConfig};
+use tulle_net::{
+    Netns,
+    redirect::{self, Drift},
+};
 
 use super::{
     Agent, AgentError, descriptor, pod_info,
     sandbox::{Sandbox, Stage},
 };
-use crate::{
-    enrollment::Options,
-    node::{
-        objects::KnownPod,
-        state::{SavedPod, SavedStage},
-        status::Redirection,
-    },
+use crate::node::{
+    objects::KnownPod,
+    state::{SavedPod, SavedStage},
+    status::Redirection,
 };
 
 impl Agent {
@@ -38,27 +38,14 @@ impl Agent {
                     continue;
                 }
             };
-            let stage = match saved.stage {
-                SavedStage::Outside => Stage::Outside,
-                SavedStage::Leaving => Stage::Leaving(self.config.redirect.clone()),
-                SavedStage::Enrolled => match self.resume(&uid, &key, &saved, &netns) {
-                    Ok(config) => {
-                        self.tell_of(&uid, &key, Some(Redirection::Enabled), None);
-                        self.probes.note(&uid, &saved.ips);
-                        Stage::Enrolled(config)
-                    }
-                    Err(error) => {
-                        warn!(%key, %error, "pod is not as it was left");
-                        Stage::Outside
-                    }
-                },
-            };
+            let stage = self.resume(&uid, &key, &saved, &netns);
             let sandbox = Sandbox {
                 key: Some(key),
                 container: saved.container,
                 netns: saved.netns,
                 cookie: saved.cookie,
                 ips: saved.ips,
+                options: saved.options,
                 stage,
             };
             self.sandboxes.insert(uid, sandbox);
@@ -84,6 +71,7 @@ impl Agent {
             boot: self.state.boot().to_owned(),
             ips: sandbox.ips.clone(),
             stage,
+            options: sandbox.options.clone(),
         };
         self.state
             .save(&known.uid, &saved)
@@ -102,19 +90,35 @@ impl Agent {
         }
     }
 
-    /// Tells ztunnel of a pod that was enrolled. Returns how it is redirected.
-    fn resume(
-        &self,
-        uid: &str,
-        key: &ObjectKey,
-        saved: &SavedPod,
-        netns: &Netns,
-    ) -> Result<RedirectConfig, AgentError> {
-        let known = self.objects.borrow().pod(key).cloned();
-        let options = known.map(|known| Options::read(&known.facts.annotations));
-        let fd = descriptor(netns, &saved.netns)?;
+    /// What a pod is now, by what was written down and what is there.
+    ///
+    /// Only what is redirected needs somebody who listens. One that was written down, and no more, is begun with anew; one
+    /// that was to be released, and is not, is still in the mesh.
+    fn resume(&self, uid: &str, key: &ObjectKey, saved: &SavedPod, netns: &Netns) -> Stage {
+        let config = self.redirect(&saved.options);
+        let untouched = |found: Result<(), Drift>| matches!(found, Err(Drift::TableMissing));
+        let is_in = match saved.stage {
+            SavedStage::Outside => false,
+            SavedStage::Enrolled => !untouched(redirect::verify(netns, &config)),
+            SavedStage::Leaving => match redirect::verify_released(netns, &config) {
+                Ok(()) | Err(Drift::TableMissing) => return Stage::Leaving(config),
+                Err(_) => true,
+            },
+        };
+        if !is_in {
+            return Stage::Outside;
+        }
         let info = pod_info(key, &saved.service_account);
-        self.zds.enroll(uid, info, Some(Arc::new(fd)))?;
-        Ok(self.redirect(&options.unwrap_or_default()))
+        let told = descriptor(netns, &saved.netns).and_then(|fd| {
+            let told = self.zds.enroll(uid, info, Some(Arc::new(fd)));
+            told.map_err(AgentError::from)
+        });
+        if let Err(error) = told {
+            warn!(%key, %error, "pod is not as it was left");
+            return Stage::Leaving(config);
+        }
+        self.tell_of(uid, key, Some(Redirection::Enabled), None);
+        self.probes.note(uid, &saved.ips);
+        Stage::Enrolled(config)
     }
 }

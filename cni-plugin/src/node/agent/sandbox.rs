@@ -7,6 +7,8 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tulle_manifest::ObjectKey;
 use tulle_net::redirect::RedirectConfig;
 
+use crate::enrollment::Options;
+
 /// A pod's network as the runtime told of it, and what was made of it.
 #[derive(Default)]
 pub(super) struct Sandbox {
@@ -17,6 +19,8 @@ pub(super) struct Sandbox {
     /// Unlike an inode, never used again.
     pub(super) cookie: u64,
     pub(super) ips: Vec<IpAddr>,
+    /// How it is captured while it is.
+    pub(super) options: Options,
     pub(super) stage: Stage,
 }
 

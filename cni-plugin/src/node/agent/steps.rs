@@ -5,6 +5,9 @@
 //! out:  tell, write down, redirect nothing new, ztunnel takes nothing new … last connection ends … redirect nothing
 //! ```
 
+use std::time::Duration;
+
+use tokio::time::sleep;
 use tracing::{info, warn};
 use tulle_net::{
     Netns,
@@ -50,8 +53,16 @@ impl Agent {
         });
         let redirection = match &entered {
             Ok(()) => Redirection::Enabled,
-            Err(error) => {
-                self.metrics.failed(error.reason());
+            Err(_) => {
+                let stage = match &sandbox.stage {
+                    Stage::Outside => SavedStage::Outside,
+                    Stage::Enrolled(_) => SavedStage::Enrolled,
+                    Stage::Leaving(_) => SavedStage::Leaving,
+                };
+                // It was written down as if it would succeed.
+                if let Err(error) = self.save(known, sandbox, stage) {
+                    warn!(uid = known.uid, %error, "what is remembered of a pod is wrong");
+                }
                 Redirection::Pending
             }
         };
@@ -73,6 +84,7 @@ impl Agent {
         for ignored in &options.ignored {
             warn!(%key, "{ignored}");
         }
+        sandbox.options = options.clone();
         // Before anything is done: whoever comes after us finishes it, or undoes it.
         self.save(known, sandbox, SavedStage::Enrolled)?;
         let info = pod_info(&key, &known.service_account);
@@ -96,6 +108,13 @@ impl Agent {
             .await
         };
         if let Err(error) = applied.and_then(|applied| applied.map_err(AgentError::from)) {
+            // Some of it may be there, and would lead to nobody.
+            let (netns, released) = (netns.clone(), config.clone());
+            let released = blocking(move || redirect::release(&netns, &released)).await;
+            if let Err(error) = released.and_then(|released| released.map_err(AgentError::from)) {
+                warn!(%key, %error, "redirection is left half-way; tried again");
+            }
+            sandbox.stage = Stage::Leaving(config);
             self.zds.del(&known.uid);
             self.probes.forget(&known.uid).await;
             return Err(error);
@@ -109,6 +128,7 @@ impl Agent {
     /// Redirects an enrolled pod in another way, as its annotations ask now.
     pub(super) async fn change(
         &self,
+        known: &KnownPod,
         sandbox: &mut Sandbox,
         options: &Options,
     ) -> Result<(), AgentError> {
@@ -116,6 +136,8 @@ impl Agent {
         if sandbox.stage == Stage::Enrolled(config.clone()) {
             return Ok(());
         }
+        sandbox.options = options.clone();
+        self.save(known, sandbox, SavedStage::Enrolled)?;
         let netns = self.reopen(sandbox)?;
         let applied = config.clone();
         blocking(move || redirect::apply(&netns, &applied)).await??;
@@ -138,6 +160,7 @@ impl Agent {
         // First of all others stop sending it tunnels.
         self.tell(&known.uid, sandbox, None, None);
         self.save(known, sandbox, SavedStage::Leaving)?;
+        sleep(HEARD).await;
         let (netns, released) = (self.reopen(sandbox)?, config.clone());
         blocking(move || redirect::release(&netns, &released)).await??;
         self.zds.del(&known.uid);
@@ -192,3 +215,6 @@ impl Agent {
         }
     }
 }
+
+/// Until others have heard that a pod leaves, and send it no more tunnels.
+const HEARD: Duration = Duration::from_millis(500);

@@ -10,19 +10,14 @@ use crate::netns::Netns;
 ///
 /// Looks through `/proc`, which must show the node's processes, for one in the namespace `host` that is named like the
 /// kubelet or like a distribution's program that contains it. `None` if there is none, if it may not be looked at
-/// (`CAP_SYS_PTRACE`), or if several of the same name run as different users. It changes at most when the kubelet starts
+/// (`CAP_SYS_PTRACE`), or if several run as different users. It changes at most when the kubelet starts
 /// again.
 #[must_use]
 pub fn kubelet_uid(host: &Netns) -> Option<u32> {
     let entries = fs::read_dir("/proc").ok()?;
     let processes = entries.filter_map(Result::ok).map(|entry| entry.path());
-    let found: Vec<_> = processes
+    let users: BTreeSet<_> = processes
         .filter_map(|process| kubelet(&process, host))
-        .collect();
-    let likeliest = found.iter().map(|(rank, _)| *rank).min()?;
-    let users: BTreeSet<_> = found
-        .iter()
-        .filter_map(|(rank, uid)| (*rank == likeliest).then_some(*uid))
         .collect();
     // A process can call itself anything. Of two users neither is believed.
     match users.len() {
@@ -31,12 +26,14 @@ pub fn kubelet_uid(host: &Netns) -> Option<u32> {
     }
 }
 
-/// How likely its name is the kubelet's, 0 most, and the user of its sockets.
-fn kubelet(process: &Path, host: &Netns) -> Option<(usize, u32)> {
+/// The user of its sockets, if it has the kubelet's name.
+fn kubelet(process: &Path, host: &Netns) -> Option<u32> {
     let read = |file| fs::read_to_string(process.join(file)).ok();
     let name = read("comm")?;
     let name = name.trim_end();
-    let rank = NAMES.iter().position(|known| *known == name)?;
+    if !NAMES.contains(&name) {
+        return None;
+    }
     // All services of MicroK8s run by this name.
     if name == "kubelite" && !read("cmdline")?.contains("kubelet") {
         return None;
@@ -45,7 +42,7 @@ fn kubelet(process: &Path, host: &Netns) -> Option<(usize, u32)> {
     if netns != *host {
         return None;
     }
-    Some((rank, file_system_uid(&read("status")?)?))
+    file_system_uid(&read("status")?)
 }
 
 /// The fourth of a process's user ids, which is the one that the kernel writes on its sockets.
@@ -54,7 +51,7 @@ fn file_system_uid(status: &str) -> Option<u32> {
     ids.split_whitespace().nth(3)?.parse().ok()
 }
 
-/// Likeliest first. K3s names itself after its first argument in some versions.
+/// K3s names itself after its first argument in some versions.
 const NAMES: [&str; 5] = ["kubelet", "kubelite", "k3s", "k3s-server", "k3s-agent"];
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! preference + 0   marked as a delivery                       table 100: everything is local
-//!            + 1   ztunnel's, or an answer to the outside     skip to + 5
-//!            + 2   TCP sent here, to what is exempt           skip to + 5
-//!            + 3   TCP sent here, connections from before     skip to + 5
-//!            + 4   TCP sent here                              table 100
-//!            + 5   where skipping ends; the pod's own rules follow
+//!            + 1   ztunnel's, or an answer to the outside     skip to + 6
+//!            + 2   TCP sent here, connections captured before they were exempt, or all else was released: table 100
+//!            + 3   TCP sent here, to what is exempt           skip to + 6
+//!            + 4   TCP sent here, connections from before     skip to + 6
+//!            + 5   TCP sent here                              table 100
+//!            + 6   where skipping ends; the pod's own rules follow
 //! ```
 //!
 //! The table with the pod's own addresses is asked before all of them, so what the pod says to itself is not concerned.
@@ -60,12 +61,24 @@ impl<'a> Routing<'a> {
         })
     }
 
-    /// Makes it so. Where nothing was captured so far, open connections keep their way, and so do those that were
-    /// `opening` before the guards of the table came.
-    pub(super) fn ensure(&self, netns: &Netns, before: Option<&Connections>) -> io::Result<()> {
+    /// Whether it can be made so: the routing table must be ours to use.
+    pub(super) fn check(&self, netns: &Netns) -> io::Result<()> {
+        let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
+        self.families
+            .iter()
+            .try_for_each(|&family| self.refuse_foreign_routes(&mut conversation, family))
+    }
+
+    /// Makes it so. Open connections keep their way, and so do those that were `opening` before the guards of the table
+    /// came, if nothing was captured so far.
+    pub(super) fn ensure(
+        &self,
+        netns: &Netns,
+        own: &OwnAddresses,
+        before: Option<&Connections>,
+    ) -> io::Result<()> {
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
         for &family in &self.families {
-            self.refuse_foreign_routes(&mut conversation, family)?;
             let route = RouteNetlinkMessage::NewRoute(self.route(family));
             let mut changes = vec![(route, NLM_F_CREATE | NLM_F_REPLACE)];
             let listed = listed(&mut conversation, family, self.config)?;
@@ -74,13 +87,20 @@ impl<'a> Routing<'a> {
                 let expected = missing.iter().position(|missing| missing == rule);
                 match expected {
                     Some(index) => drop(missing.remove(index)),
-                    None if rule.preference == self.at(KEPT) => {}
+                    None if self.is_of_a_connection(rule) => {}
                     None => others.push(rule),
                 }
             }
             let capture = self.capture();
             let begins = missing.contains(&capture);
             missing.retain(|rule| *rule != capture);
+            let exempt = |rule: &Rule| rule.preference == self.at(EXEMPT);
+            let exemptions_change =
+                missing.iter().any(exempt) || others.iter().any(|rule| exempt(rule));
+            if exemptions_change && !begins && before.is_some() {
+                let now = Connections::read(netns)?;
+                changes.extend(self.ways_of(family, &now, own));
+            }
             // From behind: nothing skips to where no rule is.
             changes.extend(missing.iter().rev().map(|rule| addition(family, rule)));
             if begins && let Some(before) = before {
@@ -136,7 +156,7 @@ impl<'a> Routing<'a> {
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE).map_err(unreadable)?;
         for &family in &self.families {
             let mut found = listed(&mut conversation, family, self.config).map_err(unreadable)?;
-            found.retain(|rule| rule.preference != self.at(KEPT));
+            found.retain(|rule| !self.is_of_a_connection(rule));
             found.sort_unstable();
             let mut expected = self.rules(family);
             expected.sort_unstable();
@@ -159,15 +179,16 @@ impl<'a> Routing<'a> {
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
         for &family in &self.families {
             let mut kept = listed(&mut conversation, family, self.config)?;
-            kept.retain(|rule| rule.preference == self.at(KEPT));
+            kept.retain(|rule| self.is_of_a_connection(rule));
             if kept.is_empty() {
                 continue;
             }
             let now = Connections::read(netns)?;
             let open = now.open.iter().filter(|ends| ends.family() == family);
-            let alive: HashSet<_> = open
+            let mut alive: HashSet<_> = open
                 .flat_map(|ends| [self.kept(ends), self.kept_port(ends.local.port())])
                 .collect();
+            alive.extend(now.inside.iter().map(|ends| self.still_captured(ends)));
             for rule in &kept {
                 match alive.contains(rule) {
                     true => left = true,
@@ -224,10 +245,41 @@ impl<'a> Routing<'a> {
         Rule::new(self.at(KEPT), self.skip()).sent_here().of(ends)
     }
 
-    /// A connection that was captured before all others were released.
+    /// A connection that was captured before it was exempt, or before all others were released.
     fn still_captured(&self, ends: &Ends) -> Rule {
-        let rule = Rule::new(self.at(CAPTURE), self.to_loopback());
+        let rule = Rule::new(self.at(STILL), self.to_loopback());
         rule.sent_here().of(ends)
+    }
+
+    fn is_of_a_connection(&self, rule: &Rule) -> bool {
+        [self.at(STILL), self.at(KEPT)].contains(&rule.preference)
+    }
+
+    /// Rules by which every connection goes on as it does now while exemptions change.
+    fn ways_of(
+        &self,
+        family: AddressFamily,
+        now: &Connections,
+        own: &OwnAddresses,
+    ) -> Vec<(RouteNetlinkMessage, u16)> {
+        let direct = now.open.iter().map(|ends| (ends, self.kept(ends)));
+        let exempt = |ends: &Ends| {
+            let networks = self.config.exclude_outbound.iter();
+            self.config
+                .exclude_outbound_ports
+                .contains(&ends.remote.port())
+                || networks
+                    .clone()
+                    .any(|network| network.contains(&ends.remote.ip()))
+        };
+        let captured = now.captured(own);
+        let captured = captured.iter().filter(|ends| exempt(ends));
+        let captured = captured.map(|ends| (ends, self.still_captured(ends)));
+        direct
+            .chain(captured)
+            .filter(|(ends, _)| ends.family() == family)
+            .map(|(_, rule)| addition(family, &rule))
+            .collect()
     }
 
     fn at(&self, offset: u32) -> u32 {
@@ -399,10 +451,11 @@ fn is_any_of(error: &io::Error, errors: &[i32]) -> bool {
 // What is added to the preference of the first rule.
 const DELIVERY: u32 = 0;
 const OWN: u32 = 1;
-const EXEMPT: u32 = 2;
-const KEPT: u32 = 3;
-const CAPTURE: u32 = 4;
-const LANDING: u32 = 5;
+const STILL: u32 = 2;
+const EXEMPT: u32 = 3;
+const KEPT: u32 = 4;
+const CAPTURE: u32 = 5;
+const LANDING: u32 = 6;
 /// No such rule, no such route, or nothing at all of this family.
 const GONE: [i32; 4] = [
     libc::ENOENT,

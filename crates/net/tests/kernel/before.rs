@@ -110,7 +110,7 @@ fn connections_from_before_are_forgotten_when_they_have_ended() {
 /// How many connections from before have a rule.
 async fn kept(netns: &Netns) -> usize {
     let (_, rules) = routing(netns).await;
-    let is_kept = |rule: &&RuleMessage| rule.attributes.contains(&Priority(1503));
+    let is_kept = |rule: &&RuleMessage| rule.attributes.contains(&Priority(1504));
     rules.iter().filter(is_kept).count()
 }
 

@@ -144,3 +144,33 @@ fn a_captured_connection_is_forgotten_with_the_rest() {
         }
     });
 }
+
+/// What becomes exempt, and what no longer is, changes for new connections alone.
+#[test]
+fn exemptions_change_without_breaking_what_is_open() {
+    isolated_async(async || {
+        for ip in FAMILIES {
+            let (cable, ztunnel) = meshed(&plain()).await;
+            let outside = app(&cable.peer, 80);
+            let excluding = tulle_net::redirect::RedirectConfig {
+                exclude_outbound_ports: [80].into(),
+                ..plain()
+            };
+            let mut open = captured(&cable, &ztunnel, ip).await;
+            for _ in 0..2 {
+                apply(&cable.pod, &excluding).unwrap();
+                verify(&cable.pod, &excluding).unwrap();
+                all_talk(&mut open).await;
+                let direct = dial(&cable.pod, ip.peer, 80).await;
+                open.push((direct, accept(&outside).await.0));
+
+                apply(&cable.pod, &plain()).unwrap();
+                verify(&cable.pod, &plain()).unwrap();
+                all_talk(&mut open).await;
+                let through = dial(&cable.pod, ip.peer, 80).await;
+                open.push((through, accept(&ztunnel.outbound).await.0));
+            }
+            all_talk(&mut open).await;
+        }
+    });
+}
