@@ -173,7 +173,12 @@ async fn objects(
     let mut objects = Objects::of(config.node.as_str());
     match &config.source {
         Source::Manifests(path) => {
-            let (directory, changes) = Directory::open(DirectoryConfig::new(path))
+            let watched = DirectoryConfig {
+                // The runtime waits for a pod's object to arrive.
+                max_wait: Duration::from_millis(20),
+                ..DirectoryConfig::new(path)
+            };
+            let (directory, changes) = Directory::open(watched)
                 .await
                 .with_context(|| format!("manifests in {}", path.display()))?;
             objects.apply(changes);
