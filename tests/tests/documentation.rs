@@ -42,7 +42,13 @@ fn every_metric_and_label_that_is_served_is_documented() {
 
 #[test]
 fn every_documented_metric_is_in_the_sources() {
-    let sources: String = ["ztunnel/src", "control-plane/src", "crates/runtime/src"]
+    let folders = [
+        "ztunnel/src",
+        "control-plane/src",
+        "cni-plugin/src",
+        "crates/runtime/src",
+    ];
+    let sources: String = folders
         .iter()
         .flat_map(|folder| rust_files(&root().join(folder)))
         .map(|file| fs::read_to_string(file).unwrap())
@@ -92,8 +98,11 @@ async fn scrape(mesh: &Mesh) -> Vec<String> {
             .unwrap(),
     ];
     for node in mesh.lab().nodes() {
-        let ztunnel = SocketAddr::from((Ipv4Addr::LOCALHOST, 15020));
-        served.push(http::get(node.netns(), ztunnel, "/metrics").await.unwrap());
+        // ztunnel's, then the agent's.
+        for port in [15020, 15014] {
+            let process = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            served.push(http::get(node.netns(), process, "/metrics").await.unwrap());
+        }
     }
     served
 }
