@@ -50,4 +50,5 @@ pub(crate) async fn measure(
 const CHURNED: usize = 200;
 const ALIVE: usize = 40;
 const HELD: usize = 100;
-const SETTLE: Duration = Duration::from_secs(5);
+/// Longer than the agent keeps code that it does not use.
+const SETTLE: Duration = Duration::from_secs(15);
