@@ -254,9 +254,7 @@ impl Agent {
             .iter()
             .map(|attachment| attachment.container.as_str())
             .collect();
-        // One that was found by its processes may have no name that the runtime knows.
-        self.end(|container| !container.is_empty() && !left.contains(container))
-            .await;
+        self.end(|container| !left.contains(container)).await;
     }
 
     /// Forgets the pods of containers that have ended; their namespaces need no cleaning. One that is being added holds up
@@ -265,7 +263,9 @@ impl Agent {
         let pods = self.sandboxes.uids().into_iter();
         let ends = pods.map(async |uid| {
             let sandbox = self.sandboxes.lock_known(&uid).await;
-            let Some(sandbox) = sandbox.filter(|sandbox| ended(&sandbox.container)) else {
+            // One that was found by its processes may have no name that the runtime knows.
+            let named = sandbox.filter(|sandbox| !sandbox.container.is_empty());
+            let Some(sandbox) = named.filter(|sandbox| ended(&sandbox.container)) else {
                 return;
             };
             self.forget(&uid, sandbox).await;
