@@ -20,6 +20,7 @@
 //! - [`config`]: the command line; [`app`]: all of it together.
 
 pub mod agent;
+mod announced;
 pub mod api;
 pub mod app;
 pub mod config;

@@ -3,19 +3,14 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::{
-    sync::Mutex as AsyncMutex,
-    task::spawn_blocking,
-    time::{sleep, timeout},
-};
+use tokio::{sync::Mutex as AsyncMutex, task::spawn_blocking};
 use tracing::{error, warn};
 use tulle_net::{
     Netns,
-    changes::Changes,
     probes::{Changed, HostProbes, ReconcileError},
 };
 
-use super::metrics::Metrics;
+use super::{announced::Announced, metrics::Metrics};
 
 /// The addresses of pods that are in the mesh, and the table of the node that has them.
 #[derive(Debug)]
@@ -68,13 +63,8 @@ impl Probes {
 
     /// Puts the table back whenever somebody else has changed it, for as long as it is polled.
     pub async fn follow(&self, sweep: Duration) {
-        let mut changes = match Changes::watch(&self.host) {
-            Ok(changes) => Some(changes),
-            Err(error) => {
-                warn!(%error, "changes of the node's rules are seen late");
-                None
-            }
-        };
+        // Others write to the node's tables too, and often.
+        let mut announced = Announced::of(Ok(self.host.clone()), BURST);
         let mut first = true;
         loop {
             let pause = match self.write().await {
@@ -94,21 +84,7 @@ impl Probes {
                     RETRY
                 }
             };
-            let changed = async {
-                match &mut changes {
-                    Some(changes) => changes.changed().await,
-                    None => std::future::pending().await,
-                }
-            };
-            match timeout(pause, changed).await {
-                // Others write to the node's tables too, and often.
-                Ok(Ok(())) => sleep(BURST).await,
-                Ok(Err(error)) => {
-                    warn!(%error, "changes of the node's rules are seen late from here on");
-                    changes = None;
-                }
-                Err(_) => {}
-            }
+            announced.wait(pause).await;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -9,10 +10,10 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{
     task::JoinSet,
-    time::{sleep, sleep_until, timeout},
+    time::{sleep, sleep_until},
 };
 use tracing::{info, warn};
-use tulle_net::{changes::Changes, redirect};
+use tulle_net::{Netns, redirect};
 
 use super::{
     Agent, AgentError,
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     enrollment::Decision,
-    node::{discovery::Discovery, objects::KnownPod, status::Redirection},
+    node::{announced::Announced, discovery::Discovery, objects::KnownPod, status::Redirection},
 };
 
 impl Agent {
@@ -239,26 +240,13 @@ impl Watchers {
 /// Looks at one pod's redirection whenever something of its kind changes in the namespace, and now and then: soon, for what
 /// changed before this began to listen, and often while connections from before wait to be forgotten.
 async fn watch(agent: Weak<Agent>, uid: String) {
-    let mut changes = match agent.upgrade() {
-        Some(agent) => agent.changes(&uid).await,
+    let mut announced = match agent.upgrade() {
+        Some(agent) => Announced::of(agent.namespace(&uid).await, BURST),
         None => return,
     };
     let mut pause = SOON;
     loop {
-        let changed = async {
-            match &mut changes {
-                Some(changes) => changes.changed().await,
-                None => std::future::pending().await,
-            }
-        };
-        match timeout(pause, changed).await {
-            Ok(Ok(())) => sleep(BURST).await,
-            Ok(Err(error)) => {
-                warn!(uid, %error, "changes of redirection are seen later from here on");
-                changes = None;
-            }
-            Err(_) => {}
-        }
+        announced.wait(pause).await;
         let Some(agent) = agent.upgrade() else {
             return;
         };
@@ -271,13 +259,10 @@ async fn watch(agent: Weak<Agent>, uid: String) {
 }
 
 impl Agent {
-    async fn changes(&self, uid: &str) -> Option<Changes> {
-        let sandbox = self.sandboxes.lock_known(uid).await?;
-        let netns = self.reopen(&sandbox).ok()?;
-        let watched = Changes::watch(&netns);
-        watched
-            .inspect_err(|error| warn!(uid, %error, "changes of redirection are seen late"))
-            .ok()
+    async fn namespace(&self, uid: &str) -> io::Result<Netns> {
+        let sandbox = self.sandboxes.lock_known(uid).await;
+        let sandbox = sandbox.ok_or(io::ErrorKind::NotFound)?;
+        self.reopen(&sandbox).map_err(io::Error::other)
     }
 }
 
