@@ -17,7 +17,6 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io,
-    net::IpAddr,
     os::fd::{AsFd, OwnedFd},
     path::Path,
     sync::Arc,
@@ -25,15 +24,11 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::{
-    sync::watch,
-    task::spawn_blocking,
-    time::{Instant, sleep, timeout},
-};
+use tokio::{sync::watch, task::spawn_blocking, time::Instant};
 use tracing::info;
 use tulle_manifest::ObjectKey;
 use tulle_net::{
-    Netns, NetnsId, addresses,
+    Netns, NetnsId,
     listeners::listening,
     redirect::{self, RedirectConfig},
 };
@@ -48,7 +43,7 @@ use super::{
     metrics::Metrics,
     objects::{KnownPod, Objects},
     probes::Probes,
-    state::{SavedStage, StateDir, is_uid},
+    state::{SavedStage, StateDir},
     status::{Problem, Redirection, Status, Statuses},
 };
 use crate::{
@@ -59,6 +54,7 @@ use crate::{
 mod adopt;
 mod error;
 mod follow;
+mod identify;
 mod recovery;
 mod sandbox;
 mod steps;
@@ -284,89 +280,9 @@ impl Agent {
         self.enrolled.send_replace(());
     }
 
-    /// The pod's object, once it is there.
-    async fn known(&self, key: &ObjectKey, uid: &str) -> Result<KnownPod, AgentError> {
-        // Without its namespace's labels nothing can be decided. Where manifests are, one that has none has no labels.
-        let decidable = |objects: &Objects| {
-            let has_namespace = || objects.has_namespace(&key.namespace);
-            objects.is_complete() && (self.lookup.is_none() || has_namespace())
-        };
-        let of_this_pod = |objects: &Objects| {
-            let known = objects.pod(key).filter(|_| decidable(objects))?;
-            let same = uid.is_empty() || known.uid == uid;
-            (same && is_uid(&known.uid)).then(|| known.clone())
-        };
-        let mut objects = self.objects.clone();
-        let arrival = async {
-            let arrived = objects.wait_for(|objects| of_this_pod(objects).is_some());
-            match arrived.await {
-                Ok(objects) => of_this_pod(&objects).ok_or(AgentError::Unknown),
-                Err(_) => Err(AgentError::Ending),
-            }
-        };
-        // What is watched may come late.
-        let asked = async {
-            let lookup = self.lookup.as_ref();
-            sleep(ASK_AFTER).await;
-            let found = match lookup {
-                Some(lookup) => lookup.fetch(key).await,
-                None => None,
-            };
-            let mut objects = self.objects.clone();
-            match found.filter(|known| uid.is_empty() || known.uid == uid) {
-                Some(known) if is_uid(&known.uid) => match objects.wait_for(decidable).await {
-                    Ok(_) => Ok(known),
-                    Err(_) => Err(AgentError::Ending),
-                },
-                Some(_) | None => std::future::pending().await,
-            }
-        };
-        let known = async {
-            tokio::select! {
-                known = arrival => known,
-                known = asked => known,
-            }
-        };
-        let known = timeout(self.config.object_wait, known).await;
-        known.unwrap_or(Err(AgentError::Unknown))
-    }
-
     fn decide(&self, known: &KnownPod) -> Decision {
         let labels = self.objects.borrow().labels_of(&known.facts.namespace);
         self.config.rules.decide(&known.facts, &labels)
-    }
-
-    /// The namespace, if it can be this pod's: not the node's, and with the addresses that the pod was given.
-    fn open(&self, pod: &Pod) -> Result<Netns, AgentError> {
-        let unusable = |source| AgentError::Namespace {
-            path: pod.netns.clone(),
-            source,
-        };
-        let netns = Netns::open(&pod.netns).map_err(unusable)?;
-        if netns.id() == self.own {
-            return Err(wrong(pod, "the node's own"));
-        }
-        let held: HashSet<IpAddr> = addresses(&netns).map_err(unusable)?.into_iter().collect();
-        let given = pod.ips.iter().map(|ip| ip.address.ip.parse());
-        if !given
-            .into_iter()
-            .all(|ip| ip.is_ok_and(|ip| held.contains(&ip)))
-        {
-            return Err(wrong(pod, "without the addresses that the pod was given"));
-        }
-        Ok(netns)
-    }
-
-    /// Makes a namespace this pod's, unless it is another's. Returns its cookie.
-    fn claim(&self, uid: &str, netns: &Netns, pod: &Pod) -> Result<u64, AgentError> {
-        let cookie = netns.cookie().map_err(|source| AgentError::Namespace {
-            path: pod.netns.clone(),
-            source,
-        })?;
-        match self.sandboxes.claim(uid, cookie) {
-            true => Ok(cookie),
-            false => Err(wrong(pod, "another pod's")),
-        }
     }
 
     fn redirect(&self, options: &Options) -> RedirectConfig {
@@ -493,19 +409,9 @@ fn descriptor(netns: &Netns, path: &Path) -> Result<OwnedFd, AgentError> {
     })
 }
 
-fn wrong(pod: &Pod, what: &'static str) -> AgentError {
-    AgentError::WrongNamespace {
-        path: pod.netns.clone(),
-        what,
-    }
-}
-
 /// Programming a namespace takes milliseconds in which others are to be served.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, AgentError> {
     spawn_blocking(work).await.map_err(|_| AgentError::Ending)
 }
-
-/// Until a pod that is not known yet is asked for.
-const ASK_AFTER: Duration = Duration::from_millis(200);
