@@ -1,0 +1,84 @@
+//! What runs on each node: an agent and a ztunnel.
+
+use anyhow::Result;
+
+use super::Mesh;
+use crate::{
+    agent::{AgentSetup, NodeAgent},
+    object::{self, SYSTEM_NAMESPACE, ZtunnelPod},
+    process::{Process, Program},
+    ztunnel::Ztunnel,
+};
+
+/// The processes of one node.
+#[derive(Debug)]
+pub(super) struct MeshNode {
+    pub(super) agent: NodeAgent,
+    pub(super) ztunnel: Ztunnel,
+}
+
+impl Mesh {
+    /// Starts them. The agent is up on return, the ztunnel on its way.
+    pub(super) async fn start_node(&self, name: &str) -> Result<MeshNode> {
+        let node = self.lab.node(name);
+        let dir = self.lab.dir().join(name);
+        std::fs::create_dir_all(&dir)?;
+        let socket = dir.join("ztunnel.sock");
+        let agent = NodeAgent::start(
+            node,
+            AgentSetup {
+                binaries: &self.config.binaries,
+                manifests: self.manifests.folder(),
+                ztunnel_socket: &socket,
+                run_dir: &dir,
+                runtime: self.lab.runtime_of(name)?,
+                logs: &self.lab.logs(),
+                log_filter: &self.config.log_filter,
+                families: self.lab.families(),
+            },
+        )
+        .await?;
+        let pod = ZtunnelPod::of(node);
+        let token = self.control_plane.token(&pod, name, &dir).await?;
+        let control_plane = self.control_plane.address();
+        let yes_no = |value: bool| if value { "true" } else { "false" };
+        let program = Program::new(
+            format!("ztunnel-{name}"),
+            self.config.binaries.path("ztunnel")?,
+        )
+        .env("NODE_NAME", name)
+        .env("CLUSTER_ID", "Kubernetes")
+        .env("POD_NAME", pod.name.as_str())
+        .env("POD_NAMESPACE", SYSTEM_NAMESPACE)
+        .env("SERVICE_ACCOUNT", object::ZTUNNEL_ACCOUNT)
+        .env(
+            "INSTANCE_IP",
+            node.addresses()
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+        )
+        .env("XDS_ADDRESS", control_plane.as_str())
+        .env("CA_ADDRESS", control_plane.as_str())
+        .env("XDS_ROOT_CA", path_text(&self.control_plane.root()))
+        .env("CA_ROOT_CA", path_text(&self.control_plane.root()))
+        .env("AUTH_TOKEN", path_text(&token))
+        .env("INPOD_UDS", path_text(&socket))
+        .env("IPV6_ENABLED", yes_no(self.lab.families().v6()))
+        .env("LOG_FORMAT", "json")
+        .env("RUST_LOG", self.config.log_filter.as_str());
+        let program = match self.config.certificate_lifetime {
+            Some(lifetime) => program.env("SECRET_TTL", format!("{}s", lifetime.as_secs())),
+            None => program,
+        };
+        let extra = self.config.ztunnel_env.iter();
+        let program = extra.fold(program, |program, (name, value)| program.env(name, value));
+        let process = Process::spawn(node.netns(), &self.lab.logs(), program)?;
+        let ztunnel = Ztunnel::new(name, node.netns(), self.lab.families(), process);
+        Ok(MeshNode { agent, ztunnel })
+    }
+}
+
+fn path_text(path: &std::path::Path) -> String {
+    path.to_string_lossy().into_owned()
+}
