@@ -45,7 +45,7 @@ fn demo_in_sandbox(args: DemoArgs) -> Result<ExitCode> {
     // Finds out what is missing before anything is made, and in words that fit the place.
     args.check()?;
     match sandbox::enter()? {
-        Run::Inside(sandbox) => run(demo::run(sandbox, args)),
+        Run::Inside(sandbox) => sandbox.block_on(async |sandbox| demo::run(sandbox, args).await)?,
         Run::Ended(status) => Ok(ExitCode::from(sandbox::exit_code(status))),
     }
 }

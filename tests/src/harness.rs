@@ -19,7 +19,7 @@
 //! ```
 //!
 //! ```text
-//!  cargo test ── harness ─┬─ <binary> --sandboxed NAME ── process 1 of a sandbox: the test, on one thread
+//!  cargo test ── harness ─┬─ <binary> --sandboxed NAME ── process 1 of a sandbox: the test, on a thread
 //!                         └─ <binary> --sandboxed NAME ── ...          (two at once)
 //! ```
 

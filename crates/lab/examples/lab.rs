@@ -6,10 +6,7 @@
 
 use std::process::ExitCode;
 
-use tokio::{
-    runtime,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tulle_lab::{
     Lab, LabSpec, PodSpec,
     sandbox::{self, Run, Sandbox},
@@ -20,10 +17,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Run::Inside(sandbox) => sandbox,
         Run::Ended(status) => return Ok(ExitCode::from(sandbox::exit_code(status))),
     };
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(stay(sandbox))
+    sandbox.block_on(stay)?
 }
 
 async fn stay(sandbox: Sandbox) -> anyhow::Result<ExitCode> {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::net::UnixStream;
 use tulle_net::{
     Netns,
@@ -21,7 +21,7 @@ use crate::{
     node::Node,
     object::SYSTEM_NAMESPACE,
     pod::Pod,
-    process::{Process, Program, wait_for},
+    process::{Process, Program, TAIL_LINES, wait_for},
     runtime::Runtime,
 };
 
@@ -149,6 +149,7 @@ impl NodeAgent {
             done.then_some(())
         })
         .await
+        .with_context(|| format!("its last lines:\n{}", self.process.log_tail(TAIL_LINES)))
     }
 }
 

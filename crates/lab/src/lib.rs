@@ -13,7 +13,7 @@
 //!
 //! fn main() -> anyhow::Result<()> {
 //!     let Run::Inside(sandbox) = sandbox::enter()? else { return Ok(()) };
-//!     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//!     sandbox.block_on(async |sandbox| {
 //!         let mut lab = Lab::create(&sandbox, &LabSpec::default()).await?;
 //!         lab.add_pod(PodSpec::new("shop/cart", "node1")).await?;
 //!         lab.add_pod(PodSpec::new("shop/web", "node2")).await?;
@@ -22,7 +22,7 @@
 //!         let (client, server) = tokio::join!(lab.pod("shop/cart").connect(to), web.accept());
 //!         # drop((client, server));
 //!         Ok(())
-//!     })
+//!     })?
 //! }
 //! ```
 

@@ -356,7 +356,8 @@ pub async fn wait_for<T, F: Future<Output = Option<T>>>(
 /// The variables that programs inherit.
 pub const INHERITED: [&str; 4] = ["PATH", "HOME", "TERM", "RUST_BACKTRACE"];
 
-const TAIL_LINES: usize = 15;
+/// How much of a log a message has.
+pub(crate) const TAIL_LINES: usize = 15;
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(15);
 /// `USER_HZ`, which Linux fixes at 100 on the architectures we build for.

@@ -15,8 +15,10 @@ use std::{
     ffi::OsString,
     fs, io,
     os::unix::process::{CommandExt, ExitStatusExt},
+    panic::resume_unwind,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
+    thread,
 };
 
 use nix::{
@@ -25,6 +27,7 @@ use nix::{
     sys::signal::{SigSet, Signal, kill},
     unistd::{Pid, geteuid, getpid},
 };
+use tokio::runtime;
 use tulle_net::process::ChildNamespaces;
 
 mod testing;
@@ -55,6 +58,28 @@ impl Sandbox {
     /// This process as seen from outside, for `nsenter`; `None` where the kernel does not tell.
     pub fn outer_pid(&self) -> Option<u32> {
         self.outer_pid
+    }
+
+    /// Runs `body` to its end, on a single-threaded tokio runtime in a thread of its own.
+    ///
+    /// A lab's thread visits the namespaces of pods. The first thread of this process must not: where that one is, is what
+    /// `/proc/1/ns/net` shows as the namespace of the machine.
+    ///
+    /// # Errors
+    /// When there can be no thread or no runtime.
+    pub fn block_on<T: Send>(self, body: impl AsyncFnOnce(Self) -> T + Send) -> io::Result<T> {
+        let run = || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            // Futures of tests and demos may be large: this one lives on the heap.
+            Ok(runtime.block_on(Box::pin(body(self))))
+        };
+        thread::scope(|scope| {
+            let builder = thread::Builder::new().name("lab".into()).stack_size(STACK);
+            match builder.spawn_scoped(scope, run)?.join() {
+                Ok(done) => done,
+                Err(panic) => resume_unwind(panic),
+            }
+        })
     }
 
     /// Whether it is in a user namespace of its own.
@@ -248,5 +273,7 @@ In a container it also takes an unmasked /proc, as docker run --privileged gives
 
 /// Set for the inner run.
 const INSIDE: &str = "TULLE_SANDBOX";
+/// In bytes: what a first thread has.
+const STACK: usize = 8 << 20;
 /// In the file system on `/run`.
 const DIR: &str = "/run/tulle";

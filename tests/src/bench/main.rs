@@ -149,7 +149,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Some(Tool::Hold(options)) => block_on(idle::hold(options)).map(|()| done),
         Some(Tool::Accept) => block_on(idle::accept()).map(|()| done),
         None => match sandbox::enter()? {
-            Run::Inside(sandbox) => block_on(bench(&sandbox, &arguments.bench)),
+            Run::Inside(sandbox) => {
+                sandbox.block_on(async |sandbox| bench(&sandbox, &arguments.bench).await)?
+            }
             Run::Ended(status) => Ok(sandbox::exit_code(status).into()),
         },
     }

@@ -15,7 +15,7 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     signal::Signal,
 };
-use tokio::{runtime, time::timeout};
+use tokio::time::timeout;
 use tulle_lab::sandbox::{self, Run, Sandbox};
 
 use super::{Case, run::GRACE};
@@ -73,14 +73,11 @@ fn run(case: &Case, sandbox: Sandbox) -> ExitCode {
 fn execute(case: &Case, sandbox: Sandbox) -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    sandbox.block_on(async |sandbox| {
         timeout(case.limit, (case.body)(sandbox))
             .await
             .with_context(|| format!("not done within {:?}", case.limit))?
-    })
+    })?
 }
 
 /// Prints the end of each process's log.

@@ -151,5 +151,5 @@ impl Agent {
 
 /// How long the runtime is given to add a pod whose object is there.
 const GRACE: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);

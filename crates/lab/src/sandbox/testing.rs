@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime, time::timeout};
+use tokio::time::timeout;
 
 use super::{INSIDE, Sandbox, settle_in, start_inside};
 
@@ -28,14 +28,12 @@ use super::{INSIDE, Sandbox, settle_in, start_inside};
 ///
 /// # Panics
 /// When the test fails, or namespaces are not permitted.
-pub fn test<B: AsyncFnOnce(Sandbox)>(body: B) {
+pub fn test<B: AsyncFnOnce(Sandbox) + Send>(body: B) {
     if env::var_os(INSIDE).is_some() {
         let sandbox = settle_in().expect("the sandbox can be set up");
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.expect("a runtime can be made");
-        // A test's future may be large: it lives on the heap.
-        let limited = Box::pin(async move { timeout(LIMIT, body(sandbox)).await });
-        runtime.block_on(limited).expect("the test ends in time");
+        let limited = sandbox.block_on(async |sandbox| timeout(LIMIT, body(sandbox)).await);
+        let done = limited.expect("the body can be run");
+        done.expect("the test ends in time");
         return;
     }
     let name = test_name::<B>();
