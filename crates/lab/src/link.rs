@@ -12,9 +12,12 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::{
     address::{AddressAttribute, AddressHeaderFlags},
+    link::{InfoData, InfoVeth},
     route::{RouteMessage, RouteScope, RouteType},
 };
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
+use rtnetlink::{
+    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection,
+};
 use tokio::task::JoinHandle;
 use tulle_net::Netns;
 
@@ -46,25 +49,17 @@ impl Links {
 
     /// Makes a veth pair: `name` here, `peer` in the namespace `there`.
     ///
-    /// The far end is made under a passing name that is unique here, since both are born in this namespace.
+    /// The far end is born there. To move it later would stop all network configuration of the machine for many milliseconds.
     pub(crate) async fn veth(&self, name: &str, there: &Netns, peer: &str) -> Result<()> {
-        let links = self.handle.link();
-        let passing = format!("~{name}");
-        links
-            .add(LinkVeth::new(name, &passing).build())
-            .execute()
-            .await
-            .with_context(|| format!("cannot make the veth pair {name}"))?;
-        let far = self.index(&passing).await?;
-        let moved = LinkUnspec::new_with_index(far)
-            .name(peer)
+        let far = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(peer.to_owned())
             .setns_by_fd(there.fd().as_raw_fd())
             .build();
-        links
-            .set(moved)
-            .execute()
-            .await
-            .with_context(|| format!("cannot move {peer} into its namespace"))
+        let pair = LinkVeth::new(name, peer)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+            .build();
+        let made = self.handle.link().add(pair).execute().await;
+        made.with_context(|| format!("cannot make the veth pair {name}"))
     }
 
     /// The number of the interface `name`.
