@@ -27,7 +27,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::netns::Netns;
-use crate::nft::{AddressFamily, Batch, CommitError, Family, Table, read_table};
+use crate::nft::{AddressFamily, Batch, CommitError, Family, Table, read_table, table_names};
 
 mod present;
 mod program;
@@ -197,7 +197,12 @@ pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
 pub fn apply_to_new(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
     let own = OwnAddresses::read(netns).map_err(ApplyError::Namespace)?;
     let routing = Routing::new(netns, config, &own).map_err(ApplyError::Namespace)?;
-    write(netns, config, &own, &routing, || Ok(None))
+    let tables = table_names(netns, FAMILY).map_err(ApplyError::Namespace)?;
+    let table = match tables.iter().any(|name| name == TABLE) {
+        true => Before::Ours,
+        false => Before::None,
+    };
+    write(netns, config, &own, &routing, table, || Ok(None))
 }
 
 /// What [`restore`] has found.
@@ -223,12 +228,22 @@ pub fn restore(netns: &Netns, config: &RedirectConfig) -> Result<Found, ApplyErr
             keeps_connections: kept,
         });
     };
+    let table = match drift {
+        Drift::TableMissing => Before::None,
+        _ => Before::Ours,
+    };
     let before = || Connections::read(netns).map(Some);
-    write(netns, config, &own, &routing, before)?;
+    write(netns, config, &own, &routing, table, before)?;
     Ok(Found {
         drift: Some(drift),
         keeps_connections: true,
     })
+}
+
+/// Which table of our name there is.
+enum Before {
+    None,
+    Ours,
 }
 
 /// Writes everything and reads it back. `before` reads what goes on; none if nothing does.
@@ -237,14 +252,19 @@ fn write(
     config: &RedirectConfig,
     own: &OwnAddresses,
     routing: &Routing<'_>,
+    table: Before,
     before: impl FnOnce() -> io::Result<Option<Connections>>,
 ) -> Result<(), ApplyError> {
     // Whatever can be refused is refused before anything is lost.
     routing.check(netns).map_err(ApplyError::Routing)?;
     settings::carry_marks(netns).map_err(ApplyError::Settings)?;
-    Batch::new()
-        .replace(&program::table(config, own, Phase::Capture))
-        .commit(netns)?;
+    let wanted = program::table(config, own, Phase::Capture);
+    let batch = match table {
+        // What is deleted has the kernel wait until no packet can be using it, for whatever is done next.
+        Before::None => Batch::new().create(&wanted),
+        Before::Ours => Batch::new().replace(&wanted),
+    };
+    batch.commit(netns)?;
     // From here on the guards lose what the app begins: nothing but what it has begun before can be answered.
     let before = before().map_err(ApplyError::Namespace)?;
     routing

@@ -1,7 +1,7 @@
 //! In and out: the steps by which a pod enters the mesh and leaves it.
 //!
 //! ```text
-//! in:   write down, ztunnel listens, redirect, tell
+//! in:   write down, ztunnel listens, redirect, tell      (a pod in which nothing runs yet: listen and redirect at once)
 //! out:  tell, write down, redirect nothing new, ztunnel takes nothing new … last connection ends … redirect nothing
 //! ```
 
@@ -89,32 +89,39 @@ impl Agent {
         self.save(known, sandbox, SavedStage::Enrolled)?;
         let info = pod_info(&key, &known.service_account);
         let fd = descriptor(netns, &sandbox.netns)?;
-        // Probes that nothing redirects yet pass either way.
-        let added = self.zds.add(&known.uid, info, fd);
-        let (added, ()) = tokio::join!(added, self.probes.allow(&known.uid, &sandbox.ips));
-        if let Err(error) = added {
-            self.probes.forget(&known.uid).await;
-            // One that refused would go on trying.
-            self.zds.del(&known.uid);
-            return Err(error.into());
-        }
         let config = self.redirect(options);
-        let applied = {
-            let (netns, config) = (netns.clone(), config.clone());
-            blocking(move || match started {
-                Started::NotYet => redirect::apply_to_new(&netns, &config),
-                Started::Before => redirect::apply(&netns, &config),
-            })
-            .await
+        let listen = async {
+            // Probes that nothing redirects yet pass either way.
+            let added = self.zds.add(&known.uid, info, fd);
+            let (added, ()) = tokio::join!(added, self.probes.allow(&known.uid, &sandbox.ips));
+            Ok(added?)
         };
-        if let Err(error) = applied.and_then(|applied| applied.map_err(AgentError::from)) {
-            // Some of it may be there, and would lead to nobody.
-            let (netns, released) = (netns.clone(), config.clone());
-            let released = blocking(move || redirect::release(&netns, &released)).await;
-            if let Err(error) = released.and_then(|released| released.map_err(AgentError::from)) {
-                warn!(%key, %error, "redirection is left half-way; tried again");
+        let (to_apply, in_netns) = (config.clone(), netns.clone());
+        let capture = blocking(move || match started {
+            Started::NotYet => redirect::apply_to_new(&in_netns, &to_apply),
+            Started::Before => redirect::apply(&in_netns, &to_apply),
+        });
+        let capture = async { Ok(capture.await??) };
+        let (listening, captured) = match started {
+            Started::NotYet => tokio::join!(listen, capture),
+            Started::Before => match listen.await {
+                Ok(()) => (Ok(()), capture.await),
+                refused => (refused, Ok(())),
+            },
+        };
+        let touched = started == Started::NotYet || listening.is_ok();
+        let entered: Result<(), AgentError> = listening.and(captured);
+        if let Err(error) = entered {
+            if touched {
+                // Some of it may be there, and would lead to nobody.
+                let (netns, released) = (netns.clone(), config.clone());
+                let released = blocking(move || redirect::release(&netns, &released)).await;
+                if let Err(error) = released.and_then(|released| Ok(released?)) {
+                    warn!(%key, %error, "redirection is left half-way; tried again");
+                }
+                sandbox.stage = Stage::Leaving(config);
             }
-            sandbox.stage = Stage::Leaving(config);
+            // One that refused would go on trying.
             self.zds.del(&known.uid);
             self.probes.forget(&known.uid).await;
             return Err(error);

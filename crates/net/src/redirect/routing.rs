@@ -16,6 +16,8 @@ use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::panic::resume_unwind;
+use std::thread;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -77,55 +79,79 @@ impl<'a> Routing<'a> {
         own: &OwnAddresses,
         before: Option<&Connections>,
     ) -> io::Result<()> {
+        // Most of the time goes by waiting for the lock of all network configuration, once for each rule.
+        thread::scope(|scope| {
+            let ensure = |family| move || self.ensure_family(netns, family, own, before);
+            let others = self.families.iter().skip(1);
+            let others: Vec<_> = others.map(|&family| scope.spawn(ensure(family))).collect();
+            let first = self
+                .families
+                .first()
+                .map_or(Ok(()), |&family| ensure(family)());
+            let joined = others.into_iter().map(|other| match other.join() {
+                Ok(done) => done,
+                Err(panic) => resume_unwind(panic),
+            });
+            // None is left running, whichever has failed.
+            let done: Vec<_> = joined.collect();
+            done.into_iter().fold(first, Result::and)
+        })
+    }
+
+    fn ensure_family(
+        &self,
+        netns: &Netns,
+        family: AddressFamily,
+        own: &OwnAddresses,
+        before: Option<&Connections>,
+    ) -> io::Result<()> {
         let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
-        for &family in &self.families {
-            let route = RouteNetlinkMessage::NewRoute(self.route(family));
-            let mut changes = vec![(route, NLM_F_CREATE | NLM_F_REPLACE)];
-            let listed = listed(&mut conversation, family, self.config)?;
-            let (mut missing, mut others) = (self.rules(family), Vec::new());
-            for rule in &listed {
-                let expected = missing.iter().position(|missing| missing == rule);
-                match expected {
-                    Some(index) => drop(missing.remove(index)),
-                    None if self.is_of_a_connection(rule) => {}
-                    None => others.push(rule),
-                }
+        let route = RouteNetlinkMessage::NewRoute(self.route(family));
+        let mut changes = vec![(route, NLM_F_CREATE | NLM_F_REPLACE)];
+        let listed = listed(&mut conversation, family, self.config)?;
+        let (mut missing, mut others) = (self.rules(family), Vec::new());
+        for rule in &listed {
+            let expected = missing.iter().position(|missing| missing == rule);
+            match expected {
+                Some(index) => drop(missing.remove(index)),
+                None if self.is_of_a_connection(rule) => {}
+                None => others.push(rule),
             }
-            let capture = self.capture();
-            let begins = missing.contains(&capture);
-            missing.retain(|rule| *rule != capture);
-            let exempt = |rule: &Rule| rule.preference == self.at(EXEMPT);
-            let exemptions_change =
-                missing.iter().any(exempt) || others.iter().any(|rule| exempt(rule));
-            if exemptions_change && !begins && before.is_some() {
-                let now = Connections::read(netns)?;
-                changes.extend(self.ways_of(family, &now, own));
-            }
-            // From behind: nothing skips to where no rule is.
-            changes.extend(missing.iter().rev().map(|rule| addition(family, rule)));
-            if begins && let Some(before) = before {
-                // What opens meanwhile waits for its rule, so nothing may come between reading and writing.
-                conversation.request_all(std::mem::take(&mut changes), &[libc::EEXIST])?;
-                let now = Connections::read(netns)?;
-                let began_before = now.opening.intersection(&before.opening);
-                let kept = now.open.iter().chain(began_before);
-                let kept = kept.filter(|ends| ends.family() == family);
-                let rules: HashSet<_> = kept
-                    .map(|ends| match now.listening.contains(&ends.local.port()) {
-                        true => self.kept_port(ends.local.port()),
-                        false => self.kept(ends),
-                    })
-                    .collect();
-                changes.extend(rules.iter().map(|rule| addition(family, rule)));
-            }
-            if begins {
-                changes.push(addition(family, &capture));
-            }
-            conversation.request_all(changes, &[libc::EEXIST])?;
-            // Only now: some of them may be what has captured so far.
-            for rule in others {
-                delete(&mut conversation, family, rule)?;
-            }
+        }
+        let capture = self.capture();
+        let begins = missing.contains(&capture);
+        missing.retain(|rule| *rule != capture);
+        let exempt = |rule: &Rule| rule.preference == self.at(EXEMPT);
+        let exemptions_change =
+            missing.iter().any(exempt) || others.iter().any(|rule| exempt(rule));
+        if exemptions_change && !begins && before.is_some() {
+            let now = Connections::read(netns)?;
+            changes.extend(self.ways_of(family, &now, own));
+        }
+        // From behind: nothing skips to where no rule is.
+        changes.extend(missing.iter().rev().map(|rule| addition(family, rule)));
+        if begins && let Some(before) = before {
+            // What opens meanwhile waits for its rule, so nothing may come between reading and writing.
+            conversation.request_all(std::mem::take(&mut changes), &[libc::EEXIST])?;
+            let now = Connections::read(netns)?;
+            let began_before = now.opening.intersection(&before.opening);
+            let kept = now.open.iter().chain(began_before);
+            let kept = kept.filter(|ends| ends.family() == family);
+            let rules: HashSet<_> = kept
+                .map(|ends| match now.listening.contains(&ends.local.port()) {
+                    true => self.kept_port(ends.local.port()),
+                    false => self.kept(ends),
+                })
+                .collect();
+            changes.extend(rules.iter().map(|rule| addition(family, rule)));
+        }
+        if begins {
+            changes.push(addition(family, &capture));
+        }
+        conversation.request_all(changes, &[libc::EEXIST])?;
+        // Only now: some of them may be what has captured so far.
+        for rule in others {
+            delete(&mut conversation, family, rule)?;
         }
         Ok(())
     }
