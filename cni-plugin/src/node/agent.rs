@@ -57,7 +57,9 @@ mod follow;
 mod identify;
 mod recovery;
 mod sandbox;
+mod settling;
 mod steps;
+mod watching;
 
 pub use error::AgentError;
 
@@ -281,8 +283,9 @@ impl Agent {
     }
 
     fn decide(&self, known: &KnownPod) -> Decision {
-        let labels = self.objects.borrow().labels_of(&known.facts.namespace);
-        self.config.rules.decide(&known.facts, &labels)
+        let objects = self.objects.borrow();
+        let labels = objects.labels_of(&known.facts.namespace);
+        self.config.rules.decide(&known.facts, labels)
     }
 
     fn redirect(&self, options: &Options) -> RedirectConfig {
@@ -306,7 +309,7 @@ impl Agent {
     /// Why a pod cannot be what its labels ask for.
     fn unfit(&self, objects: &Objects, known: &KnownPod) -> Option<Problem> {
         let labels = objects.labels_of(&known.facts.namespace);
-        let reason = self.config.rules.unfit(&known.facts, &labels)?;
+        let reason = self.config.rules.unfit(&known.facts, labels)?;
         Some(Problem {
             reason: "NotCapturable",
             message: reason.describe().to_owned(),

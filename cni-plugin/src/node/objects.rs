@@ -72,8 +72,9 @@ impl Objects {
     }
 
     /// The labels of a namespace; none if it is not known.
-    pub fn labels_of(&self, namespace: &str) -> Texts {
-        self.namespaces.get(namespace).cloned().unwrap_or_default()
+    pub fn labels_of(&self, namespace: &str) -> &Texts {
+        static NONE: Texts = Texts::new();
+        self.namespaces.get(namespace).unwrap_or(&NONE)
     }
 
     /// Whether all that there is has been taken over at least once. Until then nothing follows from what is missing.

@@ -4,12 +4,12 @@
 //! <state>/<UID>.json    {"namespace": …, "name": …, "container": …, "netns": …, "cookie": …, "ips": …, "boot": …, "stage": …}
 //! ```
 //!
-//! A file is written before the pod's network is answered for, and replaced as a whole: it is never seen half written. The
-//! cookie and the boot tell whether the path still leads to the same namespace.
+//! A file is written before the pod's network is answered for, and replaced as a whole: no later agent sees it half written.
+//! It need not survive the kernel, since no network does: nothing waits for the disk. The cookie and the boot tell whether the
+//! path still leads to the same namespace.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -82,17 +82,14 @@ impl StateDir {
         &self.boot
     }
 
-    /// Writes a pod down, durably.
+    /// Writes a pod down.
     ///
     /// # Errors
     /// When it cannot be written; what was there before is still there then.
     pub fn save(&self, uid: &str, pod: &SavedPod) -> io::Result<()> {
         let unready = self.path.join(format!(".{uid}.new"));
-        let mut file = File::create(&unready)?;
-        file.write_all(&serde_json::to_vec(pod)?)?;
-        file.sync_all()?;
-        fs::rename(&unready, self.file(uid))?;
-        File::open(&self.path)?.sync_all()
+        fs::write(&unready, serde_json::to_vec(pod)?)?;
+        fs::rename(&unready, self.file(uid))
     }
 
     /// Forgets a pod.
@@ -115,8 +112,13 @@ impl StateDir {
             let Some(uid) = uid_of(&path) else {
                 continue;
             };
-            let read = fs::read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?));
-            match read {
+            let text = fs::read(&path);
+            // What a power cut may leave of one, whose pod has gone with it.
+            if text.as_ref().is_ok_and(Vec::is_empty) {
+                self.remove(uid);
+                continue;
+            }
+            match text.and_then(|text| Ok(serde_json::from_slice(&text)?)) {
                 Ok(pod) => pods.push((uid.to_owned(), pod)),
                 Err(error) => {
                     warn!(path = %path.display(), %error, "cannot read what is left of a pod")
@@ -193,13 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn files_of_others_and_broken_ones_are_left_alone() {
+    fn files_of_others_and_broken_ones_are_left_alone_and_empty_ones_removed() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::open(folder.path()).unwrap();
         for (name, text) in [
             (".u-1.new", "{"),
             ("u-2.json", "{"),
             ("u-3.json", "{\"name\": 1}"),
+            ("u-4.json", ""),
             ("notes.txt", "x"),
         ] {
             fs::write(folder.path().join(name), text).unwrap();

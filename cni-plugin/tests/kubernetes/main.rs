@@ -131,7 +131,8 @@ fn names(objects: &Objects) -> Vec<String> {
 fn mode(objects: &Objects, namespace: &str) -> Option<String> {
     objects
         .labels_of(namespace)
-        .remove("istio.io/dataplane-mode")
+        .get("istio.io/dataplane-mode")
+        .cloned()
 }
 
 mod process;

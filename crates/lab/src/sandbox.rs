@@ -69,7 +69,9 @@ impl Sandbox {
     /// When there can be no thread or no runtime.
     pub fn block_on<T: Send>(self, body: impl AsyncFnOnce(Self) -> T + Send) -> io::Result<T> {
         let run = || {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             // Futures of tests and demos may be large: this one lives on the heap.
             Ok(runtime.block_on(Box::pin(body(self))))
         };

@@ -91,7 +91,7 @@ impl Agent {
             .filter(|(_, known)| !self.sandboxes.has(&known.uid));
         let unadded = unadded.map(|(key, known)| {
             let labels = objects.labels_of(&known.facts.namespace);
-            let decision = self.config.rules.decide(&known.facts, &labels);
+            let decision = self.config.rules.decide(&known.facts, labels);
             let belongs = matches!(decision, Decision::Enroll(_));
             let wanted = belongs.then(|| Wanted {
                 uid: known.uid.clone(),

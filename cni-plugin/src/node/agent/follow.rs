@@ -1,30 +1,21 @@
-//! Keeping every pod as its labels ask, and its redirection as it was written.
+//! Keeping every pod as its labels ask.
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use futures_util::future::join_all;
-use tokio::{
-    task::JoinSet,
-    time::{sleep, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
-use tulle_net::{Netns, redirect};
 
 use super::{
     Agent, AgentError,
     adopt::Search,
-    blocking,
-    sandbox::{Busy, Sandbox, Stage},
+    sandbox::{Sandbox, Stage},
+    settling::{Settled, Settling},
     steps::Started,
+    watching::Watchers,
 };
 use crate::{
     enrollment::Decision,
-    node::{announced::Announced, discovery::Discovery, objects::KnownPod, status::Redirection},
+    node::{discovery::Discovery, objects::KnownPod, status::Redirection},
 };
 
 impl Agent {
@@ -37,101 +28,111 @@ impl Agent {
         let mut objects = self.objects.clone();
         let mut ztunnels = self.zds.connected();
         let mut enrolled = self.enrolled.subscribe();
-        let mut watchers = Watchers::default();
-        let mut pause = RETRY / 2;
+        let (mut settling, mut watchers) = (Settling::default(), Watchers::default());
         loop {
-            objects.mark_unchanged();
-            ztunnels.mark_unchanged();
+            let complete = objects.borrow_and_update().is_complete();
             enrolled.mark_unchanged();
             let search_again = search.round(&self).await;
-            let settled = self.reconcile().await;
-            watchers.keep(&self);
-            if objects.borrow().is_complete() {
+            self.tell_of_unfit();
+            settling.all(&self);
+            if complete && !*self.caught_up.borrow() {
+                settling.finish(&self).await;
                 self.caught_up.send_replace(true);
             }
-            pause = if settled {
-                RETRY
-            } else {
-                (pause * 2).min(LONGEST_RETRY)
-            };
-            tokio::select! {
-                changed = objects.changed() => if changed.is_err() { return },
-                // By the plugin, meanwhile.
-                Ok(()) = enrolled.changed() => {}
-                // Most often it is ztunnel that is missing; nothing tells of the end of other obstacles.
-                Ok(()) = ztunnels.changed(), if !settled => {}
-                () = sleep(pause), if !settled => {}
-                // A pod whose end nobody told of.
-                () = sleep(self.config.sweep) => {}
-                () = sleep_until(search_again) => {}
-            }
-        }
-    }
-
-    /// Returns whether all is as it should be. Pods do not wait for each other, and nobody waits for one that is being added.
-    async fn reconcile(&self) -> bool {
-        self.tell_of_unfit();
-        let settled = self.sandboxes.uids().into_iter().map(async |uid| {
-            let mut sandbox = match self.sandboxes.try_lock_known(&uid) {
-                Ok(Some(sandbox)) => sandbox,
-                Ok(None) => return true,
-                Err(Busy) => return false,
-            };
-            if self.is_gone(&uid, &sandbox) {
-                self.forget(&uid, sandbox).await;
-                return true;
-            }
-            match self.settle(&uid, &mut sandbox).await {
-                Ok(settled) => settled,
-                Err(error) => {
-                    self.metrics.failed(error.reason());
-                    let key = sandbox.key.as_ref().map(ToString::to_string);
-                    warn!(key, %error, "pod is not as its labels ask");
-                    false
+            // A pod whose end nobody told of is found out by looking.
+            let look_again = search_again.min(Instant::now() + self.config.sweep);
+            loop {
+                watchers.keep(&self);
+                self.metrics.stages(self.stages());
+                tokio::select! {
+                    changed = objects.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    // By the plugin, meanwhile.
+                    Ok(()) = enrolled.changed() => break,
+                    // Most often it is ztunnel that was missing; nothing tells of the end of other obstacles.
+                    Ok(()) = ztunnels.changed() => settling.retry(),
+                    () = settling.progress(&self) => {}
+                    () = sleep_until(look_again) => break,
                 }
             }
-        });
-        let settled = join_all(settled).await;
-        self.metrics.stages(self.stages());
-        settled.into_iter().all(|settled| settled)
+        }
     }
 
-    /// Brings one pod in line with its labels. Returns whether it is.
-    async fn settle(&self, uid: &str, sandbox: &mut Sandbox) -> Result<bool, AgentError> {
-        let known = sandbox
-            .key
-            .as_ref()
-            .and_then(|key| self.objects.borrow().pod(key).cloned());
-        // A pod whose object is gone keeps what it has until its network goes.
-        let Some(known) = known.filter(|known| known.uid == uid) else {
-            return Ok(true);
+    /// What the labels of each pod ask for, by UID.
+    pub(super) fn wanted(&self) -> HashMap<String, Decision> {
+        let objects = self.objects.borrow();
+        let decide = |known: &KnownPod| {
+            let labels = objects.labels_of(&known.facts.namespace);
+            self.config.rules.decide(&known.facts, labels)
         };
-        match (self.decide(&known), &sandbox.stage) {
+        let pods = objects.pods();
+        pods.map(|(_, known)| (known.uid.clone(), decide(known)))
+            .collect()
+    }
+
+    /// Brings one pod in line with its labels. Returns what they asked for, and how far it has come.
+    pub(super) async fn settle(&self, uid: &str) -> (Option<Decision>, Settled) {
+        let Some(mut sandbox) = self.sandboxes.lock_known(uid).await else {
+            return (None, Settled::Done);
+        };
+        if self.is_gone(uid, &sandbox) {
+            self.forget(uid, sandbox).await;
+            return (None, Settled::Done);
+        }
+        // A pod whose object is gone keeps what it has until its network goes.
+        let Some(known) = self.known_in(uid, &sandbox) else {
+            return (None, Settled::Done);
+        };
+        let wanted = self.decide(&known);
+        let settled = self.bring_in_line(&known, &wanted, &mut sandbox).await;
+        let settled = settled.unwrap_or_else(|error| {
+            self.metrics.failed(error.reason());
+            let key = sandbox.key.as_ref().map(ToString::to_string);
+            warn!(key, %error, "pod is not as its labels ask");
+            Settled::Failed
+        });
+        (Some(wanted), settled)
+    }
+
+    async fn bring_in_line(
+        &self,
+        known: &KnownPod,
+        wanted: &Decision,
+        sandbox: &mut Sandbox,
+    ) -> Result<Settled, AgentError> {
+        match (wanted, &sandbox.stage) {
             (Decision::Enroll(options), Stage::Outside | Stage::Leaving(_)) => {
                 let netns = self.reopen(sandbox)?;
-                self.enroll(&known, sandbox, &netns, &options, Started::Before)
+                self.enroll(known, sandbox, &netns, options, Started::Before)
                     .await?;
-                Ok(true)
             }
             (Decision::Enroll(options), Stage::Enrolled(_)) => {
-                self.change(&known, sandbox, &options).await?;
-                self.tell(uid, sandbox, Some(Redirection::Enabled), None);
-                Ok(true)
+                self.change(known, sandbox, options).await?;
+                self.tell(&known.uid, sandbox, Some(Redirection::Enabled), None);
             }
             (Decision::Stay(reason), Stage::Enrolled(_)) => {
-                info!(pod = %uid, reason = reason.describe(), "pod leaves the mesh");
-                self.let_go(&known, sandbox).await?;
-                Ok(false)
+                info!(pod = %known.uid, reason = reason.describe(), "pod leaves the mesh");
+                self.let_go(known, sandbox).await?;
+                return Ok(Settled::Leaving);
             }
             (Decision::Stay(_), Stage::Leaving(_)) => {
-                self.tell_outside(&known, sandbox);
-                self.finish_leaving(&known, sandbox).await
+                self.tell_outside(known, sandbox);
+                if !self.finish_leaving(known, sandbox).await? {
+                    return Ok(Settled::Leaving);
+                }
             }
-            (Decision::Stay(_), Stage::Outside) => {
-                self.tell_outside(&known, sandbox);
-                Ok(true)
-            }
+            (Decision::Stay(_), Stage::Outside) => self.tell_outside(known, sandbox),
         }
+        Ok(Settled::Done)
+    }
+
+    /// The object of a pod that has a network.
+    fn known_in(&self, uid: &str, sandbox: &Sandbox) -> Option<KnownPod> {
+        let objects = self.objects.borrow();
+        let known = sandbox.key.as_ref().and_then(|key| objects.pod(key));
+        known.filter(|known| known.uid == uid).cloned()
     }
 
     /// Whether a pod is gone without a word: its object and its network.
@@ -161,115 +162,4 @@ impl Agent {
             statuses.len() != before
         });
     }
-
-    /// Puts redirection back if it is not as it was written. Returns whether to look again soon.
-    async fn repair(&self, uid: &str) -> bool {
-        let Some(sandbox) = self.sandboxes.lock_known(uid).await else {
-            return false;
-        };
-        let Stage::Enrolled(config) = sandbox.stage.clone() else {
-            return false;
-        };
-        let key = sandbox.key.as_ref().map(ToString::to_string);
-        let netns = match self.reopen(&sandbox) {
-            Ok(netns) => netns,
-            // The runtime is about to tell.
-            Err(_) => return false,
-        };
-        match blocking(move || redirect::restore(&netns, &config)).await {
-            Ok(Ok(found)) => {
-                if let Some(drift) = &found.drift {
-                    self.metrics.repaired("pod");
-                    warn!(key, %drift, "redirection was changed by somebody, put back");
-                }
-                found.keeps_connections
-            }
-            Ok(Err(error)) => {
-                self.metrics.failed("repair");
-                warn!(key, %error, "pod cannot be redirected");
-                true
-            }
-            Err(_) => false,
-        }
-    }
 }
-
-/// Those who look after the redirection of each enrolled pod.
-#[derive(Default)]
-struct Watchers {
-    tasks: JoinSet<()>,
-    /// By UID, with the cookie of what is watched.
-    running: HashMap<String, (u64, tokio::task::AbortHandle)>,
-}
-
-impl Watchers {
-    /// One for each enrolled pod, and no others.
-    fn keep(&mut self, agent: &Arc<Agent>) {
-        while self.tasks.try_join_next().is_some() {}
-        let mut enrolled = HashMap::new();
-        for uid in agent.sandboxes.uids() {
-            match agent.sandboxes.try_lock_known(&uid) {
-                Ok(Some(sandbox)) if matches!(sandbox.stage, Stage::Enrolled(_)) => {
-                    enrolled.insert(uid, sandbox.cookie);
-                }
-                Ok(_) => {}
-                // Whoever works on it looks after it.
-                Err(Busy) => {
-                    let known = self.running.get(&uid).map(|(cookie, _)| *cookie);
-                    enrolled.extend(known.map(|cookie| (uid, cookie)));
-                }
-            }
-        }
-        self.running.retain(|uid, (cookie, task)| {
-            let keep = enrolled.get(uid) == Some(cookie) && !task.is_finished();
-            if !keep {
-                task.abort();
-            }
-            keep
-        });
-        for (uid, cookie) in enrolled {
-            if !self.running.contains_key(&uid) {
-                let watcher = watch(Arc::downgrade(agent), uid.clone());
-                let task = self.tasks.spawn(watcher);
-                self.running.insert(uid, (cookie, task));
-            }
-        }
-    }
-}
-
-/// Looks at one pod's redirection whenever something of its kind changes in the namespace, and now and then: soon, for what
-/// changed before this began to listen, and often while connections from before wait to be forgotten.
-async fn watch(agent: Weak<Agent>, uid: String) {
-    let mut announced = match agent.upgrade() {
-        Some(agent) => Announced::of(agent.namespace(&uid).await, BURST),
-        None => return,
-    };
-    let mut pause = SOON;
-    loop {
-        announced.wait(pause).await;
-        let Some(agent) = agent.upgrade() else {
-            return;
-        };
-        let sweep = agent.config.sweep.mul_f64(0.9 + 0.2 * fastrand::f64());
-        pause = match agent.repair(&uid).await {
-            true => (pause * 2).min(sweep),
-            false => sweep,
-        };
-    }
-}
-
-impl Agent {
-    async fn namespace(&self, uid: &str) -> io::Result<Netns> {
-        let sandbox = self.sandboxes.lock_known(uid).await;
-        let sandbox = sandbox.ok_or(io::ErrorKind::NotFound)?;
-        self.reopen(&sandbox).map_err(io::Error::other)
-    }
-}
-
-/// When to try again what did not succeed, and to look whether the last connection of a pod that leaves has ended.
-const RETRY: Duration = Duration::from_secs(1);
-const LONGEST_RETRY: Duration = Duration::from_secs(4);
-/// Until a pod is looked at for the first time.
-const SOON: Duration = Duration::from_secs(1);
-/// Changes come in bursts; one look is enough.
-const BURST: Duration = Duration::from_millis(50);
