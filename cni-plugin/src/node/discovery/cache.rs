@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! <cache>/results/<network>-<container>-<interface>
-//!     {"kind": "cniCacheV1", "containerId": …, "ifName": …, "netns": …, "cniArgs": [["K8S_POD_UID", …], …], …}
+//!     {"kind": "cniCacheV1", "containerId": …, "ifName": …, "netns": …, "cniArgs": [["K8S_POD_UID", …], …], "result": …, …}
 //! ```
+//!
+//! Libraries before 1.3 write no `netns`; there it is the `sandbox` that the result gives for the interface.
 //!
 //! A file is written in place, so it may be seen half written, and stays where DEL never came. Others than the library may
 //! have left files there.
@@ -65,7 +67,7 @@ fn read(path: &Path) -> io::Result<Option<Claim>> {
     let Some(whose) = result.whose() else {
         return Ok(None);
     };
-    let path = PathBuf::from(result.netns);
+    let path = PathBuf::from(result.netns());
     if !path.is_absolute() || result.container_id.is_empty() {
         return Ok(None);
     }
@@ -85,12 +87,39 @@ struct CachedResult {
     kind: String,
     container_id: String,
     #[serde(default)]
+    if_name: String,
+    #[serde(default)]
     netns: String,
     #[serde(default)]
     cni_args: Option<Vec<(String, String)>>,
+    #[serde(default)]
+    result: Option<Printed>,
+}
+
+/// What the plugins printed.
+#[derive(Default, Deserialize)]
+struct Printed {
+    #[serde(default)]
+    interfaces: Vec<Interface>,
+}
+
+#[derive(Deserialize)]
+struct Interface {
+    name: String,
+    #[serde(default)]
+    sandbox: String,
 }
 
 impl CachedResult {
+    fn netns(&self) -> &str {
+        let interfaces = || self.result.iter().flat_map(|result| &result.interfaces);
+        let interface = || interfaces().find(|interface| interface.name == self.if_name);
+        match self.netns.as_str() {
+            "" => interface().map_or("", |interface| &interface.sandbox),
+            netns => netns,
+        }
+    }
+
     fn whose(&self) -> Option<Whose> {
         let arg = |key: &str| {
             let pairs = self.cni_args.iter().flatten();
@@ -207,6 +236,31 @@ mod tests {
             claims(folder.path()).unwrap(),
             [claim(Whose::Uid("u-1".into()))]
         );
+    }
+
+    #[test]
+    fn where_older_libraries_are_the_result_tells() {
+        let mut old = result(json!([["K8S_POD_UID", "u-1"]]));
+        old.as_object_mut().unwrap().remove("netns");
+        let interfaces = |sandbox: &str| {
+            json!([{"name": "veth1", "mac": "1"}, {"name": "eth1", "sandbox": "/run/netns/other"},
+                {"name": "eth0", "mac": "2", "sandbox": sandbox}])
+        };
+        for (printed, found) in [
+            (
+                json!({"interfaces": interfaces("/run/netns/cni-1")}),
+                Some(claim(Whose::Uid("u-1".into()))),
+            ),
+            (json!({"interfaces": interfaces("")}), None),
+            (json!({"ip4": {}}), None),
+            (Value::Null, None),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            old["result"] = printed;
+            fs::write(folder.path().join("pods-c-1-eth0"), old.to_string()).unwrap();
+            let found: Vec<Claim> = found.into_iter().collect();
+            assert_eq!(claims(folder.path()).unwrap(), found, "{old}");
+        }
     }
 
     #[test]
