@@ -21,6 +21,7 @@
 //! ```
 
 mod batch;
+mod chains;
 mod expr;
 mod message;
 mod read;
@@ -28,6 +29,7 @@ mod rule;
 mod set;
 
 pub use batch::{Batch, CommitError};
+pub use chains::SharedChains;
 pub use expr::Expr;
 pub use read::{read_table, table_names};
 pub use rule::Rule;

@@ -29,12 +29,14 @@ use ipnet::IpNet;
 use crate::netns::Netns;
 use crate::nft::{AddressFamily, Batch, CommitError, Family, Table, read_table, table_names};
 
+mod predecessor;
 mod present;
 mod program;
 mod routing;
 mod rule;
 mod settings;
 
+use predecessor::Predecessor;
 use present::{Connections, Ends, OwnAddresses};
 use program::Phase;
 use routing::Routing;
@@ -180,7 +182,7 @@ pub enum Drift {
 
 /// Redirects the traffic of the pod that lives in `netns`, and reads back that it is so.
 ///
-/// Whatever redirection of ours was there is replaced. If it is already right nothing is written but that connections
+/// Whatever redirection of ours was there is replaced, and so is that of Istio's agent. If it is already right nothing is written but that connections
 /// from before it which have ended are forgotten, and counters keep their values. Have ztunnel listen first.
 ///
 /// # Errors
@@ -200,7 +202,7 @@ pub fn apply_to_new(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyE
     let tables = table_names(netns, FAMILY).map_err(ApplyError::Namespace)?;
     let table = match tables.iter().any(|name| name == TABLE) {
         true => Before::Ours,
-        false => Before::None,
+        false => Before::Nothing,
     };
     write(netns, config, &own, &routing, table, || Ok(None))
 }
@@ -229,7 +231,7 @@ pub fn restore(netns: &Netns, config: &RedirectConfig) -> Result<Found, ApplyErr
         });
     };
     let table = match drift {
-        Drift::TableMissing => Before::None,
+        Drift::TableMissing => Before::NotOurs,
         _ => Before::Ours,
     };
     let before = || Connections::read(netns).map(Some);
@@ -240,9 +242,11 @@ pub fn restore(netns: &Netns, config: &RedirectConfig) -> Result<Found, ApplyErr
     })
 }
 
-/// Which table of our name there is.
+/// What redirects already.
 enum Before {
-    None,
+    Nothing,
+    /// Nothing of ours. Who ran the pod's node before may have left something.
+    NotOurs,
     Ours,
 }
 
@@ -259,12 +263,20 @@ fn write(
     routing.check(netns).map_err(ApplyError::Routing)?;
     settings::carry_marks(netns).map_err(ApplyError::Settings)?;
     let wanted = program::table(config, own, Phase::Capture);
+    let predecessor = match table {
+        Before::NotOurs => Predecessor::find(netns).map_err(ApplyError::Namespace)?,
+        Before::Nothing | Before::Ours => Predecessor::default(),
+    };
     let batch = match table {
         // What is deleted has the kernel wait until no packet can be using it, for whatever is done next.
-        Before::None => Batch::new().create(&wanted),
+        Before::Nothing | Before::NotOurs => predecessor.removal().create(&wanted),
         Before::Ours => Batch::new().replace(&wanted),
     };
     batch.commit(netns)?;
+    if predecessor.is_there() {
+        let forgotten = routing.forget_predecessor(netns);
+        forgotten.map_err(ApplyError::Routing)?;
+    }
     // From here on the guards lose what the app begins: nothing but what it has begun before can be answered.
     let before = before().map_err(ApplyError::Namespace)?;
     routing

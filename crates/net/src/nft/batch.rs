@@ -217,7 +217,13 @@ impl Batch {
         self.push(what, table.family, new, NLM_F_CREATE);
     }
 
-    fn push(&mut self, what: String, family: Family, message: NfTablesMessage, flags: u16) {
+    pub(super) fn push(
+        &mut self,
+        what: String,
+        family: Family,
+        message: NfTablesMessage,
+        flags: u16,
+    ) {
         self.steps.push(Step {
             what,
             message: message::envelope(family, message),

@@ -19,10 +19,8 @@ use crate::netns::Netns;
 /// `InvalidData` if it has chains or sets of a kind that [`Table`] cannot describe, so that it cannot be
 /// one of ours; `Interrupted` if rules keep changing; else as netlink.
 pub fn read_table(netns: &Netns, family: Family, name: &str) -> io::Result<Option<Table>> {
-    let mut reader = Reader {
-        conversation: Conversation::open_in(netns, NETLINK_NETFILTER)?,
-        family,
-    };
+    let conversation = Conversation::open_in(netns, NETLINK_NETFILTER)?;
+    let mut reader = Reader::new(conversation, family);
     for _ in 0..ATTEMPTS {
         let before = generation(&mut reader.conversation)?;
         let table = reader.table(name);
@@ -42,20 +40,26 @@ pub fn read_table(netns: &Netns, family: Family, name: &str) -> io::Result<Optio
 /// # Errors
 /// As netlink.
 pub fn table_names(netns: &Netns, family: Family) -> io::Result<Vec<String>> {
-    let mut reader = Reader {
-        conversation: Conversation::open_in(netns, NETLINK_NETFILTER)?,
-        family,
-    };
+    let conversation = Conversation::open_in(netns, NETLINK_NETFILTER)?;
+    let mut reader = Reader::new(conversation, family);
     let tables = reader.tables()?;
     Ok(tables.into_iter().map(|table| table.name).collect())
 }
 
-struct Reader {
+/// Lists what there is of one family.
+pub(super) struct Reader {
     conversation: Conversation,
     family: Family,
 }
 
 impl Reader {
+    pub(super) fn new(conversation: Conversation, family: Family) -> Self {
+        Self {
+            conversation,
+            family,
+        }
+    }
+
     fn table(&mut self, name: &str) -> io::Result<Option<Table>> {
         let found = self.tables()?.into_iter().find(|table| table.name == name);
         let Some(mut table) = found else {
@@ -124,7 +128,7 @@ impl Reader {
         Ok(())
     }
 
-    fn list(
+    pub(super) fn list(
         &mut self,
         question: NfTablesMessage,
     ) -> io::Result<impl Iterator<Item = NfTablesMessage> + use<>> {

@@ -30,6 +30,7 @@ use netlink_packet_route::{AddressFamily as Af, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::libc;
 
+use super::predecessor::Predecessor;
 use super::present::{Connections, Ends, OwnAddresses};
 use super::rule::{Leads, Rule};
 use super::{Drift, RedirectConfig, program, settings};
@@ -154,6 +155,15 @@ impl<'a> Routing<'a> {
             delete(&mut conversation, family, rule)?;
         }
         Ok(())
+    }
+
+    /// Deletes the routing rule of whoever redirected the pod before us.
+    pub(super) fn forget_predecessor(&self, netns: &Netns) -> io::Result<()> {
+        let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
+        let rule = Predecessor::routing_rule();
+        self.families
+            .iter()
+            .try_for_each(|&family| delete(&mut conversation, family, &rule))
     }
 
     /// Captures these connections alone, and whatever they may be no others.

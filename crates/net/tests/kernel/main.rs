@@ -15,6 +15,7 @@ mod changes;
 mod listeners;
 mod netns;
 mod nft;
+mod predecessor;
 mod probe_table;
 mod probes;
 mod process;
