@@ -3,17 +3,23 @@
 #
 #   scripts/peers.sh build    a C compiler and make: the cryptography and the allocator contain C
 #   scripts/peers.sh test     what `make test` needs
+#   scripts/peers.sh runtime  a container runtime; without it one test says that it is skipped
 #   scripts/peers.sh bench    what `make bench` needs besides: web server and load generators
 #   scripts/peers.sh check    the same list, nothing installed; fails where something is missing
 set -euo pipefail
 
-# Servers live where an ordinary user's PATH does not look.
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# Servers and network plugins live where an ordinary user's PATH does not look.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/cni
 
 # One line per program: the program, and the package that has it.
 readonly BUILD='
 cc      gcc
 make    make
+'
+readonly RUNTIME='
+containerd  containerd
+runc        runc
+ptp         containernetworking-plugins
 '
 readonly BENCH='
 nginx   nginx-light
@@ -24,9 +30,10 @@ iperf3  iperf3
 wanted() {
     case $1 in
     build | test) echo "$BUILD" ;;
+    runtime) echo "$RUNTIME" ;;
     bench | check) echo "$BUILD$BENCH" ;;
     *)
-        echo "usage: scripts/peers.sh build|test|bench|check" >&2
+        echo "usage: scripts/peers.sh build|test|runtime|bench|check" >&2
         exit 2
         ;;
     esac
@@ -77,6 +84,14 @@ install() {
     done
 }
 
+# The package starts a container runtime on this machine, which nobody asked for.
+stop_containerd() {
+    if [ -d /run/systemd/system ]; then
+        echo "peers: disabling the containerd service (only the program is used)"
+        as_root systemctl -q disable --now containerd || true
+    fi
+}
+
 # The package starts a web server on port 80 of this machine, which nobody asked for.
 stop_nginx() {
     if [ -d /run/systemd/system ]; then
@@ -100,6 +115,7 @@ main() {
     trap 'rm -f "$LOG"' EXIT
     install "$packages"
     case $packages in *nginx*) stop_nginx ;; esac
+    case $packages in *containerd*) stop_containerd ;; esac
     packages=$(missing "$programs")
     if [ -n "$packages" ]; then
         echo "peers: installed, but its program is still not found:" $packages >&2
