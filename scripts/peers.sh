@@ -81,6 +81,10 @@ install() {
             echo "peers: cannot install $package" >&2
             return 1
         }
+        case $package in
+        nginx*) stop_nginx ;;
+        containerd) stop_containerd ;;
+        esac
     done
 }
 
@@ -114,8 +118,6 @@ main() {
     LOG=$(mktemp)
     trap 'rm -f "$LOG"' EXIT
     install "$packages"
-    case $packages in *nginx*) stop_nginx ;; esac
-    case $packages in *containerd*) stop_containerd ;; esac
     packages=$(missing "$programs")
     if [ -n "$packages" ]; then
         echo "peers: installed, but its program is still not found:" $packages >&2

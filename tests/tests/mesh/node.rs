@@ -7,7 +7,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tulle_lab::{Mesh, Pod, PodSpec, sandbox::Sandbox};
+use tulle_lab::{Mesh, Pod, PodSpec, sandbox::Sandbox, wait_for};
 use tulle_net::{
     Netns,
     listeners::listening,
@@ -273,7 +273,11 @@ pub(crate) async fn refused_by_ztunnel(sandbox: Sandbox) -> Result<()> {
 
     mesh.mark_pod(LEGACY, MODE, None)?;
     mesh.label_pod(LEGACY, MODE, None).await?;
-    let _taken = mesh.pod(LEGACY).listen(15008)?;
+    // ztunnel is told last that the pod has left.
+    let _taken = wait_for("ztunnel has given the port up", world::SOON, async || {
+        mesh.pod(LEGACY).listen(15008).ok()
+    })
+    .await?;
     mesh.mark_pod(LEGACY, MODE, Some("ambient"))?;
     eventually("it is told of", async || {
         fs::read_to_string(&status).is_ok_and(|text| text.contains("pending"))

@@ -29,19 +29,24 @@ impl Agent {
         let mut ztunnels = self.zds.connected();
         let mut enrolled = self.enrolled.subscribe();
         let (mut settling, mut watchers) = (Settling::default(), Watchers::default());
+        let (mut first, mut connected) = (true, 0);
         loop {
             let complete = objects.borrow_and_update().is_complete();
             enrolled.mark_unchanged();
             let search_again = search.round(&self).await;
             self.tell_of_unfit();
             settling.all(&self);
-            if complete && !*self.caught_up.borrow() {
-                settling.finish(&self).await;
-                self.caught_up.send_replace(true);
+            if complete && first {
+                settling.is_first_round();
+                first = false;
             }
             // A pod whose end nobody told of is found out by looking.
             let look_again = search_again.min(Instant::now() + self.config.sweep);
             loop {
+                if !first && settling.first_round_is_over() {
+                    self.caught_up
+                        .send_if_modified(|done| !std::mem::replace(done, true));
+                }
                 watchers.keep(&self);
                 self.metrics.stages(self.stages());
                 tokio::select! {
@@ -52,7 +57,12 @@ impl Agent {
                     // By the plugin, meanwhile.
                     Ok(()) = enrolled.changed() => break,
                     // Most often it is ztunnel that was missing; nothing tells of the end of other obstacles.
-                    Ok(()) = ztunnels.changed() => settling.retry(),
+                    Ok(()) = ztunnels.changed() => {
+                        let before = std::mem::replace(&mut connected, *ztunnels.borrow_and_update());
+                        if connected > before {
+                            settling.retry();
+                        }
+                    }
                     () = settling.progress(&self) => {}
                     () = sleep_until(look_again) => break,
                 }

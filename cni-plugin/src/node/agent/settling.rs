@@ -1,7 +1,11 @@
 //! Bringing pods in line with their labels, each in a task of its own: one that takes long, or that cannot be helped, holds
 //! up no other.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     task::{AbortHandle, JoinSet},
@@ -29,6 +33,8 @@ pub(super) struct Settling {
     /// By UID.
     working: HashMap<String, Work>,
     later: HashMap<String, Later>,
+    /// Those of the first round that have not ended yet.
+    first: HashSet<String>,
 }
 
 struct Work {
@@ -90,17 +96,23 @@ impl Settling {
             Some(ended) = self.tasks.join_next() => match ended {
                 Ok((uid, wanted, settled)) => self.ended(agent, uid, wanted, settled),
                 // It panicked, and has told.
-                Err(_) => self.working.retain(|_, work| !work.task.is_finished()),
+                Err(_) => {
+                    self.working.retain(|_, work| !work.task.is_finished());
+                    self.first.retain(|uid| self.working.contains_key(uid));
+                }
             },
             (uid, wanted) = again => self.begin(agent, uid, wanted),
         }
     }
 
-    /// Waits for all that has begun.
-    pub(super) async fn finish(&mut self, agent: &Arc<Agent>) {
-        while !self.working.is_empty() {
-            self.progress(agent).await;
-        }
+    /// What has begun until now is the first round.
+    pub(super) fn is_first_round(&mut self) {
+        self.first = self.working.keys().cloned().collect();
+    }
+
+    /// Whether each pod of the first round has been tried.
+    pub(super) fn first_round_is_over(&self) -> bool {
+        self.first.is_empty()
     }
 
     fn begin(&mut self, agent: &Arc<Agent>, uid: String, wanted: Option<Decision>) {
@@ -133,7 +145,12 @@ impl Settling {
         wanted: Option<Decision>,
         settled: Settled,
     ) {
-        let again = self.working.remove(&uid).is_some_and(|work| work.again);
+        self.first.remove(&uid);
+        // What was asked for when it began may be asked for again by now, and something else in between.
+        let again = self.working.remove(&uid).is_some_and(|work| {
+            let other = wanted.is_some() && wanted != work.wanted;
+            work.again || other
+        });
         let before = self.later.remove(&uid);
         let longest = match settled {
             Settled::Done => None,

@@ -13,6 +13,7 @@ use tulle_net::{
     Netns,
     redirect::{self, Drift},
 };
+use tulle_zds::AddError;
 
 use super::{
     Agent, AgentError, blocking, descriptor, pod_info,
@@ -83,6 +84,9 @@ impl Agent {
         };
         for ignored in &options.ignored {
             warn!(%key, "{ignored}");
+        }
+        if *self.zds.connected().borrow() == 0 {
+            return Err(AddError::NotConnected.into());
         }
         sandbox.options = options.clone();
         // Before anything is done: whoever comes after us finishes it, or undoes it.

@@ -17,6 +17,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_json::Value;
 use tracing::{debug, warn};
 
 use super::{Claim, Source, Whose, read_bounded};
@@ -92,32 +93,23 @@ struct CachedResult {
     netns: String,
     #[serde(default)]
     cni_args: Option<Vec<(String, String)>>,
+    /// What the plugins printed, of any version.
     #[serde(default)]
-    result: Option<Printed>,
-}
-
-/// What the plugins printed.
-#[derive(Default, Deserialize)]
-struct Printed {
-    #[serde(default)]
-    interfaces: Vec<Interface>,
-}
-
-#[derive(Deserialize)]
-struct Interface {
-    name: String,
-    #[serde(default)]
-    sandbox: String,
+    result: Value,
 }
 
 impl CachedResult {
     fn netns(&self) -> &str {
-        let interfaces = || self.result.iter().flat_map(|result| &result.interfaces);
-        let interface = || interfaces().find(|interface| interface.name == self.if_name);
-        match self.netns.as_str() {
-            "" => interface().map_or("", |interface| &interface.sandbox),
-            netns => netns,
+        if !self.netns.is_empty() {
+            return &self.netns;
         }
+        let interfaces = self.result.get("interfaces").and_then(Value::as_array);
+        let mut sandboxes = interfaces.into_iter().flatten().filter_map(|interface| {
+            let name = interface.get("name")?.as_str()?;
+            let sandbox = interface.get("sandbox")?.as_str()?;
+            (name == self.if_name && !sandbox.is_empty()).then_some(sandbox)
+        });
+        sandboxes.next().unwrap_or_default()
     }
 
     fn whose(&self) -> Option<Whose> {
@@ -148,7 +140,7 @@ const MOST_FILES: usize = 50_000;
 mod tests {
     use std::time::Duration;
 
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -252,6 +244,10 @@ mod tests {
                 Some(claim(Whose::Uid("u-1".into()))),
             ),
             (json!({"interfaces": interfaces("")}), None),
+            (
+                json!({"interfaces": [null, {"sandbox": "/run/netns/cni-1"}]}),
+                None,
+            ),
             (json!({"ip4": {}}), None),
             (Value::Null, None),
         ] {
