@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 use tulle_identity::{CaClient, SvidStore, WallClock};
-use tulle_net::memory::release_code;
+use tulle_net::memory::release_program;
 use tulle_runtime::{
     http::{Listen, Router, Server, ServerConfig},
     log::LogHandle,
@@ -235,8 +235,8 @@ async fn start_state(
 async fn release_memory() -> Infallible {
     sleep(STARTED).await;
     loop {
-        if let Err(error) = release_code() {
-            debug!(%error, "code stays mapped");
+        if let Err(error) = release_program() {
+            debug!(%error, "the program stays mapped");
         }
         sleep(RELEASE_MEMORY).await;
     }

@@ -10,6 +10,7 @@ use tulle_cni_plugin::node::{
     config::{Args, Invocation, UninstallArgs},
     install::{self, Plugin},
 };
+use tulle_net::memory::share_heap;
 use tulle_runtime::{log, process, signal::Shutdown};
 
 fn main() -> ExitCode {
@@ -28,6 +29,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
+    // Blocking work goes to threads that come and go; each would leave a heap of its own behind.
+    share_heap();
     let _log = log::init(args.log())?;
     process::raise_open_file_limit().context("cannot raise the limit of open files")?;
     let config = args.into_config();

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use tulle_manifest::source::directory::{Directory, DirectoryConfig};
 use tulle_net::{
     Netns,
-    memory::release_code,
+    memory::{release_heap, release_program},
     probes::{HostProbes, ProbeConfig, kubelet_uid},
 };
 use tulle_runtime::{
@@ -142,13 +142,14 @@ impl App {
     }
 }
 
-/// Most code runs at the start, or when pods come in numbers. Now and then what is not in use is given up.
+/// Most memory serves at the start, or when pods come in numbers. Now and then what is not in use is given up.
 async fn release_memory() {
     sleep(STARTED).await;
     loop {
-        if let Err(error) = release_code() {
-            debug!(%error, "code stays mapped");
+        if let Err(error) = release_program() {
+            debug!(%error, "the program stays mapped");
         }
+        release_heap();
         sleep(RELEASE_MEMORY).await;
     }
 }

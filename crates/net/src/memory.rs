@@ -8,10 +8,10 @@ use std::ptr::NonNull;
 use nix::libc::c_void;
 use nix::sys::mman::{MmapAdvise, madvise};
 
-/// Unmaps the pages of program code, this program's and its libraries'. Returns how many bytes were mapped.
+/// Unmaps the pages of program code and constants, this program's and its libraries'. Returns how many bytes were mapped.
 ///
-/// What still runs is mapped again at its next use, from the page cache: a minor fault for 64 KiB. What ran only at the
-/// start no longer counts as the process's, and the kernel may use its memory for something else.
+/// What is still in use is mapped again when it is needed, from the page cache: a minor fault for 64 KiB. What served only
+/// at the start no longer counts as the process's, and the kernel may use its memory for something else.
 ///
 /// Code that somebody has changed in memory, with a debugger's breakpoint for instance, is left alone.
 ///
@@ -19,11 +19,11 @@ use nix::sys::mman::{MmapAdvise, madvise};
 ///
 /// # Errors
 /// If `/proc/self/smaps` cannot be read, or the kernel refuses.
-pub fn release_code() -> io::Result<u64> {
+pub fn release_program() -> io::Result<u64> {
     let smaps = fs::read_to_string("/proc/self/smaps")?;
     let mut released = 0;
-    for code in mappings(&smaps).filter(Mapping::is_pristine_code) {
-        let Some(start) = NonNull::new(code.range.start as *mut c_void) else {
+    for mapping in mappings(&smaps).filter(Mapping::is_pristine) {
+        let Some(start) = NonNull::new(mapping.range.start as *mut c_void) else {
             continue;
         };
         #[expect(unsafe_code, reason = "the kernel is told which memory to drop")]
@@ -32,9 +32,9 @@ pub fn release_code() -> io::Result<u64> {
         // that mapping, since nothing here unloads code. Only a debugger could change a page in between, and only its
         // breakpoint would be lost.
         unsafe {
-            madvise(start, code.range.len(), MmapAdvise::MADV_DONTNEED)?;
+            madvise(start, mapping.range.len(), MmapAdvise::MADV_DONTNEED)?;
         }
-        released += code.resident;
+        released += mapping.resident;
     }
     Ok(released)
 }
@@ -51,8 +51,10 @@ struct Mapping {
 }
 
 impl Mapping {
-    fn is_pristine_code(&self) -> bool {
-        self.is_file && self.permissions == "r-xp" && self.anonymous == 0
+    /// Whether the file holds all that is in memory: code or constants, as they were loaded.
+    fn is_pristine(&self) -> bool {
+        let is_fixed = matches!(self.permissions.as_str(), "r-xp" | "r--p");
+        self.is_file && is_fixed && self.anonymous == 0
     }
 
     /// Reads the line that a mapping begins with: range, permissions, offset, device, inode, path.
@@ -86,16 +88,43 @@ fn mappings(smaps: &str) -> impl Iterator<Item = Mapping> {
     all.into_iter()
 }
 
+/// Keeps the heap in one arena, whatever the number of threads: for a program whose work is not allocating.
+///
+/// The C library otherwise gives each thread that finds the heap busy an arena of its own, up to eight for each processor, and
+/// what a thread has freed there is of use to no other. A C library without arenas is left as it is.
+///
+/// Call it before there are threads. Spec: `mallopt(3)`, `M_ARENA_MAX`.
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "the C library's allocator is configured")]
+    // SAFETY: takes two numbers and touches nothing of ours.
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives free pages of the heap back to the kernel.
+///
+/// Spec: `malloc_trim(3)`; it does nothing with another C library.
+pub fn release_heap() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "the C library's allocator gives up free pages")]
+    // SAFETY: the allocator takes its own locks, and only pages without an allocation are dropped.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_unchanged_code_of_files_counts() {
+    fn only_what_the_files_still_hold_counts() {
         let smaps = "\
 55c280d53000-55c280e00000 r--p 00000000 fe:00 4711                       /usr/bin/ztunnel
 Rss:                1368 kB
-Anonymous:             0 kB
+Anonymous:             4 kB
 55c280e00000-55c280e02000 r-xp 000ad000 fe:00 4711                       /usr/bin/ztunnel
 Size:                  8 kB
 Rss:                   8 kB
@@ -104,28 +133,41 @@ VmFlags: rd ex mr mw me sd
 55c280e02000-55c280e04000 r-xp 000af000 fe:00 4711                       /usr/lib/a library with a breakpoint.so
 Rss:                   8 kB
 Anonymous:             4 kB
+55c280e04000-55c280e06000 rw-p 000b1000 fe:00 4711                       /usr/bin/ztunnel
+Rss:                   8 kB
+Anonymous:             0 kB
+55c280e06000-55c280e08000 r--p 000b3000 fe:00 4711                       /usr/bin/ztunnel
+Rss:                   4 kB
+Anonymous:             0 kB
 7fff97eab000-7fff97ead000 r-xp 00000000 00:00 0                          [vdso]
 Rss:                   4 kB
 Anonymous:             0 kB
 ";
-        let code: Vec<_> = mappings(smaps).filter(Mapping::is_pristine_code).collect();
-        let expected = Mapping {
+        let pristine: Vec<_> = mappings(smaps).filter(Mapping::is_pristine).collect();
+        let code = Mapping {
             range: 0x55c2_80e0_0000..0x55c2_80e0_2000,
             permissions: "r-xp".to_owned(),
             is_file: true,
             resident: 8192,
             anonymous: 0,
         };
-        assert_eq!(code, [expected]);
+        let constants = Mapping {
+            range: 0x55c2_80e0_6000..0x55c2_80e0_8000,
+            permissions: "r--p".to_owned(),
+            is_file: true,
+            resident: 4096,
+            anonymous: 0,
+        };
+        assert_eq!(pristine, [code, constants]);
     }
 
     #[test]
     fn released_code_runs_on() {
-        let released = release_code().unwrap();
+        let released = release_program().unwrap();
         assert!(released > 0);
         // This very function was unmapped, and so was the library that prints.
         assert_eq!(
-            format!("{:?}", release_code().map(|_| "runs")),
+            format!("{:?}", release_program().map(|_| "runs")),
             "Ok(\"runs\")"
         );
     }

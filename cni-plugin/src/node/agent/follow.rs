@@ -82,6 +82,20 @@ impl Agent {
             .collect()
     }
 
+    /// Whether there is surely nothing to do for a pod that is in the mesh. Most are in line at most times, and a task for each of
+    /// them at every change would cost memory for nothing.
+    pub(super) fn is_in_line(&self, uid: &str, wanted: Option<&Decision>) -> bool {
+        let (Some(Decision::Enroll(options)), Ok(Some(sandbox))) =
+            (wanted, self.sandboxes.try_lock_known(uid))
+        else {
+            return false;
+        };
+        let told = self.statuses.borrow().get(uid).is_some_and(|status| {
+            status.redirection == Some(Redirection::Enabled) && status.problem.is_none()
+        });
+        told && sandbox.stage == Stage::Enrolled(self.redirect(options))
+    }
+
     /// Brings one pod in line with its labels. Returns what they asked for, and how far it has come.
     pub(super) async fn settle(&self, uid: &str) -> (Option<Decision>, Settled) {
         let Some(mut sandbox) = self.sandboxes.lock_known(uid).await else {

@@ -62,6 +62,7 @@ impl Settling {
             match (self.working.get_mut(&uid), self.later.get(&uid)) {
                 (Some(work), _) => work.again |= work.wanted != wanted,
                 (None, Some(later)) if later.wanted == wanted => {}
+                (None, None) if agent.is_in_line(&uid, wanted.as_ref()) => {}
                 (None, _) => self.begin(agent, uid, wanted),
             }
         }
