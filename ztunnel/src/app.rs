@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 use tulle_identity::{CaClient, SvidStore, WallClock};
-use tulle_net::memory::release_program;
+use tulle_net::{Netns, memory::release_program};
 use tulle_runtime::{
     http::{Listen, Router, Server, ServerConfig},
     log::LogHandle,
@@ -34,6 +34,7 @@ use crate::{
     admin::Admin,
     certificates,
     config::{Config, LocalSource},
+    dns::NameServers,
     local,
     pods::{PodTable, Pods},
     proxy::Shared,
@@ -100,12 +101,14 @@ impl App {
             "certificate prefetch"
         });
 
+        let own_netns = Netns::current().context("own network namespace")?;
         let shared = Arc::new(Shared {
             snapshots: snapshots.clone(),
             svids: svids.clone(),
             metrics: Metrics::default(),
             settings: config.proxy_settings(),
             network: config.network.as_str().into(),
+            name_servers: NameServers::new(config.resolv_conf.clone(), own_netns),
         });
         let workers = (0..config.worker_threads.get())
             .map(|index| Worker::start(index, shared.clone()))

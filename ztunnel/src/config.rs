@@ -17,6 +17,7 @@
 //! | `TULLE_WORKLOAD_WAIT` | 5s | a connection waits so long for its own pod to become known |
 //! | `TULLE_POOL_MAX_CONNECTIONS` | 1024 | pooled connections of one pod |
 //! | `TULLE_MAX_IDENTITIES` | 4096 | identities that certificates are held for |
+//! | `TULLE_RESOLV_CONF` | /etc/resolv.conf | names the name servers that are asked for what is not the mesh's |
 //! | `TULLE_ADMIN_ADDR` | 15000 | admin server: port, or loopback address and port |
 //! | `TULLE_STATS_ADDR` | 15020 | metrics: port of all addresses, or address and port |
 //! | `TULLE_READINESS_ADDR` | 15021 | readiness: the same |
@@ -40,6 +41,7 @@ pub use variables::ConfigError;
 use variables::Variables;
 
 mod control;
+mod dns;
 mod dump;
 mod mesh;
 mod parse;
@@ -76,6 +78,8 @@ pub struct Config {
     pub ca: CaClientConfig,
     /// Certificates of the pods.
     pub svids: SvidStoreConfig,
+    /// The file that names this host's name servers. Default `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
     /// The data path, limits for all threads together.
     pub proxy: ProxySettings,
 }
@@ -155,7 +159,11 @@ impl Config {
             xds: control::xds(&variables, &defaults, sources.exists)?,
             ca: control::ca(&variables, &defaults, sources.exists)?,
             svids: control::svids(&variables)?,
-            proxy: sockets::proxy(&variables)?,
+            resolv_conf: variables
+                .text("TULLE_RESOLV_CONF")
+                .unwrap_or_else(|| RESOLV_CONF.to_owned())
+                .into(),
+            proxy: sockets::proxy(&variables, &defaults)?,
         })
     }
 
@@ -242,6 +250,7 @@ fn drain_deadline(variables: &Variables<'_>) -> Result<Duration, ConfigError> {
 
 const MESH_FILE: &str = "./etc/istio/config/mesh";
 const ZDS_SOCKET: &str = "/var/run/ztunnel/ztunnel.sock";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 const ADMIN_PORT: u16 = 15000;
 const STATS_PORT: u16 = 15020;
 const READINESS_PORT: u16 = 15021;

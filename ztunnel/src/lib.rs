@@ -7,6 +7,7 @@ pub mod app;
 pub mod build_info;
 pub mod certificates;
 pub mod config;
+pub mod dns;
 pub mod dump;
 pub mod local;
 pub mod pods;

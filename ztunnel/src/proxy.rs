@@ -23,7 +23,7 @@ mod settings;
 
 pub use handshakes::Handshakes;
 pub use listen::{PodListeners, open_listeners};
-pub use live::{Closed, ConnectionDump, LiveConnections};
+pub use live::{Closed, ConnectionDump, LiveConnections, Opening};
 pub use pod::{Pod, PodSpec, Shared, ThreadContext};
 pub use serve::serve;
 pub use settings::ProxySettings;

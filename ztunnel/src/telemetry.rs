@@ -2,10 +2,12 @@
 
 mod access;
 mod control;
+mod dns;
 mod labels;
 mod metrics;
 
 pub use access::{AccessRecord, early_failure};
 pub use control::ControlMetrics;
+pub use dns::{DnsLabels, DnsMetrics};
 pub use labels::{Reporter, ResponseFlag, SecurityPolicy, TrafficLabels, WorkloadLabels};
 pub use metrics::{Metrics, SharedMeter, Traffic, TrafficCache, TrafficMeter};

@@ -138,6 +138,15 @@ pub struct Args {
         action = clap::ArgAction::Set
     )]
     ipv6: bool,
+    /// Whether ztunnel answers the DNS queries of pods whose annotation says nothing about it.
+    #[arg(
+        long,
+        env = "AMBIENT_DNS_CAPTURE",
+        value_name = "BOOL",
+        default_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    dns_capture: bool,
     /// What is logged: a level, or targets with levels.
     #[arg(
         long,
@@ -263,6 +272,7 @@ impl Args {
                 },
                 redirect: RedirectConfig {
                     ipv6: self.ipv6,
+                    dns_capture: self.dns_capture.then_some(DNS_PORT),
                     ..RedirectConfig::default()
                 },
                 dns_port: DNS_PORT,

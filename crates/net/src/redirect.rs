@@ -78,7 +78,7 @@ pub struct RedirectConfig {
     pub probe_v4: Ipv4Addr,
     /// The same for IPv6. Default fd16:9254:7127:1337:ffff:ffff:ffff:ffff.
     pub probe_v6: Ipv6Addr,
-    /// Where ztunnel answers DNS queries of the app, on loopback. Default: DNS is not captured.
+    /// Where ztunnel answers DNS queries of the app, on loopback; none are captured without. Default 15053.
     pub dns_capture: Option<u16>,
     /// Interfaces of virtual machines or inner containers: what arrives there counts as sent by the
     /// app. Default: none.
@@ -113,7 +113,7 @@ impl Default for RedirectConfig {
             probe_v6: Ipv6Addr::new(
                 0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff,
             ),
-            dns_capture: None,
+            dns_capture: Some(15053),
             virtual_interfaces: BTreeSet::new(),
             exclude_inbound_ports: BTreeSet::new(),
             exclude_outbound_ports: BTreeSet::new(),

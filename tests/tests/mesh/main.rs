@@ -9,6 +9,7 @@ use tulle_tests::{case, harness};
 mod agent;
 mod churn;
 mod control;
+mod dns;
 mod isolation;
 mod local;
 mod node;
@@ -32,6 +33,10 @@ fn main() -> ExitCode {
         case!(agent::killed_and_restarted),
         case!(agent::catches_up),
         case!(churn::two_hundred_pods).limit(Duration::from_secs(150)),
+        case!(dns::services),
+        case!(dns::forwarded),
+        case!(dns::loopback),
+        case!(dns::left_alone),
         case!(isolation::proxy_ports),
         case!(local::file_is_reloaded),
         case!(node::agent_killed_at_each_step).limit(Duration::from_secs(120)),

@@ -67,6 +67,13 @@ pub(super) fn dump(config: &Config) -> Value {
             "maxConnectionsPerPod": proxy.max_connections,
             "maxHandshakesPerPod": proxy.max_handshakes,
         },
+        "dns": proxy.dns.as_ref().map(|dns| json!({
+            "addresses": dns.addresses,
+            "port": dns.port,
+            "clusterDomain": dns.domain,
+            "preferredNamespace": dns.preferred,
+            "resolvConf": config.resolv_conf,
+        })),
         "http2": {
             "windowSize": proxy.http2.stream_window,
             "connectionWindowSize": proxy.http2.connection_window,

@@ -5,11 +5,17 @@ use tulle_net::socket::Keepalive;
 
 use std::time::Duration;
 
+use super::dns;
+use super::mesh::ProxyConfig;
 use super::parse;
 use super::variables::{ConfigError, Variables};
 use crate::proxy::ProxySettings;
 
-pub(super) fn proxy(variables: &Variables<'_>) -> Result<ProxySettings, ConfigError> {
+pub(super) fn proxy(
+    variables: &Variables<'_>,
+    defaults: &ProxyConfig,
+) -> Result<ProxySettings, ConfigError> {
+    let ipv6 = variables.boolean("IPV6_ENABLED")?.unwrap_or(true);
     let handshake_timeout = variables
         .duration("TULLE_HANDSHAKE_TIMEOUT")?
         .unwrap_or(HANDSHAKE_TIMEOUT);
@@ -22,7 +28,7 @@ pub(super) fn proxy(variables: &Variables<'_>) -> Result<ProxySettings, ConfigEr
             .unwrap_or(MARK),
         original_source: variables.boolean("ENABLE_ORIG_SRC")?,
         reuse_port: variables.boolean("INPOD_PORT_REUSE")?.unwrap_or(true),
-        ipv6: variables.boolean("IPV6_ENABLED")?.unwrap_or(true),
+        ipv6,
         keepalive: keepalive(variables)?,
         connect_timeout: variables
             .duration("TULLE_CONNECT_TIMEOUT")?
@@ -39,6 +45,7 @@ pub(super) fn proxy(variables: &Variables<'_>) -> Result<ProxySettings, ConfigEr
             .unwrap_or(MAX_HANDSHAKES),
         http2: http2(variables)?,
         pool: pool(variables, handshake_timeout)?,
+        dns: dns::dns(variables, defaults, ipv6)?,
     })
 }
 

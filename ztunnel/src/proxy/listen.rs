@@ -11,8 +11,9 @@ use tulle_net::{
 };
 
 use super::ProxySettings;
+use crate::dns::DnsSockets;
 
-/// The three listeners of one pod for one thread.
+/// The listeners of one pod for one thread.
 pub struct PodListeners {
     /// Captures what the app sends.
     pub outbound: std::net::TcpListener,
@@ -20,6 +21,8 @@ pub struct PodListeners {
     pub inbound: std::net::TcpListener,
     /// Where tunnels end.
     pub hbone: std::net::TcpListener,
+    /// Where the app's DNS queries arrive. One thread has them: there are few.
+    pub dns: Option<DnsSockets>,
     /// Whether sockets may carry other addresses than the pod's own.
     pub transparent: bool,
 }
@@ -34,8 +37,11 @@ pub fn open_listeners(
     threads: usize,
 ) -> io::Result<Vec<PodListeners>> {
     hand_over_what_waits(netns);
+    let mut dns = settings.dns.as_ref();
     (0..threads)
         .map(|_| {
+            let dns = dns.take();
+            let dns = dns.map(|dns| DnsSockets::open(netns, dns, settings));
             let outbound = open(netns, settings, threads, settings.outbound_port)?;
             let inbound = open(netns, settings, threads, settings.inbound_port)?;
             let hbone = open(netns, settings, threads, settings.hbone_port)?;
@@ -44,6 +50,7 @@ pub fn open_listeners(
                 outbound: outbound.socket,
                 inbound: inbound.socket,
                 hbone: hbone.socket,
+                dns: dns.transpose()?,
             })
         })
         .collect()

@@ -20,6 +20,7 @@ use tulle_zds::PodInfo;
 
 use super::{Handshakes, LiveConnections, ProxySettings, live::Closed};
 use crate::{
+    dns::NameServers,
     route::baggage,
     state::{PolicyEpoch, Snapshot, SnapshotReader, Workload},
     telemetry::{Metrics, TrafficCache},
@@ -48,6 +49,8 @@ pub struct Shared {
     pub settings: ProxySettings,
     /// Our own network.
     pub network: Arc<str>,
+    /// Who is asked for names that are not the mesh's.
+    pub name_servers: NameServers,
 }
 
 /// What all pods of one thread share.

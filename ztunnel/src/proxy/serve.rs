@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::{Pod, PodListeners, inbound, outbound, passthrough};
+use crate::dns;
 
 /// Serves a pod until it is let go or the process drains: then listeners close, and connections run on.
 ///
@@ -20,6 +21,9 @@ pub fn serve(pod: &Rc<Pod>, listeners: PodListeners) -> io::Result<()> {
     spawn_local(accept(pod.clone(), outbound, "outbound", outbound::handle));
     spawn_local(accept(pod.clone(), inbound, "inbound", passthrough::handle));
     spawn_local(accept(pod.clone(), hbone, "hbone", inbound::handle));
+    if let Some(sockets) = listeners.dns {
+        dns::serve(pod, sockets)?;
+    }
     Ok(())
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use tulle_hbone::{PoolSettings, Settings};
 use tulle_net::socket::Keepalive;
 
+use crate::dns::DnsSettings;
+
 /// What the data path is told at start.
 #[derive(Clone, Debug)]
 pub struct ProxySettings {
@@ -38,11 +40,15 @@ pub struct ProxySettings {
     pub http2: Settings,
     /// Connection pool.
     pub pool: PoolSettings,
+    /// Mesh DNS, if pods have it. Default: they have.
+    pub dns: Option<DnsSettings>,
 }
 
 impl ProxySettings {
     /// Whether a port is one of ours: connecting there through ourselves would loop.
     pub fn is_own_port(&self, port: u16) -> bool {
+        let dns = self.dns.as_ref().map(|dns| dns.port);
         [self.outbound_port, self.inbound_port, self.hbone_port].contains(&port)
+            || dns == Some(port)
     }
 }

@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use tulle_hbone::Meter;
 
-use super::{ResponseFlag, TrafficLabels};
+use super::{DnsMetrics, ResponseFlag, TrafficLabels};
 
 /// Counters of the whole process. Handles are resolved once per connection, see [`TrafficCache`].
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,8 @@ pub struct Metrics {
     pub pods_started: Counter,
     /// Pods let go so far.
     pub pods_stopped: Counter,
+    /// What pods ask by DNS.
+    pub dns: DnsMetrics,
 }
 
 /// Why something was refused early: one of a few words.
@@ -75,6 +77,7 @@ impl Metrics {
             "Bytes from server to client",
             self.sent.clone(),
         );
+        self.dns.register(istio);
         let tulle = registry.sub_registry_with_prefix("tulle");
         tulle.register(
             "connections_refused",

@@ -1,0 +1,347 @@
+//! Names: those of services are answered in the pod that asks, all others by the node's name servers.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, ensure};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    task::JoinSet,
+};
+use tulle_lab::{Mesh, Pod, Program, sandbox::Sandbox};
+use tulle_net::{Netns, udp};
+
+use crate::{
+    traffic::{eventually, soon},
+    world::{self, CART, LEGACY, NEIGHBOUR, VISITOR, WEB, same_family},
+};
+
+/// What the C library makes of names, by UDP and by TCP: the mesh answers, whatever server the app has.
+pub(crate) async fn services(sandbox: Sandbox) -> Result<()> {
+    let (mesh, files) = start(&sandbox).await?;
+    let service = mesh.lab().service(WEB).addresses().to_vec();
+    // Nobody listens there.
+    let server = mesh.pod(NEIGHBOUR).ip();
+    files.name_servers(&[server])?;
+    for options in ["ndots:5", "ndots:5 use-vc", "ndots:5 edns0"] {
+        let search = "shop.svc.cluster.local svc.cluster.local cluster.local";
+        let conf = files.write(
+            "client.conf",
+            &format!("nameserver {server}\nsearch {search}\noptions {options} attempts:1\n"),
+        )?;
+        for name in [
+            "web",
+            "web.shop",
+            "web.shop.svc",
+            "web.shop.svc.cluster.local",
+        ] {
+            for address in &service {
+                let family = if address.is_ipv4() {
+                    "ahostsv4"
+                } else {
+                    "ahostsv6"
+                };
+                let found = getent(mesh.pod(CART), &conf, family, name).await?;
+                ensure!(
+                    found == [*address],
+                    "{name} with {options}: {found:?}, not {address}"
+                );
+            }
+        }
+        let unknown = getent(mesh.pod(CART), &conf, "ahosts", "nobody.example").await?;
+        ensure!(unknown.is_empty(), "nobody.example: {unknown:?}");
+        let outside = getent(mesh.pod(VISITOR), &conf, "ahosts", "web.shop").await?;
+        ensure!(outside.is_empty(), "outside the mesh: {outside:?}");
+    }
+    let metrics = mesh.ztunnel("node1").metrics().await?;
+    for protocol in ["udp", "tcp"] {
+        for kind in ["A", "AAAA"] {
+            let labels = [
+                ("request_protocol", protocol),
+                ("request_query_type", kind),
+                ("source_canonical_service", "cart"),
+            ];
+            for name in ["requests", "upstream_requests", "upstream_failures"] {
+                let count = metrics.sum(&format!("istio_dns_{name}_total"), &labels);
+                ensure!(count >= 1.0, "{name} {labels:?}: {count}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is not the mesh's reaches a name server byte for byte, and so does the answer; a server that is down is passed over.
+pub(crate) async fn forwarded(sandbox: Sandbox) -> Result<()> {
+    let (mesh, files) = start(&sandbox).await?;
+    let client = mesh.pod(CART);
+    let (dead, alive) = (mesh.pod(NEIGHBOUR), mesh.pod(LEGACY));
+    let server = NameServer::start(alive.netns(), &["::"])?;
+    for like in alive.addresses() {
+        let same = |pod: &Pod| same_family(pod.addresses(), *like);
+        files.name_servers(&[same(dead), *like])?;
+        // The app's own choice plays no part.
+        let asked = SocketAddr::new(same(dead), 53);
+        eventually("the name servers are those", async || {
+            ask_udp(client, asked, &query(b"", 16)).await.is_ok()
+        })
+        .await?;
+        server.forget();
+        for query in [
+            query(b"", 16),
+            query(b"\x02\x00", 1),
+            query(b"", 65_280),
+            update(),
+        ] {
+            let by_udp = ask_udp(client, asked, &query).await?;
+            let by_tcp = ask_tcp(client, asked, &query).await?;
+            let expected = NameServer::answer(&query);
+            ensure!(by_udp == expected, "by UDP: {by_udp:?}");
+            ensure!(by_tcp == expected, "by TCP: {by_tcp:?}");
+            let seen = server.take();
+            ensure!(seen.len() == 2, "seen {} times", seen.len());
+            for seen in seen {
+                ensure!(seen.get(2..) == query.get(2..), "{seen:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A name server on loopback, in the pod or on the node, is asked where it is, and what it asks itself does not come back.
+pub(crate) async fn loopback(sandbox: Sandbox) -> Result<()> {
+    let (mesh, files) = start(&sandbox).await?;
+    let client = mesh.pod(CART);
+    let in_pod = NameServer::start(client.netns(), &["127.0.0.53", "::1"])?;
+    let on_node = NameServer::start(mesh.lab().node("node1").netns(), &["127.0.0.53"])?;
+    let node_server: IpAddr = "127.0.0.53".parse()?;
+    files.name_servers(&[node_server])?;
+    let query = query(b"", 16);
+    for server in ["127.0.0.53:53", "[::1]:53"] {
+        let server = server.parse()?;
+        ask_udp(client, server, &query).await?;
+        ask_tcp(client, server, &query).await?;
+        ensure!(in_pod.take() == [query.clone(), query.clone()]);
+    }
+    ensure!(on_node.take().is_empty());
+    // As that resolver would ask for what it does not know.
+    let elsewhere = SocketAddr::new(mesh.pod(LEGACY).ip(), 53);
+    ask_udp(client, elsewhere, &query).await?;
+    ask_tcp(client, elsewhere, &query).await?;
+    ensure!(on_node.take().len() == 2);
+    ensure!(in_pod.take().is_empty());
+    Ok(())
+}
+
+/// A pod that wants to be left alone asks its server itself.
+pub(crate) async fn left_alone(sandbox: Sandbox) -> Result<()> {
+    let (mut mesh, files) = start(&sandbox).await?;
+    let server = NameServer::start(mesh.pod(LEGACY).netns(), &["::"])?;
+    files.name_servers(&[mesh.pod(NEIGHBOUR).ip()])?;
+    mesh.annotate_pod(CART, "ambient.istio.io/dns-capture", Some("false"))?;
+    let (client, asked) = (mesh.pod(CART), SocketAddr::new(mesh.pod(LEGACY).ip(), 53));
+    let query = query(b"", 16);
+    eventually("the query arrives as it is", async || {
+        let answered = ask_udp(client, asked, &query).await.is_ok();
+        server.take() == [query.clone()] && answered
+    })
+    .await
+}
+
+/// A name server that echoes: its answer is the query, marked as one.
+struct NameServer {
+    seen: Arc<std::sync::Mutex<Vec<Vec<u8>>>>,
+    _tasks: JoinSet<Result<()>>,
+}
+
+impl NameServer {
+    fn start(netns: &Netns, addresses: &[&str]) -> Result<Self> {
+        let seen = Arc::default();
+        let mut tasks = JoinSet::new();
+        for address in addresses {
+            let address = SocketAddr::new(address.parse()?, 53);
+            let options = tulle_net::listen::ListenOptions::new(address);
+            let tcp = tulle_net::listen::listen(netns, &options)?;
+            tasks.spawn(by_tcp(
+                TcpListener::from_std(tcp.socket)?,
+                Arc::clone(&seen),
+            ));
+            let any: &[&str] = if address.ip().is_unspecified() {
+                &["0.0.0.0", "::"]
+            } else {
+                &[]
+            };
+            let each = any
+                .iter()
+                .map(|ip| ip.parse())
+                .collect::<Result<Vec<IpAddr>, _>>()?;
+            let each = if each.is_empty() {
+                vec![address.ip()]
+            } else {
+                each
+            };
+            for ip in each {
+                let udp = udp::bind(netns, SocketAddr::new(ip, 53), false)?;
+                tasks.spawn(by_udp(UdpSocket::from_std(udp)?, Arc::clone(&seen)));
+            }
+        }
+        Ok(Self {
+            seen,
+            _tasks: tasks,
+        })
+    }
+
+    /// What was asked since this was last called.
+    fn take(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *self.seen.lock().expect("no test panics with it"))
+    }
+
+    fn forget(&self) {
+        self.take();
+    }
+
+    fn answer(query: &[u8]) -> Vec<u8> {
+        let mut answer = query.to_vec();
+        answer[2] |= 0x80;
+        answer
+    }
+}
+
+type Seen = Arc<std::sync::Mutex<Vec<Vec<u8>>>>;
+
+async fn by_udp(socket: UdpSocket, seen: Seen) -> Result<()> {
+    loop {
+        let mut query = vec![0; 4096];
+        let (len, from) = socket.recv_from(&mut query).await?;
+        query.truncate(len);
+        socket.send_to(&NameServer::answer(&query), from).await?;
+        seen.lock().expect("no test panics with it").push(query);
+    }
+}
+
+async fn by_tcp(listener: TcpListener, seen: Seen) -> Result<()> {
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        let query = read_framed(&mut stream).await?;
+        seen.lock()
+            .expect("no test panics with it")
+            .push(query.clone());
+        stream
+            .write_all(&framed(&NameServer::answer(&query)))
+            .await?;
+    }
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(message.len()).expect("a message of this test is short");
+    [&len.to_be_bytes(), message].concat()
+}
+
+async fn read_framed(stream: &mut TcpStream) -> Result<Vec<u8>> {
+    let mut message = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+/// The answer to `query`, unless it is that there is none.
+async fn ask_udp(client: &Pod, server: SocketAddr, query: &[u8]) -> Result<Vec<u8>> {
+    let any: IpAddr = if server.is_ipv4() {
+        [0; 4].into()
+    } else {
+        [0u16; 8].into()
+    };
+    let socket = UdpSocket::from_std(udp::bind(client.netns(), (any, 0).into(), false)?)?;
+    socket.connect(server).await?;
+    socket.send(query).await?;
+    let mut answer = vec![0; 4096];
+    let len = soon("an answer by UDP", socket.recv(&mut answer)).await??;
+    answer.truncate(len);
+    definite(answer)
+}
+
+async fn ask_tcp(client: &Pod, server: SocketAddr, query: &[u8]) -> Result<Vec<u8>> {
+    let mut stream = soon("a connection", client.connect(server)).await??;
+    stream.write_all(&framed(query)).await?;
+    definite(soon("an answer by TCP", read_framed(&mut stream)).await??)
+}
+
+fn definite(answer: Vec<u8>) -> Result<Vec<u8>> {
+    ensure!(answer.get(3).context("a header")? & 0x0f == 0, "{answer:?}");
+    Ok(answer)
+}
+
+/// A query of this kind for a name outside the mesh, with something behind it that is none of the mesh's business.
+fn query(behind: &[u8], kind: u16) -> Vec<u8> {
+    let header = [0xbe, 0xef, 0x01, 0x20, 0, 1, 0, 0, 0, 0, 0, 0];
+    let name = b"\x04NoNe\x07EXAMPLE\x00";
+    [&header, &name[..], &kind.to_be_bytes(), &[0, 1], behind].concat()
+}
+
+/// An update (RFC 2136) of a zone, without records.
+fn update() -> Vec<u8> {
+    let mut message = query(b"", 6);
+    message[2] = 5 << 3;
+    message
+}
+
+/// What the C library finds in a pod whose `/etc/resolv.conf` is `conf`.
+async fn getent(pod: &Pod, conf: &Path, database: &str, name: &str) -> Result<Vec<IpAddr>> {
+    let script = r#"mount --bind "$1" /etc/resolv.conf && { getent "$2" "$3" || test $? = 2; }"#;
+    let conf = conf.to_str().context("a path of ours is text")?;
+    let program = Program::new("getent", "unshare")
+        .args(["--mount", "sh", "-ec", script, "sh", conf, database, name]);
+    let output = soon("getent", pod.exec(&program)).await??;
+    ensure!(
+        output.status.success(),
+        "getent: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout)?;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let address = line
+            .split_whitespace()
+            .next()
+            .context("an address")?
+            .parse()?;
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    Ok(found)
+}
+
+/// Files that say who the name servers are.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    /// Tells the ztunnels, which look again now and then.
+    fn name_servers(&self, servers: &[IpAddr]) -> Result<()> {
+        let lines = servers
+            .iter()
+            .map(|server| format!("nameserver {server}\n"));
+        self.write("ztunnel.conf", &lines.collect::<String>())?;
+        Ok(())
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.0.path().join(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+}
+
+async fn start(sandbox: &Sandbox) -> Result<(Mesh, Files)> {
+    let files = Files(tempfile::tempdir()?);
+    let path = files.write("ztunnel.conf", "")?;
+    let path = path.to_str().context("a path of ours is text")?.to_owned();
+    let mesh = world::start_with(sandbox, |config| {
+        let name = "TULLE_RESOLV_CONF".to_owned();
+        config.ztunnel_env.push((name, path));
+    });
+    Ok((mesh.await?, files))
+}

@@ -1,0 +1,166 @@
+//! Which services a name may mean to a client, in the order in which they are tried.
+//!
+//! ```text
+//! asked ──▶ itself, its Kubernetes expansions, then without each search domain that it ends in: the same of what is left
+//!            └─ of each also the wildcards above it, the longest first: *.b.c, *.c
+//! ```
+//!
+//! Every name here is in lower case, without a dot at its end. Spec: `l4-data-plane.md` §7.
+
+use std::borrow::Cow;
+
+/// Where clients of a pod look names up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Realm<'a> {
+    /// The pod's namespace.
+    pub(super) namespace: &'a str,
+    /// The cluster's domain, as `cluster.local`.
+    pub(super) domain: &'a str,
+}
+
+/// One name to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    /// The hostname of a service, perhaps a wildcard.
+    pub(super) host: String,
+    /// What was left of the name that was asked without a search domain, where one was taken away.
+    pub(super) stripped: Option<String>,
+}
+
+impl Realm<'_> {
+    /// All names to try for `asked`.
+    pub(super) fn candidates(&self, asked: &str) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        self.push_all(&mut candidates, asked, None);
+        for search in self.search_domains() {
+            let left = asked.strip_suffix(&*search);
+            if let Some(left) = left.and_then(|left| left.strip_suffix('.')) {
+                self.push_all(&mut candidates, left, Some(left));
+            }
+        }
+        candidates
+    }
+
+    fn push_all(&self, candidates: &mut Vec<Candidate>, name: &str, stripped: Option<&str>) {
+        let itself = [Cow::Borrowed(name)].into_iter();
+        for host in itself.chain(self.expansions(name).into_iter().map(Cow::Owned)) {
+            let wildcards = wildcards(&host);
+            for host in [host.clone().into_owned()].into_iter().chain(wildcards) {
+                candidates.push(Candidate {
+                    host,
+                    stripped: stripped.map(str::to_owned),
+                });
+            }
+        }
+    }
+
+    /// What a resolver of Kubernetes makes of short names.
+    fn expansions(&self, name: &str) -> Vec<String> {
+        let Self { namespace, domain } = self;
+        let labels: Vec<&str> = name.split('.').collect();
+        match labels.as_slice() {
+            [_] => vec![format!("{name}.{namespace}.svc.{domain}")],
+            [_, _] => vec![
+                format!("{name}.svc.{domain}"),
+                format!("{name}.{namespace}.svc.{domain}"),
+            ],
+            [_, _, "svc"] => vec![format!("{name}.{domain}"), format!("{name}.svc.{domain}")],
+            [_, _, _] => vec![format!("{name}.svc.{domain}")],
+            [_, _, _, "svc"] => vec![format!("{name}.{domain}")],
+            _ => Vec::new(),
+        }
+    }
+
+    fn search_domains(&self) -> [String; 3] {
+        let Self { namespace, domain } = self;
+        [
+            format!("{namespace}.svc.{domain}"),
+            format!("svc.{domain}"),
+            (*domain).to_owned(),
+        ]
+    }
+}
+
+/// `*.b.c` and `*.c` of `a.b.c`.
+fn wildcards(name: &str) -> Vec<String> {
+    let above = name.match_indices('.').map(|(dot, _)| name.get(dot..));
+    above.flatten().map(|above| format!("*{above}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(asked: &str) -> Vec<String> {
+        let realm = Realm {
+            namespace: "shop",
+            domain: "cluster.local",
+        };
+        let candidates = realm.candidates(asked).into_iter();
+        let named = candidates.map(|candidate| match candidate.stripped {
+            Some(stripped) => format!("{} ({stripped})", candidate.host),
+            None => candidate.host,
+        });
+        named.filter(|host| !host.starts_with('*')).collect()
+    }
+
+    #[test]
+    fn short_names_are_completed_as_resolvers_do() {
+        for (asked, expected) in [
+            ("web", vec!["web", "web.shop.svc.cluster.local"]),
+            (
+                "web.out",
+                vec![
+                    "web.out",
+                    "web.out.svc.cluster.local",
+                    "web.out.shop.svc.cluster.local",
+                ],
+            ),
+            (
+                "web.out.svc",
+                vec![
+                    "web.out.svc",
+                    "web.out.svc.cluster.local",
+                    "web.out.svc.svc.cluster.local",
+                ],
+            ),
+            ("a.b.c", vec!["a.b.c", "a.b.c.svc.cluster.local"]),
+            ("a.b.c.svc", vec!["a.b.c.svc", "a.b.c.svc.cluster.local"]),
+            ("a.b.c.d", vec!["a.b.c.d"]),
+            ("a.b.c.d.e", vec!["a.b.c.d.e"]),
+        ] {
+            assert_eq!(hosts(asked), expected, "{asked}");
+        }
+    }
+
+    #[test]
+    fn search_domains_are_taken_away() {
+        assert_eq!(
+            hosts("example.com.shop.svc.cluster.local"),
+            [
+                "example.com.shop.svc.cluster.local",
+                "example.com (example.com)",
+                "example.com.svc.cluster.local (example.com)",
+                "example.com.shop.svc.cluster.local (example.com)",
+                "example.com.shop (example.com.shop)",
+                "example.com.shop.svc.cluster.local (example.com.shop)",
+                "example.com.shop.svc (example.com.shop.svc)",
+                "example.com.shop.svc.cluster.local (example.com.shop.svc)",
+            ]
+        );
+        assert_eq!(
+            hosts("cluster.local"),
+            [
+                "cluster.local",
+                "cluster.local.svc.cluster.local",
+                "cluster.local.shop.svc.cluster.local"
+            ]
+        );
+    }
+
+    #[test]
+    fn wildcards_stand_behind_what_they_cover() {
+        assert_eq!(wildcards("a.b.c"), ["*.b.c", "*.c"]);
+        assert_eq!(wildcards("a"), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,259 @@
+//! The name servers of this host, and how they are asked.
+//!
+//! One after the other, a second apart, until one of them answers: a server that is down costs a second, not a client's
+//! patience. The first answer counts, whoever gives it.
+//!
+//! Spec: `resolv.conf(5)`; RFC 5452 for what makes an answer believable: a port and a number that nobody could guess.
+
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use aws_lc_rs::rand;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UdpSocket,
+    time::{Instant, sleep, timeout},
+};
+use tulle_net::{
+    Netns,
+    connect::{ConnectOptions, connect},
+    udp,
+};
+
+use super::message::{Query, Reply, Transport};
+
+/// The servers that a `resolv.conf` names, which is read again from time to time.
+#[derive(Debug)]
+pub struct NameServers {
+    path: PathBuf,
+    /// Our own namespace, from where alone a server on loopback can be reached.
+    own: Netns,
+    read: Mutex<Option<(Instant, Arc<Servers>)>>,
+}
+
+/// Servers, and how long they are waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Servers {
+    addresses: Vec<IpAddr>,
+    patience: Duration,
+    attempts: usize,
+}
+
+/// From where servers are asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// The pod's namespace.
+    pub(super) pod: &'a Netns,
+    /// Mark of our packets, which are not captured.
+    pub(super) mark: u32,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    #[error("no name server in {0}")]
+    NoServers(PathBuf),
+    #[error("{server}: {error}")]
+    Failed {
+        server: SocketAddr,
+        error: io::Error,
+    },
+}
+
+impl NameServers {
+    /// The servers in this file, which is of the namespace `own`.
+    pub fn new(path: PathBuf, own: Netns) -> Self {
+        Self {
+            path,
+            own,
+            read: Mutex::new(None),
+        }
+    }
+
+    /// Asks until somebody answers. If nobody does so definitely, the last answer counts.
+    pub(super) async fn ask(
+        &self,
+        place: Place<'_>,
+        query: &Query,
+        transport: Transport,
+    ) -> Result<Vec<u8>, AskError> {
+        let servers = self.servers();
+        let Servers {
+            addresses,
+            patience,
+            attempts,
+        } = &*servers;
+        let ask = |address: &IpAddr| {
+            let server = SocketAddr::new(*address, PORT);
+            async move {
+                let own = server.ip().is_loopback();
+                let netns = if own { &self.own } else { place.pod };
+                let asked = exchange(netns, place.mark, server, query, transport);
+                let answered = timeout(*patience, asked).await;
+                let answered = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                answered.map_err(|error| AskError::Failed { server, error })
+            }
+        };
+        let mut left = std::iter::repeat_n(addresses, *attempts)
+            .flatten()
+            .peekable();
+        let mut asked = FuturesUnordered::new();
+        let mut last = Err(AskError::NoServers(self.path.clone()));
+        asked.extend(left.next().map(ask));
+        loop {
+            tokio::select! {
+                answer = asked.next() => match answer {
+                    Some(Ok(Reply { bytes, is_final: true })) => return Ok(bytes),
+                    Some(Ok(Reply { bytes, .. })) => last = Ok(bytes),
+                    // An answer that was had is better than the reason why there is no other.
+                    Some(Err(error)) => last = last.or(Err(error)),
+                    None => return last,
+                },
+                () = sleep(NEXT_SERVER), if left.peek().is_some() => {}
+            }
+            asked.extend(left.next().map(ask));
+        }
+    }
+
+    fn servers(&self) -> Arc<Servers> {
+        let mut read = self.read.lock();
+        match &*read {
+            Some((at, servers)) if at.elapsed() < READ_AGAIN => servers.clone(),
+            known => {
+                let servers = Servers::read(&self.path)
+                    .map(Arc::new)
+                    .unwrap_or_else(|error| {
+                        let path = self.path.display();
+                        tracing::warn!(%error, %path, "the name servers cannot be read");
+                        // What was known is more than nothing.
+                        let known = known.as_ref().map(|(_, servers)| servers.clone());
+                        known.unwrap_or_else(|| Arc::new(Servers::parse(b"")))
+                    });
+                *read = Some((Instant::now(), servers.clone()));
+                servers
+            }
+        }
+    }
+}
+
+impl Servers {
+    fn read(path: &Path) -> io::Result<Self> {
+        Ok(Self::parse(&fs::read(path)?))
+    }
+
+    /// Lines that are not understood are left out, as every resolver does.
+    fn parse(text: &[u8]) -> Self {
+        let (config, _) = resolv_conf::Config::parse_with_errors(text);
+        let addresses = config.nameservers.iter().map(IpAddr::from);
+        Self {
+            addresses: addresses.take(MOST_SERVERS).collect(),
+            patience: Duration::from_secs(config.timeout.clamp(1, 30).into()),
+            attempts: config.attempts.clamp(1, 5) as usize,
+        }
+    }
+}
+
+async fn exchange(
+    netns: &Netns,
+    mark: u32,
+    server: SocketAddr,
+    query: &Query,
+    transport: Transport,
+) -> io::Result<Reply> {
+    let mut id = [0; 2];
+    rand::fill(&mut id).map_err(io::Error::other)?;
+    let id = u16::from_be_bytes(id);
+    let message = query.renumbered(id);
+    match transport {
+        Transport::Udp => {
+            let socket = UdpSocket::from_std(udp::connect(netns, server, mark)?)?;
+            socket.send(&message).await?;
+            loop {
+                let (reply, _) = receive(&socket).await?;
+                if let Some(reply) = query.relayed(&reply, id) {
+                    return Ok(reply);
+                }
+            }
+        }
+        Transport::Tcp => {
+            let options = ConnectOptions {
+                mark: Some(mark),
+                ..ConnectOptions::default()
+            };
+            let mut stream = connect(netns, server, &options).await?;
+            stream.write_all(&framed(&message)?).await?;
+            let mut reply = vec![0; stream.read_u16().await?.into()];
+            stream.read_exact(&mut reply).await?;
+            let wrong = || io::Error::new(io::ErrorKind::InvalidData, "answers something else");
+            query.relayed(&reply, id).ok_or_else(wrong)
+        }
+    }
+}
+
+/// A message by TCP: its length goes first.
+pub(super) fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
+    let len = u16::try_from(message.len()).map_err(io::Error::other)?;
+    Ok([&len.to_be_bytes(), message].concat())
+}
+
+/// The next message, and who sent it.
+pub(super) async fn receive(socket: &UdpSocket) -> io::Result<(Vec<u8>, SocketAddr)> {
+    loop {
+        socket.readable().await?;
+        if let Some(received) = receive_now(socket)? {
+            return Ok(received);
+        }
+    }
+}
+
+/// The same, if one is there. Nothing is set aside for messages that may come.
+pub(super) fn receive_now(socket: &UdpSocket) -> io::Result<Option<(Vec<u8>, SocketAddr)>> {
+    let mut message = Vec::with_capacity(LARGEST);
+    match socket.try_recv_buf_from(&mut message) {
+        Ok((_, from)) => {
+            message.shrink_to_fit();
+            Ok(Some((message, from)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+const PORT: u16 = 53;
+/// As resolvers do.
+const MOST_SERVERS: usize = 3;
+/// How long one server is waited for before the next is asked as well.
+const NEXT_SERVER: Duration = Duration::from_secs(1);
+/// How long the file is believed.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+/// A message by UDP cannot be larger.
+const LARGEST: usize = 65_535;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_read_as_resolvers_do() {
+        let text = b"# comment\nnameserver 10.0.0.10\nnameserver fd00::a\nnonsense\nnameserver 10.0.0.11\n\
+            nameserver 10.0.0.12\nsearch a b\noptions timeout:2 attempts:3 ndots:5\n";
+        let servers = Servers::parse(text);
+        let expected = ["10.0.0.10", "fd00::a", "10.0.0.11"];
+        assert_eq!(
+            servers.addresses,
+            expected.map(|ip| ip.parse::<IpAddr>().unwrap())
+        );
+        assert_eq!((servers.patience.as_secs(), servers.attempts), (2, 3));
+
+        let defaults = Servers::parse(b"");
+        assert!(defaults.addresses.is_empty());
+        assert_eq!((defaults.patience.as_secs(), defaults.attempts), (5, 2));
+    }
+}
