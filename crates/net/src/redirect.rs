@@ -169,6 +169,9 @@ pub enum Drift {
     /// A routing rule of ours is missing, or there is one too many.
     #[error("the {0:?} routing rules differ")]
     RulesDiffer(AddressFamily),
+    /// Istio's agent redirects the pod as well, or has done so.
+    #[error("redirection of another mesh is there")]
+    Predecessor,
     /// Our routing table does not lead to the loopback interface.
     #[error("the {0:?} route to loopback is gone")]
     RouteMissing(AddressFamily),
@@ -182,8 +185,9 @@ pub enum Drift {
 
 /// Redirects the traffic of the pod that lives in `netns`, and reads back that it is so.
 ///
-/// Whatever redirection of ours was there is replaced, and so is that of Istio's agent. If it is already right nothing is written but that connections
-/// from before it which have ended are forgotten, and counters keep their values. Have ztunnel listen first.
+/// Whatever redirection of ours was there is replaced, and so is that of Istio's agent, which must not run any more. If it is
+/// already right nothing is written but that connections from before it which have ended are forgotten, and counters keep
+/// their values. Have ztunnel listen first.
 ///
 /// # Errors
 /// See [`ApplyError`]. What could not be captured is lost then, never sent past the mesh.
@@ -200,11 +204,8 @@ pub fn apply_to_new(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyE
     let own = OwnAddresses::read(netns).map_err(ApplyError::Namespace)?;
     let routing = Routing::new(netns, config, &own).map_err(ApplyError::Namespace)?;
     let tables = table_names(netns, FAMILY).map_err(ApplyError::Namespace)?;
-    let table = match tables.iter().any(|name| name == TABLE) {
-        true => Before::Ours,
-        false => Before::Nothing,
-    };
-    write(netns, config, &own, &routing, table, || Ok(None))
+    let is_ours = tables.iter().any(|name| name == TABLE);
+    write(netns, config, &own, &routing, is_ours, || Ok(None))
 }
 
 /// What [`restore`] has found.
@@ -230,51 +231,38 @@ pub fn restore(netns: &Netns, config: &RedirectConfig) -> Result<Found, ApplyErr
             keeps_connections: kept,
         });
     };
-    let table = match drift {
-        Drift::TableMissing => Before::NotOurs,
-        _ => Before::Ours,
-    };
+    let is_ours = !matches!(drift, Drift::TableMissing);
     let before = || Connections::read(netns).map(Some);
-    write(netns, config, &own, &routing, table, before)?;
+    write(netns, config, &own, &routing, is_ours, before)?;
     Ok(Found {
         drift: Some(drift),
         keeps_connections: true,
     })
 }
 
-/// What redirects already.
-enum Before {
-    Nothing,
-    /// Nothing of ours. Who ran the pod's node before may have left something.
-    NotOurs,
-    Ours,
-}
-
-/// Writes everything and reads it back. `before` reads what goes on; none if nothing does.
+/// Writes everything and reads it back. `is_ours` is whether there is a table of ours; `before` reads what goes on, none if
+/// nothing does.
 fn write(
     netns: &Netns,
     config: &RedirectConfig,
     own: &OwnAddresses,
     routing: &Routing<'_>,
-    table: Before,
+    is_ours: bool,
     before: impl FnOnce() -> io::Result<Option<Connections>>,
 ) -> Result<(), ApplyError> {
     // Whatever can be refused is refused before anything is lost.
     routing.check(netns).map_err(ApplyError::Routing)?;
     settings::carry_marks(netns).map_err(ApplyError::Settings)?;
     let wanted = program::table(config, own, Phase::Capture);
-    let predecessor = match table {
-        Before::NotOurs => Predecessor::find(netns).map_err(ApplyError::Namespace)?,
-        Before::Nothing | Before::Ours => Predecessor::default(),
-    };
-    let batch = match table {
+    let predecessor = Predecessor::find(netns).map_err(ApplyError::Namespace)?;
+    let batch = match is_ours {
+        true => predecessor.removal().replace(&wanted),
         // What is deleted has the kernel wait until no packet can be using it, for whatever is done next.
-        Before::Nothing | Before::NotOurs => predecessor.removal().create(&wanted),
-        Before::Ours => Batch::new().replace(&wanted),
+        false => predecessor.removal().create(&wanted),
     };
     batch.commit(netns)?;
     if predecessor.is_there() {
-        let forgotten = routing.forget_predecessor(netns);
+        let forgotten = routing::forget(netns, &Predecessor::routing_rule());
         forgotten.map_err(ApplyError::Routing)?;
     }
     // From here on the guards lose what the app begins: nothing but what it has begun before can be answered.
@@ -302,6 +290,12 @@ fn verify_all(
     routing: &Routing<'_>,
 ) -> Result<(), Drift> {
     verify_table(netns, &program::table(config, own, Phase::Capture))?;
+    if Predecessor::find(netns)
+        .map_err(Drift::Unreadable)?
+        .is_there()
+    {
+        return Err(Drift::Predecessor);
+    }
     if !settings::marks_are_carried(netns).map_err(Drift::Unreadable)? {
         return Err(Drift::SettingsDiffer);
     }

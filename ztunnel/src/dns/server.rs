@@ -28,7 +28,7 @@ use super::{
     answer::Client,
     message::{Query, Transport},
     names::Realm,
-    servers::{Place, framed, receive, receive_now},
+    servers::{Place, framed},
 };
 use crate::{
     proxy::{Opening, Pod, ProxySettings},
@@ -121,7 +121,7 @@ async fn serve_udp(pod: Rc<Pod>, socket: Rc<UdpSocket>, open: Rc<Cell<usize>>) {
             drop(open);
         });
     };
-    while let Some(received) = pod.drain.run_until_cancelled(receive(&socket)).await {
+    while let Some(received) = pod.drain.run_until_cancelled(udp::receive(&socket)).await {
         match received {
             Ok((query, from)) => take(query, from),
             // The kernel reports here that an earlier answer was not taken.
@@ -131,7 +131,7 @@ async fn serve_udp(pod: Rc<Pod>, socket: Rc<UdpSocket>, open: Rc<Cell<usize>>) {
             }
         }
     }
-    while let Ok(Some((query, from))) = receive_now(&socket) {
+    while let Ok((query, from)) = udp::receive_now(&socket) {
         take(query, from);
     }
 }

@@ -1,11 +1,12 @@
 //! The name servers of this host, and how they are asked.
 //!
 //! One after the other, a second apart, until one of them answers: a server that is down costs a second, not a client's
-//! patience. The first answer counts, whoever gives it.
+//! patience. One that fails or refuses is not asked again. The first answer counts, whoever gives it.
 //!
 //! Spec: `resolv.conf(5)`; RFC 5452 for what makes an answer believable: a port and a number that nobody could guess.
 
 use std::{
+    collections::VecDeque,
     fs, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -18,7 +19,6 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::UdpSocket,
     time::{Instant, sleep, timeout},
 };
 use tulle_net::{
@@ -61,10 +61,7 @@ pub(super) enum AskError {
     #[error("no name server in {0}")]
     NoServers(PathBuf),
     #[error("{server}: {error}")]
-    Failed {
-        server: SocketAddr,
-        error: io::Error,
-    },
+    Failed { server: IpAddr, error: io::Error },
 }
 
 impl NameServers {
@@ -90,35 +87,34 @@ impl NameServers {
             patience,
             attempts,
         } = &*servers;
-        let ask = |address: &IpAddr| {
-            let server = SocketAddr::new(*address, PORT);
-            async move {
-                let own = server.ip().is_loopback();
-                let netns = if own { &self.own } else { place.pod };
-                let asked = exchange(netns, place.mark, server, query, transport);
-                let answered = timeout(*patience, asked).await;
-                let answered = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-                answered.map_err(|error| AskError::Failed { server, error })
-            }
+        let ask = |server: IpAddr| async move {
+            let own = server.is_loopback();
+            let netns = if own { &self.own } else { place.pod };
+            let at = SocketAddr::new(server, PORT);
+            let asked = timeout(*patience, exchange(netns, place.mark, at, query, transport));
+            let silent = |_| Err(io::ErrorKind::TimedOut.into());
+            (server, asked.await.unwrap_or_else(silent))
         };
-        let mut left = std::iter::repeat_n(addresses, *attempts)
-            .flatten()
-            .peekable();
+        let mut left: VecDeque<IpAddr> = addresses.repeat(*attempts).into();
         let mut asked = FuturesUnordered::new();
         let mut last = Err(AskError::NoServers(self.path.clone()));
-        asked.extend(left.next().map(ask));
+        asked.extend(left.pop_front().map(ask));
         loop {
             tokio::select! {
-                answer = asked.next() => match answer {
-                    Some(Ok(Reply { bytes, is_final: true })) => return Ok(bytes),
-                    Some(Ok(Reply { bytes, .. })) => last = Ok(bytes),
-                    // An answer that was had is better than the reason why there is no other.
-                    Some(Err(error)) => last = last.or(Err(error)),
-                    None => return last,
-                },
-                () = sleep(NEXT_SERVER), if left.peek().is_some() => {}
+                answered = asked.next() => {
+                    let Some((server, answer)) = answered else { return last };
+                    match answer {
+                        Ok(Reply { bytes, is_final: true }) => return Ok(bytes),
+                        Ok(Reply { bytes, .. }) => last = Ok(bytes),
+                        // An answer that was had is better than the reason why there is no other.
+                        Err(error) => last = last.or(Err(AskError::Failed { server, error })),
+                    }
+                    // It would say the same again.
+                    left.retain(|next| *next != server);
+                }
+                () = sleep(NEXT_SERVER), if !left.is_empty() => {}
             }
-            asked.extend(left.next().map(ask));
+            asked.extend(left.pop_front().map(ask));
         }
     }
 
@@ -173,10 +169,10 @@ async fn exchange(
     let message = query.renumbered(id);
     match transport {
         Transport::Udp => {
-            let socket = UdpSocket::from_std(udp::connect(netns, server, mark)?)?;
+            let socket = udp::connect(netns, server, mark)?;
             socket.send(&message).await?;
             loop {
-                let (reply, _) = receive(&socket).await?;
+                let (reply, _) = udp::receive(&socket).await?;
                 if let Some(reply) = query.relayed(&reply, id) {
                     return Ok(reply);
                 }
@@ -203,29 +199,6 @@ pub(super) fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
     Ok([&len.to_be_bytes(), message].concat())
 }
 
-/// The next message, and who sent it.
-pub(super) async fn receive(socket: &UdpSocket) -> io::Result<(Vec<u8>, SocketAddr)> {
-    loop {
-        socket.readable().await?;
-        if let Some(received) = receive_now(socket)? {
-            return Ok(received);
-        }
-    }
-}
-
-/// The same, if one is there. Nothing is set aside for messages that may come.
-pub(super) fn receive_now(socket: &UdpSocket) -> io::Result<Option<(Vec<u8>, SocketAddr)>> {
-    let mut message = Vec::with_capacity(LARGEST);
-    match socket.try_recv_buf_from(&mut message) {
-        Ok((_, from)) => {
-            message.shrink_to_fit();
-            Ok(Some((message, from)))
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 const PORT: u16 = 53;
 /// As resolvers do.
 const MOST_SERVERS: usize = 3;
@@ -233,8 +206,6 @@ const MOST_SERVERS: usize = 3;
 const NEXT_SERVER: Duration = Duration::from_secs(1);
 /// How long the file is believed.
 const READ_AGAIN: Duration = Duration::from_secs(5);
-/// A message by UDP cannot be larger.
-const LARGEST: usize = 65_535;
 
 #[cfg(test)]
 mod tests {

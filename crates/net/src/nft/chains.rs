@@ -62,32 +62,36 @@ impl SharedChains {
     }
 }
 
+impl SharedChains {
+    /// Whether this chain is one of them.
+    #[must_use]
+    pub fn have(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known == name)
+    }
+}
+
 impl Batch {
     /// Deletes chains with their rules, and the rules that jump to them.
     #[must_use]
     pub fn delete_chains(mut self, chains: &SharedChains) -> Self {
         let SharedChains { family, table, .. } = chains;
-        for (chain, handle) in &chains.jumps {
-            let rule = RuleMessage {
-                attributes: vec![
-                    RuleAttribute::Table(table.clone()),
-                    RuleAttribute::Chain(chain.clone()),
-                    RuleAttribute::Handle(*handle),
-                ],
-            };
-            let what = format!("deletion of a jump from chain {chain} of table {table}");
-            self.push(what, *family, NfTablesMessage::DeleteRule(rule), 0);
-        }
+        let rules_of = |chain: &str| {
+            let (table, chain) = (table.clone(), chain.to_owned());
+            vec![RuleAttribute::Table(table), RuleAttribute::Chain(chain)]
+        };
+        let jumps = chains.jumps.iter().map(|(chain, handle)| {
+            let mut attributes = rules_of(chain);
+            attributes.push(RuleAttribute::Handle(*handle));
+            (format!("a jump from chain {chain}"), attributes)
+        });
         // They may jump to each other, so all of them are emptied first.
-        for chain in &chains.names {
-            let rules = RuleMessage {
-                attributes: vec![
-                    RuleAttribute::Table(table.clone()),
-                    RuleAttribute::Chain(chain.clone()),
-                ],
-            };
-            let what = format!("deletion of the rules of chain {chain} of table {table}");
-            self.push(what, *family, NfTablesMessage::DeleteRule(rules), 0);
+        let contents = chains.names.iter();
+        let contents =
+            contents.map(|chain| (format!("the rules of chain {chain}"), rules_of(chain)));
+        for (which, attributes) in jumps.chain(contents) {
+            let what = format!("deletion of {which} of table {table}");
+            let rules = NfTablesMessage::DeleteRule(RuleMessage { attributes });
+            self.push(what, *family, rules, 0);
         }
         for chain in &chains.names {
             let delete = ChainMessage {

@@ -26,10 +26,15 @@ impl Predecessor {
         let mut chains = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6] {
             let there = table_names(netns, family)?;
+            let mut of_family = Vec::new();
             for table in IPTABLES {
                 if there.iter().any(|there| there == table) {
-                    chains.extend(SharedChains::find(netns, family, table, &CHAINS)?);
+                    of_family.extend(SharedChains::find(netns, family, table, &CHAINS)?);
                 }
+            }
+            // A sidecar has a chain of the same name, and none of this one's.
+            if of_family.iter().any(|chains| chains.have(CHAINS[0])) {
+                chains.extend(of_family);
             }
         }
         Ok(Self { tables, chains })

@@ -30,7 +30,6 @@ use netlink_packet_route::{AddressFamily as Af, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::libc;
 
-use super::predecessor::Predecessor;
 use super::present::{Connections, Ends, OwnAddresses};
 use super::rule::{Leads, Rule};
 use super::{Drift, RedirectConfig, program, settings};
@@ -83,18 +82,19 @@ impl<'a> Routing<'a> {
         // Most of the time goes by waiting for the lock of all network configuration, once for each rule.
         thread::scope(|scope| {
             let ensure = |family| move || self.ensure_family(netns, family, own, before);
-            let others = self.families.iter().skip(1);
-            let others: Vec<_> = others.map(|&family| scope.spawn(ensure(family))).collect();
-            let first = self
-                .families
-                .first()
-                .map_or(Ok(()), |&family| ensure(family)());
-            let joined = others.into_iter().map(|other| match other.join() {
-                Ok(done) => done,
-                Err(panic) => resume_unwind(panic),
+            let Some((&first, others)) = self.families.split_first() else {
+                return Ok(());
+            };
+            let spawn = |&family| thread::Builder::new().spawn_scoped(scope, ensure(family));
+            let others: Vec<_> = others.iter().map(|other| (other, spawn(other))).collect();
+            let first = ensure(first)();
+            let done = others.into_iter().map(|(&other, spawned)| match spawned {
+                Ok(spawned) => spawned.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // No thread can be had: then one after the other.
+                Err(_) => ensure(other)(),
             });
             // None is left running, whichever has failed.
-            let done: Vec<_> = joined.collect();
+            let done: Vec<_> = done.collect();
             done.into_iter().fold(first, Result::and)
         })
     }
@@ -155,15 +155,6 @@ impl<'a> Routing<'a> {
             delete(&mut conversation, family, rule)?;
         }
         Ok(())
-    }
-
-    /// Deletes the routing rule of whoever redirected the pod before us.
-    pub(super) fn forget_predecessor(&self, netns: &Netns) -> io::Result<()> {
-        let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
-        let rule = Predecessor::routing_rule();
-        self.families
-            .iter()
-            .try_for_each(|&family| delete(&mut conversation, family, &rule))
     }
 
     /// Captures these connections alone, and whatever they may be no others.
@@ -459,6 +450,14 @@ fn listed(
 fn addition(family: AddressFamily, rule: &Rule) -> (RouteNetlinkMessage, u16) {
     let new = RouteNetlinkMessage::NewRule(rule.to_message(family));
     (new, NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// Deletes a rule of whoever redirected the pod before us, in both families.
+pub(super) fn forget(netns: &Netns, rule: &Rule) -> io::Result<()> {
+    let mut conversation = Conversation::open_in(netns, NETLINK_ROUTE)?;
+    let mut forget = |family| delete(&mut conversation, family, rule);
+    forget(AddressFamily::Ipv4)?;
+    forget(AddressFamily::Ipv6)
 }
 
 fn delete(conversation: &mut Conversation, family: AddressFamily, rule: &Rule) -> io::Result<()> {

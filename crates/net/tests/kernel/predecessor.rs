@@ -3,7 +3,7 @@
 use netlink_packet_route::rule::{RuleAction, RuleAttribute};
 use tulle_net::Netns;
 use tulle_net::nft::{BaseChain, Batch, Chain, Family, Rule, Table, read_table, table_names};
-use tulle_net::redirect::{apply, remove, verify};
+use tulle_net::redirect::{Drift, apply, remove, verify};
 
 use crate::redirect::routing;
 use crate::support::{FAMILIES, accept, dial, isolated_async, meshed, plain, routes_of, talk};
@@ -89,7 +89,30 @@ fn what_another_mesh_has_left_goes_as_ours_comes() {
             let mut app = dial(&cable.pod, ip.peer, 80).await;
             talk(&mut app, &mut accept(&ztunnel.outbound).await.0).await;
         }
+        // It runs again, beside ours.
+        Batch::new()
+            .create(&with_nftables("istio-ambient-mangle"))
+            .commit(&cable.pod)
+            .unwrap();
+        let found = verify(&cable.pod, &plain());
+        assert!(matches!(found, Err(Drift::Predecessor)), "{found:?}");
+        apply(&cable.pod, &plain()).unwrap();
+        assert_eq!(table_names(&cable.pod, Family::Inet).unwrap(), ["tulle"]);
+
         remove(&cable.pod).unwrap();
         assert_eq!(routing(&cable.pod).await, before);
+    });
+}
+
+#[test]
+fn what_a_sidecar_has_left_stays() {
+    isolated_async(async || {
+        let (cable, _ztunnel) = meshed(&plain()).await;
+        let sidecar = with_iptables(Family::Ipv4, &["ISTIO_OUTPUT"]);
+        Batch::new().create(&sidecar).commit(&cable.pod).unwrap();
+        verify(&cable.pod, &plain()).unwrap();
+        apply(&cable.pod, &plain()).unwrap();
+        let left = read_table(&cable.pod, Family::Ipv4, "nat").unwrap();
+        assert_eq!(left, Some(sidecar));
     });
 }
