@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
-use tokio::{process::Command, time::sleep};
+use tokio::process::Command;
 use tulle_lab::{Binaries, Process, Program, sandbox::Sandbox, wait_for};
 use tulle_net::{
     Netns,
@@ -257,12 +257,8 @@ impl Node {
 
 /// Stands in for ztunnel: takes every pod at once.
 async fn say_yes(socket: PathBuf) -> Result<()> {
-    let mut agent = loop {
-        match ZdsClient::connect(&socket).await {
-            Ok(agent) => break agent,
-            Err(_) => sleep(Duration::from_millis(20)).await,
-        }
-    };
+    let connect = async || ZdsClient::connect(&socket).await.ok();
+    let mut agent = wait_for("the agent's socket", SOON, connect).await?;
     while agent.recv().await?.is_some() {
         agent.ack(Ok(())).await?;
     }

@@ -96,10 +96,13 @@ impl Settling {
         tokio::select! {
             Some(ended) = self.tasks.join_next() => match ended {
                 Ok((uid, wanted, settled)) => self.ended(agent, uid, wanted, settled),
-                // It panicked, and has told.
+                // It panicked, and has told. One that has only ended meanwhile is heard of again.
                 Err(_) => {
-                    self.working.retain(|_, work| !work.task.is_finished());
-                    self.first.retain(|uid| self.working.contains_key(uid));
+                    let finished = self.working.iter().filter(|(_, work)| work.task.is_finished());
+                    let finished = finished.map(|(uid, work)| (uid.clone(), work.wanted.clone()));
+                    for (uid, wanted) in finished.collect::<Vec<_>>() {
+                        self.ended(agent, uid, wanted, Settled::Failed);
+                    }
                 }
             },
             (uid, wanted) = again => self.begin(agent, uid, wanted),

@@ -114,6 +114,9 @@ impl Agent {
             },
         };
         let touched = started == Started::NotYet || listening.is_ok();
+        if let (Err(_), Err(error)) = (&listening, &captured) {
+            warn!(%key, %error, "not redirected either");
+        }
         let entered: Result<(), AgentError> = listening.and(captured);
         if let Err(error) = entered {
             if touched {
