@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | `TULLE_MAX_CONNECTIONS_PER_POD` | 20000 | connections of one pod, all kinds |
 //! | `TULLE_MAX_HANDSHAKES_PER_POD` | 256 | inbound TLS handshakes of one pod at once |
+//! | `TULLE_MAX_DNS_QUERIES_PER_POD` | 512 | DNS queries of one pod that name servers are asked at once |
 //! | `TULLE_HANDSHAKE_TIMEOUT` | 10s | for a TLS handshake |
 //! | `TULLE_CONNECT_TIMEOUT` | 10s | for a TCP connection |
 //! | `TULLE_TUNNEL_TIMEOUT` | 20s | for the answer to a CONNECT request |

@@ -5,8 +5,9 @@
 //! comes back as it is.
 //!
 //! ```text
-//!  app ──▶ server.rs ──▶ names.rs      which services may be meant
-//!                        answer.rs     their addresses, as this client may see them
+//!  app ──▶ sockets.rs, server.rs
+//!                   ├──▶ names.rs      which services may be meant
+//!                   │    answer.rs     their addresses, as this client may see them
 //!                   └──▶ servers.rs    everybody else's names
 //!          message.rs                  what is on the wire
 //! ```
@@ -14,27 +15,29 @@
 //! Spec: `l4-data-plane.md` §7.
 
 mod answer;
+mod limits;
 mod message;
 mod names;
 mod server;
 mod servers;
+mod sockets;
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
-pub use server::{DnsSockets, serve};
+pub use limits::DnsLimits;
+pub use server::{converse, serve};
 pub use servers::NameServers;
+pub use sockets::{DnsListeners, DnsSockets};
 
-/// Where and for whom names are answered.
+/// For whom names are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsSettings {
-    /// Addresses of a pod to answer at; one that the pod does not have is left out. Default: both loopback addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Port there. Default 15053.
-    pub port: u16,
-    /// The cluster's domain. Default `cluster.local`.
+    /// The cluster's domain, in lower case. Default `cluster.local`.
     pub domain: Arc<str>,
     /// The namespace whose services are meant where nothing else tells them apart.
     pub preferred: Option<Arc<str>>,
-    /// Whether IPv6 addresses are told. Default yes.
+    /// Whether pods have IPv6, and are told IPv6 addresses. Default yes.
     pub ipv6: bool,
+    /// Queries of one pod that name servers are asked at a time, each of at most 4 KiB; larger ones count more. Default 512.
+    pub max_queries: usize,
 }

@@ -24,6 +24,6 @@ mod settings;
 pub use handshakes::Handshakes;
 pub use listen::{PodListeners, open_listeners};
 pub use live::{Closed, ConnectionDump, LiveConnections, Opening};
-pub use pod::{Pod, PodSpec, Shared, ThreadContext};
+pub use pod::{Local, Pod, PodSpec, Shared, ThreadContext};
 pub use serve::serve;
 pub use settings::ProxySettings;

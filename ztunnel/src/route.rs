@@ -27,8 +27,13 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
 /// Port of the HBONE listener.
 pub const HBONE_PORT: u16 = 15008;
+/// Port where the pod's DNS queries arrive.
+pub const DNS_PORT: u16 = 15053;
 
 /// Whether a connection to this port of a pod would come back to the proxy itself.
 pub fn is_proxy_port(port: u16) -> bool {
-    matches!(port, OUTBOUND_PORT | INBOUND_PLAINTEXT_PORT | HBONE_PORT)
+    matches!(
+        port,
+        OUTBOUND_PORT | INBOUND_PLAINTEXT_PORT | HBONE_PORT | DNS_PORT
+    )
 }

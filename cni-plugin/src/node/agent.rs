@@ -387,7 +387,8 @@ impl Agent {
 
 /// The ports of ztunnel on which nobody listens.
 fn not_listening(netns: &Netns, config: &RedirectConfig) -> io::Result<Vec<u16>> {
-    let ports = [config.outbound_port, config.inbound_port, config.hbone_port];
+    let mut ports = vec![config.outbound_port, config.inbound_port, config.hbone_port];
+    ports.extend(config.dns_capture);
     let found = listening(netns, &ports)?;
     Ok(ports
         .into_iter()

@@ -82,7 +82,7 @@ pub struct Listener {
 /// If the namespace cannot be entered, a socket option is refused, or the address is taken.
 pub fn listen(netns: &Netns, options: &ListenOptions) -> io::Result<Listener> {
     match listen_at(netns, options, options.addr) {
-        Err(error) if lacks_ipv6(&error) && is_ipv6_wildcard(options.addr) => {
+        Err(error) if lacks_address(&error) && is_ipv6_wildcard(options.addr) => {
             let addr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.addr.port()));
             listen_at(netns, options, addr)
         }
@@ -140,7 +140,8 @@ fn is_ipv6_wildcard(addr: SocketAddr) -> bool {
     addr.is_ipv6() && addr.ip().is_unspecified()
 }
 
-fn lacks_ipv6(error: &io::Error) -> bool {
+/// Whether an address could not be used because the namespace or the kernel does without it: IPv6, most often.
+pub fn lacks_address(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)

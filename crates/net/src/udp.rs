@@ -1,10 +1,11 @@
 //! UDP sockets inside a network namespace.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 
 use rustix::net::{RecvFlags, recvfrom};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -40,6 +41,17 @@ pub fn connect(netns: &Netns, server: SocketAddr, mark: u32) -> io::Result<UdpSo
     UdpSocket::from_std(socket.into())
 }
 
+/// Takes a socket out of those that share its port: what comes from now on is for the others. What has come can still be
+/// received, and messages sent to anybody.
+///
+/// # Errors
+/// As `connect(2)`.
+pub fn stop_receiving(socket: &UdpSocket) -> io::Result<()> {
+    // Connected sockets hear only their peer, and are passed over where several share a port (Linux 5.4).
+    let nobody = SocketAddr::new(socket.local_addr()?.ip(), DISCARD);
+    SockRef::from(socket).connect(&SockAddr::from(nobody))
+}
+
 /// The next message as `recvfrom(2)` gives it. Unlike the runtime's own, it also tells that an earlier message was refused,
 /// which is an error and nothing to read.
 ///
@@ -55,10 +67,10 @@ pub async fn receive(socket: &UdpSocket) -> io::Result<(Vec<u8>, SocketAddr)> {
 /// # Errors
 /// `WouldBlock` if there is none.
 pub fn receive_now(socket: &UdpSocket) -> io::Result<(Vec<u8>, SocketAddr)> {
-    let mut buffer = [0; LARGEST];
-    let (len, _, from) = recvfrom(socket, &mut buffer, RecvFlags::empty())?;
+    let mut buffer = [MaybeUninit::uninit(); LARGEST];
+    let ((message, _), _, from) = recvfrom(socket, &mut buffer[..], RecvFlags::empty())?;
     let from = from.ok_or(io::ErrorKind::AddrNotAvailable)?.try_into()?;
-    Ok((buffer.get(..len).unwrap_or_default().to_vec(), from))
+    Ok((message.to_vec(), from))
 }
 
 fn open(netns: &Netns, addr: SocketAddr) -> io::Result<Socket> {
@@ -67,5 +79,7 @@ fn open(netns: &Netns, addr: SocketAddr) -> io::Result<Socket> {
     netns.enter(|| Socket::new_raw(domain, kind, Some(Protocol::UDP)))?
 }
 
+/// Nobody answers there (RFC 863).
+const DISCARD: u16 = 9;
 /// A message by UDP cannot be larger.
 const LARGEST: usize = 65_535;

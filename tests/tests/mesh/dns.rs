@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -99,16 +100,81 @@ pub(crate) async fn forwarded(sandbox: Sandbox) -> Result<()> {
         ] {
             let by_udp = ask_udp(client, asked, &query).await?;
             let by_tcp = ask_tcp(client, asked, &query).await?;
-            let expected = NameServer::answer(&query);
+            let expected = NameServer::answer(&query, 0);
             ensure!(by_udp == expected, "by UDP: {by_udp:?}");
             ensure!(by_tcp == expected, "by TCP: {by_tcp:?}");
             let seen = server.take();
-            ensure!(seen.len() == 2, "seen {} times", seen.len());
-            for seen in seen {
-                ensure!(seen.get(2..) == query.get(2..), "{seen:?}");
-            }
+            ensure!(seen == [unnumbered(&query), unnumbered(&query)], "{seen:?}");
         }
     }
+    Ok(())
+}
+
+/// A name server that says nothing costs a second, one that refuses or fails nothing; what the last one says counts.
+pub(crate) async fn passed_over(sandbox: Sandbox) -> Result<()> {
+    let (mesh, files) = start(&sandbox).await?;
+    let client = mesh.pod(CART);
+    let (silent, refusing) = (mesh.pod(NEIGHBOUR), mesh.pod(VISITOR));
+    let _unread = udp::bind(silent.netns(), (silent.ip(), 53).into(), false)?;
+    let refused = NameServer::start_saying(refusing.netns(), &["::"], 5)?;
+    let good = NameServer::start(mesh.pod(LEGACY).netns(), &["::"])?;
+    files.name_servers(&[silent.ip(), refusing.ip(), mesh.pod(LEGACY).ip()])?;
+    let asked = SocketAddr::new(silent.ip(), 53);
+    let query = query(b"", 16);
+    let by_udp = ask_udp(client, asked, &query).await?;
+    let by_tcp = ask_tcp(client, asked, &query).await?;
+    ensure!([by_udp, by_tcp].map(|answer| answer == NameServer::answer(&query, 0)) == [true; 2]);
+    for server in [&refused, &good] {
+        ensure!(server.take() == [unnumbered(&query), unnumbered(&query)]);
+    }
+    drop(good);
+    let last = exchange_udp(client, asked, &query).await?;
+    ensure!(last == NameServer::answer(&query, 5), "{last:?}");
+    ensure!(refused.take() == [unnumbered(&query)]);
+    Ok(())
+}
+
+/// Many queries by one connection, answered as answers come; and a ztunnel that leaves while some are open answers them.
+pub(crate) async fn drained(sandbox: Sandbox) -> Result<()> {
+    let (mut mesh, files) = start(&sandbox).await?;
+    let slow = mesh.pod(LEGACY).ip();
+    let answering = UdpSocket::from_std(udp::bind(
+        mesh.pod(LEGACY).netns(),
+        (slow, 53).into(),
+        false,
+    )?)?;
+    files.name_servers(&[slow])?;
+    let query = query(b"", 16);
+    let asked = SocketAddr::new(slow, 53);
+    let asking = client_udp(mesh.pod(CART), asked).await?;
+    asking.send(&query).await?;
+    let (forwarded, from) = soon("the query", udp::receive(&answering)).await??;
+
+    let mut stream = soon("a connection", mesh.pod(CART).connect(asked)).await??;
+    let service = web_queries();
+    let all: Vec<u8> = service.iter().flat_map(|query| framed(query)).collect();
+    stream.write_all(&all).await?;
+    let mut left: Vec<u16> = (0..WEB_QUERIES).collect();
+    while !left.is_empty() {
+        let answer = soon("an answer", read_framed(&mut stream)).await??;
+        let number = u16::from_be_bytes([answer[0], answer[1]]);
+        ensure!(answer[3] & 0x0f == 0 && answer[7] == 1, "{answer:?}");
+        left.retain(|left| *left != number);
+    }
+
+    let ztunnel = mesh.ztunnel_mut("node1").process_mut();
+    ztunnel.signal(Signal::SIGTERM)?;
+    soon("the end of the connection", stream.read_u8())
+        .await?
+        .unwrap_err();
+    answering
+        .send_to(&NameServer::answer(&forwarded, 0), from)
+        .await?;
+    let mut answer = vec![0; 512];
+    let len = soon("an answer", asking.recv(&mut answer)).await??;
+    ensure!(answer[..len] == NameServer::answer(&query, 0));
+    let status = ztunnel.wait(world::SOON).await?;
+    ensure!(status.success(), "{status}");
     Ok(())
 }
 
@@ -125,7 +191,7 @@ pub(crate) async fn loopback(sandbox: Sandbox) -> Result<()> {
         let server = server.parse()?;
         ask_udp(client, server, &query).await?;
         ask_tcp(client, server, &query).await?;
-        ensure!(in_pod.take() == [query.clone(), query.clone()]);
+        ensure!(in_pod.take() == [unnumbered(&query), unnumbered(&query)]);
     }
     ensure!(on_node.take().is_empty());
     // As that resolver would ask for what it does not know.
@@ -147,7 +213,7 @@ pub(crate) async fn left_alone(sandbox: Sandbox) -> Result<()> {
     let query = query(b"", 16);
     eventually("the query arrives as it is", async || {
         let answered = ask_udp(client, asked, &query).await.is_ok();
-        server.take() == [query.clone()] && answered
+        server.take() == [unnumbered(&query)] && answered
     })
     .await
 }
@@ -160,6 +226,11 @@ struct NameServer {
 
 impl NameServer {
     fn start(netns: &Netns, addresses: &[&str]) -> Result<Self> {
+        Self::start_saying(netns, addresses, 0)
+    }
+
+    /// One that gives this response code.
+    fn start_saying(netns: &Netns, addresses: &[&str], code: u8) -> Result<Self> {
         let seen = Arc::default();
         let mut tasks = JoinSet::new();
         for address in addresses {
@@ -169,6 +240,7 @@ impl NameServer {
             tasks.spawn(by_tcp(
                 TcpListener::from_std(tcp.socket)?,
                 Arc::clone(&seen),
+                code,
             ));
             let any: &[&str] = if address.ip().is_unspecified() {
                 &["0.0.0.0", "::"]
@@ -186,7 +258,7 @@ impl NameServer {
             };
             for ip in each {
                 let udp = udp::bind(netns, SocketAddr::new(ip, 53), false)?;
-                tasks.spawn(by_udp(UdpSocket::from_std(udp)?, Arc::clone(&seen)));
+                tasks.spawn(by_udp(UdpSocket::from_std(udp)?, Arc::clone(&seen), code));
             }
         }
         Ok(Self {
@@ -195,35 +267,39 @@ impl NameServer {
         })
     }
 
-    /// What was asked since this was last called.
+    /// What was asked since this was last called, without the numbers.
     fn take(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut *self.seen.lock().expect("no test panics with it"))
+        let seen = std::mem::take(&mut *self.seen.lock().expect("no test panics with it"));
+        seen.iter().map(|query| unnumbered(query)).collect()
     }
 
     fn forget(&self) {
         self.take();
     }
 
-    fn answer(query: &[u8]) -> Vec<u8> {
+    fn answer(query: &[u8], code: u8) -> Vec<u8> {
         let mut answer = query.to_vec();
         answer[2] |= 0x80;
+        answer[3] |= code;
         answer
     }
 }
 
 type Seen = Arc<std::sync::Mutex<Vec<Vec<u8>>>>;
 
-async fn by_udp(socket: UdpSocket, seen: Seen) -> Result<()> {
+async fn by_udp(socket: UdpSocket, seen: Seen, code: u8) -> Result<()> {
     loop {
         let mut query = vec![0; 4096];
         let (len, from) = socket.recv_from(&mut query).await?;
         query.truncate(len);
-        socket.send_to(&NameServer::answer(&query), from).await?;
+        socket
+            .send_to(&NameServer::answer(&query, code), from)
+            .await?;
         seen.lock().expect("no test panics with it").push(query);
     }
 }
 
-async fn by_tcp(listener: TcpListener, seen: Seen) -> Result<()> {
+async fn by_tcp(listener: TcpListener, seen: Seen, code: u8) -> Result<()> {
     loop {
         let (mut stream, _) = listener.accept().await?;
         let query = read_framed(&mut stream).await?;
@@ -231,9 +307,14 @@ async fn by_tcp(listener: TcpListener, seen: Seen) -> Result<()> {
             .expect("no test panics with it")
             .push(query.clone());
         stream
-            .write_all(&framed(&NameServer::answer(&query)))
+            .write_all(&framed(&NameServer::answer(&query, code)))
             .await?;
     }
+}
+
+/// A message without the number that it begins with.
+fn unnumbered(message: &[u8]) -> Vec<u8> {
+    message.get(2..).unwrap_or_default().to_vec()
 }
 
 fn framed(message: &[u8]) -> Vec<u8> {
@@ -249,6 +330,19 @@ async fn read_framed(stream: &mut TcpStream) -> Result<Vec<u8>> {
 
 /// The answer to `query`, unless it is that there is none.
 async fn ask_udp(client: &Pod, server: SocketAddr, query: &[u8]) -> Result<Vec<u8>> {
+    definite(exchange_udp(client, server, query).await?)
+}
+
+async fn exchange_udp(client: &Pod, server: SocketAddr, query: &[u8]) -> Result<Vec<u8>> {
+    let socket = client_udp(client, server).await?;
+    socket.send(query).await?;
+    let mut answer = vec![0; 4096];
+    let len = soon("an answer by UDP", socket.recv(&mut answer)).await??;
+    answer.truncate(len);
+    Ok(answer)
+}
+
+async fn client_udp(client: &Pod, server: SocketAddr) -> Result<UdpSocket> {
     let any: IpAddr = if server.is_ipv4() {
         [0; 4].into()
     } else {
@@ -256,11 +350,7 @@ async fn ask_udp(client: &Pod, server: SocketAddr, query: &[u8]) -> Result<Vec<u
     };
     let socket = UdpSocket::from_std(udp::bind(client.netns(), (any, 0).into(), false)?)?;
     socket.connect(server).await?;
-    socket.send(query).await?;
-    let mut answer = vec![0; 4096];
-    let len = soon("an answer by UDP", socket.recv(&mut answer)).await??;
-    answer.truncate(len);
-    definite(answer)
+    Ok(socket)
 }
 
 async fn ask_tcp(client: &Pod, server: SocketAddr, query: &[u8]) -> Result<Vec<u8>> {
@@ -280,6 +370,19 @@ fn query(behind: &[u8], kind: u16) -> Vec<u8> {
     let name = b"\x04NoNe\x07EXAMPLE\x00";
     [&header, &name[..], &kind.to_be_bytes(), &[0, 1], behind].concat()
 }
+
+/// Queries for the address of a service, numbered from zero.
+fn web_queries() -> Vec<Vec<u8>> {
+    let number = |number: u16| {
+        let header = [0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
+        let name = b"\x03web\x04shop\x00\x00\x01\x00\x01";
+        [&number.to_be_bytes(), &header[..], name].concat()
+    };
+    (0..WEB_QUERIES).map(number).collect()
+}
+
+/// More than one connection may have open at a time.
+const WEB_QUERIES: u16 = 100;
 
 /// An update (RFC 2136) of a zone, without records.
 fn update() -> Vec<u8> {

@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         case!(churn::two_hundred_pods).limit(Duration::from_secs(150)),
         case!(dns::services),
         case!(dns::forwarded),
+        case!(dns::passed_over),
+        case!(dns::drained),
         case!(dns::loopback),
         case!(dns::left_alone),
         case!(isolation::proxy_ports),

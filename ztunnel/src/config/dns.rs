@@ -1,10 +1,9 @@
 //! Mesh DNS.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
 use super::mesh::ProxyConfig;
 use super::variables::{ConfigError, Variables};
 use crate::dns::DnsSettings;
+use crate::route::DNS_PORT;
 
 /// `None` if pods are to have none. `ipv6` is whether they have IPv6.
 pub(super) fn dns(
@@ -13,51 +12,90 @@ pub(super) fn dns(
     ipv6: bool,
 ) -> Result<Option<DnsSettings>, ConfigError> {
     let metadata = |name: &str| {
-        let default = || {
-            let metadata = &defaults.proxy_metadata;
-            let short = name.strip_prefix("ISTIO_META_");
-            let value = metadata.get(name);
-            value.or_else(|| metadata.get(short?)).cloned()
-        };
-        variables.text(name).or_else(default)
+        let named = defaults.proxy_metadata.get(name).cloned();
+        variables.text(name).or(named)
     };
     if metadata("ISTIO_META_DNS_CAPTURE").is_some_and(|value| value != "true") {
         return Ok(None);
     }
-    let (address, port) = match metadata(ADDRESS) {
-        None => (None, PORT),
-        Some(value) => parse(&value).ok_or_else(|| ConfigError::Invalid {
+    // Queries are redirected to this one.
+    let address = format!("localhost:{DNS_PORT}");
+    if let Some(value) = metadata(ADDRESS).filter(|value| *value != address) {
+        return Err(ConfigError::Invalid {
             variable: ADDRESS.to_owned(),
             value,
-            expected: "localhost or an address, and a port".to_owned(),
-        })?,
-    };
-    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    let addresses = address.map_or(loopback.to_vec(), |address| vec![address]);
+            expected: address,
+        });
+    }
+    let domain = variables.text("CLUSTER_DOMAIN");
+    let domain = domain.as_deref().unwrap_or("cluster.local");
     Ok(Some(DnsSettings {
-        addresses: addresses
-            .into_iter()
-            .filter(|address| ipv6 || address.is_ipv4())
-            .collect(),
-        port,
-        domain: variables
-            .text("CLUSTER_DOMAIN")
-            .unwrap_or_else(|| DOMAIN.to_owned())
-            .into(),
+        domain: domain.trim_matches('.').to_ascii_lowercase().into(),
         preferred: variables.text("PREFERED_SERVICE_NAMESPACE").map(Into::into),
         ipv6,
+        max_queries: variables
+            .number("TULLE_MAX_DNS_QUERIES_PER_POD", 1..=100_000)?
+            .unwrap_or(MAX_QUERIES),
     }))
 }
 
-/// An address, or `None` for `localhost`, and a port.
-fn parse(text: &str) -> Option<(Option<IpAddr>, u16)> {
-    if let Some(port) = text.strip_prefix("localhost:") {
-        return Some((None, port.parse().ok().filter(|port| *port != 0)?));
-    }
-    let address: SocketAddr = text.parse().ok()?;
-    (address.port() != 0).then(|| (Some(address.ip()), address.port()))
-}
-
 const ADDRESS: &str = "ISTIO_META_DNS_PROXY_ADDR";
-const PORT: u16 = 15053;
-const DOMAIN: &str = "cluster.local";
+const MAX_QUERIES: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn read(variables: &[(&str, &str)], mesh_file: &str) -> Result<Option<DnsSettings>, String> {
+        let owned = variables
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()));
+        let owned: BTreeMap<_, _> = owned.collect();
+        let variables = Variables::new(&owned).unwrap();
+        let defaults = ProxyConfig::read(Some(mesh_file), &variables).unwrap();
+        dns(&variables, &defaults, true).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn names_are_answered_unless_told_otherwise() {
+        let defaults = read(&[], "").unwrap().unwrap();
+        assert_eq!(
+            (&*defaults.domain, defaults.preferred),
+            ("cluster.local", None)
+        );
+        assert_eq!(defaults.max_queries, 512);
+
+        let told = read(
+            &[
+                ("CLUSTER_DOMAIN", "Example.ORG."),
+                ("PREFERED_SERVICE_NAMESPACE", "shop"),
+                ("TULLE_MAX_DNS_QUERIES_PER_POD", "7"),
+            ],
+            "",
+        );
+        let told = told.unwrap().unwrap();
+        assert_eq!(&*told.domain, "example.org");
+        assert_eq!(told.preferred.as_deref(), Some("shop"));
+        assert_eq!(told.max_queries, 7);
+
+        let off = "defaultConfig: {proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'false'}}";
+        assert_eq!(read(&[], off), Ok(None));
+        assert_eq!(read(&[("ISTIO_META_DNS_CAPTURE", "no")], ""), Ok(None));
+        assert!(
+            read(&[("ISTIO_META_DNS_CAPTURE", "true")], off)
+                .unwrap()
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn queries_are_led_to_one_address() {
+        assert!(read(&[(ADDRESS, "localhost:15053")], "").unwrap().is_some());
+        assert_eq!(
+            read(&[(ADDRESS, "localhost:53")], "").unwrap_err(),
+            "ISTIO_META_DNS_PROXY_ADDR=\"localhost:53\": must be localhost:15053"
+        );
+    }
+}

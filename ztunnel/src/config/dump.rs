@@ -68,10 +68,9 @@ pub(super) fn dump(config: &Config) -> Value {
             "maxHandshakesPerPod": proxy.max_handshakes,
         },
         "dns": proxy.dns.as_ref().map(|dns| json!({
-            "addresses": dns.addresses,
-            "port": dns.port,
             "clusterDomain": dns.domain,
             "preferredNamespace": dns.preferred,
+            "maxQueriesPerPod": dns.max_queries,
             "resolvConf": config.resolv_conf,
         })),
         "http2": {

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use fastrand::Rng;
-use tulle_model::Vip;
+use tulle_model::{Service, Vip};
 
 use super::names::{Candidate, Realm};
 use crate::state::{ServiceRecord, Snapshot, Workload};
@@ -46,7 +46,7 @@ impl Client<'_> {
         family: Family,
         random: &mut Rng,
     ) -> Option<Known> {
-        let candidates = self.realm.candidates(asked).into_iter();
+        let candidates = self.realm.candidates(asked);
         let mut found = candidates.filter_map(|candidate| {
             let record = self.service(snapshot, &candidate.host)?;
             Some((candidate, record))
@@ -54,8 +54,9 @@ impl Client<'_> {
         let (Candidate { host, stripped }, record) = found.next()?;
         let mut addresses = self.addresses(record, family);
         random.shuffle(&mut addresses);
+        let has_alias = !host.starts_with('*') && !addresses.is_empty();
         Some(Known {
-            alias: stripped.filter(|_| !host.starts_with('*')),
+            alias: stripped.filter(|_| has_alias).map(str::to_owned),
             addresses,
         })
     }
@@ -69,7 +70,7 @@ impl Client<'_> {
                 let rest = host.strip_suffix(self.realm.domain);
                 rest.is_some_and(|rest| rest.ends_with(".svc."))
             };
-            record.is_visible_to(namespace) && (!record.service.vips.is_empty() || of_cluster())
+            record.is_visible_to(namespace) && (has_address(&record.service) || of_cluster())
         };
         let rank = |record: &&ServiceRecord| {
             let owner = &*record.service.key.namespace;
@@ -91,8 +92,8 @@ impl Client<'_> {
             };
             of_family && service.ip_families.allows(*ip)
         };
-        if service.vips.is_empty() {
-            let endpoints = record.endpoints.members().iter();
+        if !has_address(service) {
+            let endpoints = record.endpoints.choosable().iter();
             let first =
                 endpoints.filter_map(|endpoint| endpoint.addresses.iter().find(|ip| wanted(ip)));
             return first.copied().collect();
@@ -105,6 +106,12 @@ impl Client<'_> {
         });
         here.filter(wanted).collect()
     }
+}
+
+/// Whether it has an address of its own. A range of addresses is none: no one of them is the service's.
+fn has_address(service: &Service) -> bool {
+    let mut vips = service.vips.iter();
+    vips.any(|vip| matches!(vip, Vip::Host(_)))
 }
 
 #[cfg(test)]

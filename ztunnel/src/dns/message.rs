@@ -87,7 +87,11 @@ impl Query {
     /// The family of the addresses that it asks for. `None` for every other query: those are for name servers.
     pub(super) fn family(&self) -> Option<Family> {
         let (question, _) = self.question.as_ref()?;
-        let plain = self.header.op_code == OpCode::Query && self.header.counts.queries == 1;
+        let counts = &self.header.counts;
+        // Nothing behind it but what belongs to a question: EDNS, and a signature.
+        let alone = counts.queries == 1 && counts.answers == 0 && counts.authorities == 0;
+        let short = counts.additionals <= 2 && self.bytes.len() <= LONGEST;
+        let plain = self.header.op_code == OpCode::Query && alone && short;
         match question.query_type() {
             _ if !plain || question.query_class() != DNSClass::IN => None,
             RecordType::A => Some(Family::Ipv4),
@@ -103,14 +107,8 @@ impl Query {
         if asked.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
             return None;
         }
-        let mut message = self.response(ResponseCode::NoError);
+        let mut message = self.response(ResponseCode::NoError, asked.edns.is_some());
         message.metadata.authoritative = true;
-        message.add_query(question.clone());
-        if asked.edns.is_some() {
-            let mut edns = Edns::new();
-            edns.set_max_payload(OUR_PAYLOAD);
-            message.set_edns(edns);
-        }
         let mut owner = question.name().clone();
         if let Some(alias) = &known.alias {
             let mut target = Name::from_ascii(alias).ok()?;
@@ -134,21 +132,41 @@ impl Query {
         if whole.len() <= limit {
             return Some(whole);
         }
-        message.truncate().to_vec().ok()
+        // Not every client asks again by TCP, so it is told as many as fit.
+        let record = match known.addresses.first() {
+            Some(IpAddr::V6(_)) => IPV6_RECORD,
+            _ => IPV4_RECORD,
+        };
+        let excess = (whole.len() - limit).div_ceil(record);
+        message.metadata.truncation = true;
+        let fits = message.answers.len().saturating_sub(excess);
+        message.answers.truncate(fits);
+        message.to_vec().ok()
     }
 
     /// Says that nobody could answer.
     pub(super) fn fail(&self) -> Option<Vec<u8>> {
-        let mut message = self.response(ResponseCode::ServFail);
-        message.add_queries(self.question.iter().map(|(question, _)| question.clone()));
-        message.to_vec().ok()
+        let asked = Message::from_vec(&self.bytes);
+        let edns = asked.is_ok_and(|asked| asked.edns.is_some());
+        self.response(ResponseCode::ServFail, edns).to_vec().ok()
     }
 
-    fn response(&self, code: ResponseCode) -> Message {
+    /// Bytes of the message.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn response(&self, code: ResponseCode, edns: bool) -> Message {
         let mut message = Message::error_msg(self.header.id, self.header.op_code, code);
         message.metadata.recursion_desired = self.header.recursion_desired;
         message.metadata.recursion_available = true;
         message.metadata.checking_disabled = self.header.checking_disabled;
+        message.add_queries(self.question.iter().map(|(question, _)| question.clone()));
+        if edns {
+            let mut edns = Edns::new();
+            edns.set_max_payload(OUR_PAYLOAD);
+            message.set_edns(edns);
+        }
         message
     }
 
@@ -167,8 +185,10 @@ impl Query {
             return None;
         }
         // The question is repeated, except by servers that understood none.
+        let misunderstood =
+            header.counts.queries == 0 && header.response_code != ResponseCode::NoError;
         if let Some((_, end)) = self.question
-            && header.counts.queries > 0
+            && !misunderstood
         {
             let asked = self.bytes.get(HEADER..end)?;
             if !asked.eq_ignore_ascii_case(reply.get(HEADER..end)?) {
@@ -210,6 +230,11 @@ const HEADER: usize = 12;
 const SMALLEST_PAYLOAD: u16 = 512;
 /// What we tell that we take by UDP: fits every path.
 const OUR_PAYLOAD: u16 = 1232;
+/// Bytes of a record whose owner was named before.
+const IPV4_RECORD: usize = 16;
+const IPV6_RECORD: usize = 28;
+/// Bytes of a query that the mesh answers.
+const LONGEST: usize = 4096;
 /// Addresses of one answer; with their names they fit a message.
 const MOST_ADDRESSES: usize = 2000;
 

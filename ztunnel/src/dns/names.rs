@@ -7,7 +7,7 @@
 //!
 //! Every name here is in lower case, without a dot at its end. Spec: `l4-data-plane.md` §7.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, iter};
 
 /// Where clients of a pod look names up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,38 +20,28 @@ pub(super) struct Realm<'a> {
 
 /// One name to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Candidate {
+pub(super) struct Candidate<'a> {
     /// The hostname of a service, perhaps a wildcard.
-    pub(super) host: String,
+    pub(super) host: Cow<'a, str>,
     /// What was left of the name that was asked without a search domain, where one was taken away.
-    pub(super) stripped: Option<String>,
+    pub(super) stripped: Option<&'a str>,
 }
 
 impl Realm<'_> {
-    /// All names to try for `asked`.
-    pub(super) fn candidates(&self, asked: &str) -> Vec<Candidate> {
-        let mut candidates = Vec::new();
-        self.push_all(&mut candidates, asked, None);
-        for search in self.search_domains() {
-            let left = asked.strip_suffix(&*search);
-            if let Some(left) = left.and_then(|left| left.strip_suffix('.')) {
-                self.push_all(&mut candidates, left, Some(left));
-            }
-        }
-        candidates
-    }
-
-    fn push_all(&self, candidates: &mut Vec<Candidate>, name: &str, stripped: Option<&str>) {
-        let itself = [Cow::Borrowed(name)].into_iter();
-        for host in itself.chain(self.expansions(name).into_iter().map(Cow::Owned)) {
-            let wildcards = wildcards(&host);
-            for host in [host.clone().into_owned()].into_iter().chain(wildcards) {
-                candidates.push(Candidate {
-                    host,
-                    stripped: stripped.map(str::to_owned),
-                });
-            }
-        }
+    /// All names to try for `asked`, each made when its turn comes: a long name has hundreds.
+    pub(super) fn candidates<'a>(&'a self, asked: &'a str) -> impl Iterator<Item = Candidate<'a>> {
+        let searched = self.search_domains().into_iter();
+        let left = searched.filter_map(|search| {
+            let left = asked.strip_suffix(&*search)?;
+            left.strip_suffix('.')
+        });
+        let names = iter::once((asked, None)).chain(left.map(|left| (left, Some(left))));
+        names.flat_map(|(name, stripped)| {
+            let expanded = self.expansions(name).into_iter().map(Cow::Owned);
+            let hosts = iter::once(Cow::Borrowed(name)).chain(expanded);
+            let hosts = hosts.flat_map(with_wildcards);
+            hosts.map(move |host| Candidate { host, stripped })
+        })
     }
 
     /// What a resolver of Kubernetes makes of short names.
@@ -81,10 +71,17 @@ impl Realm<'_> {
     }
 }
 
-/// `*.b.c` and `*.c` of `a.b.c`.
-fn wildcards(name: &str) -> Vec<String> {
-    let above = name.match_indices('.').map(|(dot, _)| name.get(dot..));
-    above.flatten().map(|above| format!("*{above}")).collect()
+/// `a.b.c` itself, `*.b.c` and `*.c`.
+fn with_wildcards(name: Cow<'_, str>) -> impl Iterator<Item = Cow<'_, str>> {
+    let mut next = Some((name.clone(), 0));
+    iter::from_fn(move || {
+        let (host, start) = next.take()?;
+        next = name.get(start..).and_then(|rest| {
+            let dot = start + rest.find('.')?;
+            Some((format!("*{}", name.get(dot..)?).into(), dot + 1))
+        });
+        Some(host)
+    })
 }
 
 #[cfg(test)]
@@ -96,10 +93,10 @@ mod tests {
             namespace: "shop",
             domain: "cluster.local",
         };
-        let candidates = realm.candidates(asked).into_iter();
+        let candidates = realm.candidates(asked);
         let named = candidates.map(|candidate| match candidate.stripped {
             Some(stripped) => format!("{} ({stripped})", candidate.host),
-            None => candidate.host,
+            None => candidate.host.into_owned(),
         });
         named.filter(|host| !host.starts_with('*')).collect()
     }
@@ -160,7 +157,8 @@ mod tests {
 
     #[test]
     fn wildcards_stand_behind_what_they_cover() {
-        assert_eq!(wildcards("a.b.c"), ["*.b.c", "*.c"]);
-        assert_eq!(wildcards("a"), Vec::<String>::new());
+        let all = |name: &'static str| with_wildcards(name.into()).collect::<Vec<_>>();
+        assert_eq!(all("a.b.c"), ["a.b.c", "*.b.c", "*.c"]);
+        assert_eq!(all("a"), ["a"]);
     }
 }

@@ -1,193 +1,86 @@
 //! Answers the queries of one pod.
 
-use std::{
-    cell::Cell,
-    io,
-    net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
-    rc::Rc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
 use fastrand::Rng;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpStream, UdpSocket},
     task::spawn_local,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
-use tulle_net::{
-    Netns,
-    listen::{ListenOptions, Transparent, listen},
-    udp,
-};
+use tulle_net::udp;
 
 use super::{
-    DnsSettings,
     answer::Client,
     message::{Query, Transport},
     names::Realm,
     servers::{Place, framed},
 };
 use crate::{
-    proxy::{Opening, Pod, ProxySettings},
+    proxy::{Local, Pod},
     telemetry::DnsLabels,
 };
 
-/// The sockets that a pod's queries arrive at.
-#[derive(Debug, Default)]
-pub struct DnsSockets {
-    udp: Vec<StdUdpSocket>,
-    tcp: Vec<StdTcpListener>,
-}
-
-impl DnsSockets {
-    /// Opens them in a pod. An address that the pod does not have, as that of a family which it does without, is left out.
-    ///
-    /// # Errors
-    /// If there is none to listen on, or one is taken.
-    pub fn open(netns: &Netns, dns: &DnsSettings, settings: &ProxySettings) -> io::Result<Self> {
-        let mut sockets = Self::default();
-        let mut missing = None;
-        for ip in &dns.addresses {
-            let addr = SocketAddr::new(*ip, dns.port);
-            match sockets.open_at(netns, addr, settings) {
-                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                    missing = Some(error);
-                }
-                Err(error) => {
-                    let text = format!("listen for DNS on {addr}: {error}");
-                    return Err(io::Error::new(error.kind(), text));
-                }
-                Ok(()) => {}
-            }
-        }
-        match missing {
-            Some(error) if sockets.udp.is_empty() => Err(error),
-            _ => Ok(sockets),
-        }
-    }
-
-    fn open_at(
-        &mut self,
-        netns: &Netns,
-        addr: SocketAddr,
-        settings: &ProxySettings,
-    ) -> io::Result<()> {
-        let udp = udp::bind(netns, addr, settings.reuse_port)?;
-        let options = ListenOptions {
-            mark: Some(settings.mark),
-            // What is captured keeps the address that the app dialled.
-            transparent: Transparent::Required,
-            reuse_port: settings.reuse_port,
-            local: true,
-            ..ListenOptions::new(addr)
-        };
-        self.tcp.push(listen(netns, &options)?.socket);
-        self.udp.push(udp);
-        Ok(())
-    }
-}
-
-/// Answers until the pod is let go or the process drains; what was asked by then is answered.
-///
-/// # Errors
-/// When a socket cannot be handed to the runtime.
-pub fn serve(pod: &Rc<Pod>, sockets: DnsSockets) -> io::Result<()> {
-    let open = Rc::new(Cell::new(0));
-    for socket in sockets.udp {
-        let socket = Rc::new(UdpSocket::from_std(socket)?);
-        spawn_local(serve_udp(pod.clone(), socket, open.clone()));
-    }
-    for listener in sockets.tcp {
-        let listener = TcpListener::from_std(listener)?;
-        spawn_local(serve_tcp(pod.clone(), listener, open.clone()));
-    }
-    Ok(())
-}
-
-async fn serve_udp(pod: Rc<Pod>, socket: Rc<UdpSocket>, open: Rc<Cell<usize>>) {
-    let take = |query, from| {
-        let Some(open) = Open::one_more(&pod, &open) else {
-            return;
-        };
-        let (pod, socket) = (pod.clone(), socket.clone());
-        spawn_local(async move {
-            if let Some(reply) = respond(&pod, query, Transport::Udp).await {
-                // Whoever does not take the answer asks again.
-                let _ = socket.send_to(&reply, from).await;
-            }
-            drop(open);
-        });
-    };
+/// Answers what comes by one socket, until the pod is let go or the process drains. What has come by then is answered.
+pub async fn serve(pod: Rc<Pod>, socket: UdpSocket) {
+    let socket = Rc::new(socket);
+    // Until the rest is taken, more may come.
+    let _opening = pod.live.opening();
     while let Some(received) = pod.drain.run_until_cancelled(udp::receive(&socket)).await {
         match received {
-            Ok((query, from)) => take(query, from),
-            // The kernel reports here that an earlier answer was not taken.
+            Ok((message, from)) => take(&pod, &socket, message, from),
+            // Out of memory, most likely: waiting is better than spinning.
             Err(error) => {
                 tracing::debug!(%error, pod = %pod.spec.info.name, "DNS socket");
                 sleep(PAUSE).await;
             }
         }
     }
-    while let Ok((query, from)) = udp::receive_now(&socket) {
-        take(query, from);
+    // Answers may take their time, and the next ztunnel is there already.
+    if let Err(error) = udp::stop_receiving(&socket) {
+        tracing::debug!(%error, pod = %pod.spec.info.name, "DNS socket keeps receiving");
+        return;
+    }
+    while let Ok((message, from)) = udp::receive_now(&socket) {
+        take(&pod, &socket, message, from);
     }
 }
 
-async fn serve_tcp(pod: Rc<Pod>, listener: TcpListener, open: Rc<Cell<usize>>) {
-    while let Some(accepted) = pod.drain.run_until_cancelled(listener.accept()).await {
-        match accepted {
-            Ok((stream, _)) => {
-                let Some(open) = Open::one_more(&pod, &open) else {
-                    continue;
-                };
-                let pod = pod.clone();
-                spawn_local(async move {
-                    if let Err(error) = converse(&pod, stream).await {
-                        tracing::debug!(%error, pod = %pod.spec.info.name, "DNS over TCP");
-                    }
-                    drop(open);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, kind = "dns", pod = %pod.spec.info.name, "accept failed");
-                pod.shared().metrics.refuse("accept_error");
-                sleep(PAUSE).await;
-            }
+/// Answers one message by UDP: at once if the mesh knows, else as soon as somebody does.
+fn take(pod: &Rc<Pod>, socket: &Rc<UdpSocket>, message: Vec<u8>, from: SocketAddr) {
+    let Some(query) = read(pod, message, LONGEST_BY_UDP) else {
+        return;
+    };
+    let local = pod.local();
+    if let Some(answer) = local.and_then(|local| by_mesh(pod, &local, &query, Transport::Udp)) {
+        // Whoever does not get the answer asks again.
+        let _ = socket.try_send_to(&answer, from);
+        return;
+    }
+    let (pod, socket) = (pod.clone(), socket.clone());
+    spawn_local(async move {
+        let _opening = pod.live.opening();
+        if let Some(answer) = by_name_server(&pod, &query, Transport::Udp).await {
+            let _ = socket.send_to(&answer, from).await;
         }
-    }
-}
-
-/// Queries and connections of a pod that are being answered. Beyond some, those that come are dropped.
-struct Open {
-    count: Rc<Cell<usize>>,
-    _opening: Opening,
-}
-
-impl Open {
-    fn one_more(pod: &Pod, count: &Rc<Cell<usize>>) -> Option<Self> {
-        if count.get() >= MOST_OPEN {
-            pod.shared().metrics.refuse("too_many_dns_queries");
-            return None;
-        }
-        count.set(count.get() + 1);
-        Some(Self {
-            count: count.clone(),
-            _opening: pod.live.opening(),
-        })
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.count.set(self.count.get() - 1);
-    }
+    });
 }
 
 /// Answers what comes by one connection, each query when its answer is there.
-async fn converse(pod: &Rc<Pod>, stream: TcpStream) -> io::Result<()> {
+pub async fn converse(pod: Rc<Pod>, stream: TcpStream, _: SocketAddr) {
+    let Some(_room) = pod.dns.conversation() else {
+        pod.shared().metrics.refuse("too_many_dns_queries");
+        return;
+    };
+    if let Err(error) = answer_all(&pod, stream).await {
+        tracing::debug!(%error, pod = %pod.spec.info.name, "DNS over TCP");
+    }
+}
+
+async fn answer_all(pod: &Rc<Pod>, stream: TcpStream) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let codec = LengthDelimitedCodec::builder()
         .length_field_length(2)
@@ -198,13 +91,14 @@ async fn converse(pod: &Rc<Pod>, stream: TcpStream) -> io::Result<()> {
     while reading || !answers.is_empty() {
         tokio::select! {
             () = pod.gone.cancelled() => return Ok(()),
+            () = pod.drain.cancelled(), if reading => reading = false,
             Some(answer) = answers.next() => {
+                let answer: Option<Vec<u8>> = answer;
                 let Some(answer) = answer else { return Ok(()) };
-                let answer: Vec<u8> = answer;
-                timeout(REQUEST, writer.write_all(&framed(&answer)?)).await??;
+                timeout(PATIENCE, writer.write_all(&framed(&answer)?)).await??;
             }
-            query = timeout(REQUEST, queries.next()), if reading && answers.len() < MOST_ANSWERS => match query {
-                Ok(Some(query)) => answers.push(respond(pod, query?.into(), Transport::Tcp)),
+            query = timeout(PATIENCE, queries.next()), if reading && answers.len() < MOST_ANSWERS => match query {
+                Ok(Some(query)) => answers.push(respond(pod, query?.into())),
                 Ok(None) => reading = false,
                 Err(_) if answers.is_empty() => return Ok(()),
                 Err(_) => {}
@@ -214,84 +108,108 @@ async fn converse(pod: &Rc<Pod>, stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The answer to one message. `None` if there is nothing to be said.
-async fn respond(pod: &Rc<Pod>, message: Vec<u8>, transport: Transport) -> Option<Vec<u8>> {
-    let Some(dns) = &pod.settings().dns else {
-        return None;
+/// The answer to one message by TCP. `None` if there is nothing to be said.
+async fn respond(pod: &Rc<Pod>, message: Vec<u8>) -> Option<Vec<u8>> {
+    let query = read(pod, message, usize::MAX)?;
+    let local = pod.local();
+    match local.and_then(|local| by_mesh(pod, &local, &query, Transport::Tcp)) {
+        Some(answer) => Some(answer),
+        None => by_name_server(pod, &query, Transport::Tcp).await,
+    }
+}
+
+fn read(pod: &Pod, message: Vec<u8>, longest: usize) -> Option<Query> {
+    let query = (message.len() <= longest).then(|| Query::read(message));
+    if query.is_none() {
+        pod.shared().metrics.refuse("not_a_dns_query");
+    }
+    query.flatten()
+}
+
+/// What the mesh itself says. Takes no time.
+fn by_mesh(pod: &Pod, local: &Local, query: &Query, transport: Transport) -> Option<Vec<u8>> {
+    let dns = pod.settings().dns.as_ref()?;
+    let (family, name) = (query.family()?, query.name()?);
+    let client = Client {
+        realm: Realm {
+            namespace: &local.workload.namespace,
+            domain: &dns.domain,
+        },
+        workload: &local.workload,
+        preferred: dns.preferred.as_deref(),
+        ipv6: dns.ipv6,
     };
-    let metrics = &pod.shared().metrics;
-    let Some(query) = Query::read(message) else {
-        metrics.refuse("not_a_dns_query");
-        return None;
-    };
-    let Some(local) = pod.wait_for_local().await else {
-        metrics.refuse("unknown_workload");
+    let snapshot = pod.shared().snapshots.load();
+    let known = client.look_up(&snapshot, &name, family, &mut Rng::new())?;
+    let answer = query.answer(&known, transport)?;
+    let labels = DnsLabels::new(query.kind(), transport.as_str(), &local.workload);
+    let metrics = &pod.shared().metrics.dns;
+    metrics.requests.get_or_create(&labels).inc();
+    log(local, query, "mesh", known.addresses.len());
+    Some(answer)
+}
+
+/// What a name server says, or that none says anything. Also waits until the pod itself is known.
+async fn by_name_server(pod: &Rc<Pod>, query: &Query, transport: Transport) -> Option<Vec<u8>> {
+    let refused = &pod.shared().metrics;
+    let Some(_room) = pod.dns.query(query.len()) else {
+        refused.refuse("too_many_dns_queries");
         return query.fail();
     };
-    let labels = DnsLabels::new(query.kind(), transport.as_str(), &local.workload);
-    metrics.dns.requests.get_or_create(&labels).inc();
-    let name = query.name();
-    let log = |result: &str, endpoints: usize| {
-        tracing::debug!(
-            target: "dns",
-            query = query.kind(),
-            src.workload = %local.workload.name,
-            src.namespace = %local.workload.namespace,
-            domain = name.as_deref().unwrap_or_default(),
-            result,
-            endpoints,
-            "query"
-        );
+    let waited = pod.local().is_none();
+    let Some(local) = pod.wait_for_local().await else {
+        refused.refuse("unknown_workload");
+        return query.fail();
     };
-    if let (Some(family), Some(name)) = (query.family(), &name) {
-        let client = Client {
-            realm: Realm {
-                namespace: &local.workload.namespace,
-                domain: &dns.domain,
-            },
-            workload: &local.workload,
-            preferred: dns.preferred.as_deref(),
-            ipv6: dns.ipv6,
-        };
-        let snapshot = pod.shared().snapshots.load();
-        let known = client.look_up(&snapshot, name, family, &mut Rng::new());
-        if let Some(known) = known
-            && let Some(answer) = query.answer(&known, transport)
-        {
-            log("mesh", known.addresses.len());
-            return Some(answer);
-        }
+    if waited && let Some(answer) = by_mesh(pod, &local, query, transport) {
+        return Some(answer);
     }
-    metrics.dns.upstream_requests.get_or_create(&labels).inc();
+    let labels = DnsLabels::new(query.kind(), transport.as_str(), &local.workload);
+    let metrics = &pod.shared().metrics.dns;
+    metrics.requests.get_or_create(&labels).inc();
+    metrics.upstream_requests.get_or_create(&labels).inc();
     let started = Instant::now();
     let place = Place {
         pod: &pod.spec.netns,
         mark: pod.settings().mark,
     };
-    let asked = pod.shared().name_servers.ask(place, &query, transport);
+    let asked = pod.shared().name_servers.ask(place, query, transport);
     let answered = pod.gone.run_until_cancelled(asked).await?;
-    let lasted = metrics.dns.upstream_duration.get_or_create(&labels);
+    let lasted = metrics.upstream_duration.get_or_create(&labels);
     lasted.observe(started.elapsed().as_secs_f64());
     match answered {
         Ok(reply) => {
-            log("forwarded", 0);
+            log(&local, query, "forwarded", 0);
             Some(reply)
         }
         Err(error) => {
-            log(&error.to_string(), 0);
-            metrics.dns.upstream_failures.get_or_create(&labels).inc();
+            log(&local, query, &error.to_string(), 0);
+            metrics.upstream_failures.get_or_create(&labels).inc();
             query.fail()
         }
     }
 }
 
-/// Of one pod, at a time.
-const MOST_OPEN: usize = 512;
+fn log(local: &Local, query: &Query, result: &str, endpoints: usize) {
+    tracing::debug!(
+        target: "dns",
+        query = query.kind(),
+        src.workload = %local.workload.name,
+        src.namespace = %local.workload.namespace,
+        domain = query.name(),
+        result,
+        endpoints,
+        "query"
+    );
+}
+
 /// Of one connection, at a time.
 const MOST_ANSWERS: usize = 32;
-/// How long a connection waits for the next query, and an answer to be taken.
-const REQUEST: Duration = Duration::from_secs(5);
+/// How long a connection waits for the next query, and for an answer to be taken.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after an error of a socket.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Most queries are shorter.
+/// Bytes; most queries are shorter.
 const SMALL: usize = 512;
+/// Bytes of a query by UDP. Longer ones go by TCP.
+const LONGEST_BY_UDP: usize = 4096;

@@ -19,6 +19,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    sync::Semaphore,
     time::{Instant, sleep, timeout},
 };
 use tulle_net::{
@@ -36,6 +37,8 @@ pub struct NameServers {
     /// Our own namespace, from where alone a server on loopback can be reached.
     own: Netns,
     read: Mutex<Option<(Instant, Arc<Servers>)>>,
+    /// Room for queries of all pods together.
+    room: Semaphore,
 }
 
 /// Servers, and how long they are waited for.
@@ -61,7 +64,13 @@ pub(super) enum AskError {
     #[error("no name server in {0}")]
     NoServers(PathBuf),
     #[error("{server}: {error}")]
-    Failed { server: IpAddr, error: io::Error },
+    Failed {
+        server: IpAddr,
+        #[source]
+        error: io::Error,
+    },
+    #[error("too many queries of all pods together")]
+    Busy,
 }
 
 impl NameServers {
@@ -71,6 +80,7 @@ impl NameServers {
             path,
             own,
             read: Mutex::new(None),
+            room: Semaphore::new(MOST_QUERIES),
         }
     }
 
@@ -81,6 +91,9 @@ impl NameServers {
         query: &Query,
         transport: Transport,
     ) -> Result<Vec<u8>, AskError> {
+        let Ok(_room) = self.room.try_acquire() else {
+            return Err(AskError::Busy);
+        };
         let servers = self.servers();
         let Servers {
             addresses,
@@ -112,7 +125,7 @@ impl NameServers {
                     // It would say the same again.
                     left.retain(|next| *next != server);
                 }
-                () = sleep(NEXT_SERVER), if !left.is_empty() => {}
+                () = sleep(NEXT_SERVER), if !left.is_empty() && asked.len() < MOST_ASKED => {}
             }
             asked.extend(left.pop_front().map(ask));
         }
@@ -200,6 +213,10 @@ pub(super) fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 const PORT: u16 = 53;
+/// Queries that are open at a time; each may have a descriptor for each of its servers.
+const MOST_QUERIES: usize = 4096;
+/// Servers that are asked at the same time.
+const MOST_ASKED: usize = 3;
 /// As resolvers do.
 const MOST_SERVERS: usize = 3;
 /// How long one server is waited for before the next is asked as well.

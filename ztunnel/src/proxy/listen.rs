@@ -37,10 +37,11 @@ pub fn open_listeners(
     threads: usize,
 ) -> io::Result<Vec<PodListeners>> {
     hand_over_what_waits(netns);
-    let mut dns = settings.dns.as_ref();
+    // Any thread will do, if it is not the same for all pods.
+    let server = usize::try_from(netns.id().ino).unwrap_or_default() % threads.max(1);
     (0..threads)
-        .map(|_| {
-            let dns = dns.take();
+        .map(|thread| {
+            let dns = settings.dns.as_ref().filter(|_| thread == server);
             let dns = dns.map(|dns| DnsSockets::open(netns, dns, settings));
             let outbound = open(netns, settings, threads, settings.outbound_port)?;
             let inbound = open(netns, settings, threads, settings.inbound_port)?;

@@ -20,7 +20,7 @@ use tulle_zds::PodInfo;
 
 use super::{Handshakes, LiveConnections, ProxySettings, live::Closed};
 use crate::{
-    dns::NameServers,
+    dns::{DnsLimits, NameServers},
     route::baggage,
     state::{PolicyEpoch, Snapshot, SnapshotReader, Workload},
     telemetry::{Metrics, TrafficCache},
@@ -77,6 +77,8 @@ pub struct Pod {
     pub live: Rc<LiveConnections>,
     /// Unfinished inbound handshakes.
     pub handshakes: Handshakes,
+    /// What it may ask by DNS.
+    pub dns: DnsLimits,
     /// Cancelled when the pod is let go or the process drains: take nothing new.
     pub drain: CancellationToken,
     /// Cancelled when the pod is gone: drop everything.
@@ -123,6 +125,7 @@ impl Pod {
         let pool = Pool::new(settings.pool.clone(), settings.http2.clone(), spawn);
         Rc::new(Self {
             handshakes: Handshakes::new(settings.max_handshakes),
+            dns: DnsLimits::new(settings.dns.as_ref().map_or(0, |dns| dns.max_queries)),
             pool,
             transparent,
             live: Rc::new(LiveConnections::default()),

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{Pod, PodListeners, inbound, outbound, passthrough};
-use crate::dns;
+use crate::dns::{self, DnsListeners, DnsSockets};
 
 /// Serves a pod until it is let go or the process drains: then listeners close, and connections run on.
 ///
@@ -18,11 +18,16 @@ pub fn serve(pod: &Rc<Pod>, listeners: PodListeners) -> io::Result<()> {
     let outbound = TcpListener::from_std(listeners.outbound)?;
     let inbound = TcpListener::from_std(listeners.inbound)?;
     let hbone = TcpListener::from_std(listeners.hbone)?;
+    let dns = listeners.dns.map(DnsSockets::into_listeners).transpose()?;
     spawn_local(accept(pod.clone(), outbound, "outbound", outbound::handle));
     spawn_local(accept(pod.clone(), inbound, "inbound", passthrough::handle));
     spawn_local(accept(pod.clone(), hbone, "hbone", inbound::handle));
-    if let Some(sockets) = listeners.dns {
-        dns::serve(pod, sockets)?;
+    let DnsListeners { udp, tcp } = dns.unwrap_or_default();
+    for socket in udp {
+        spawn_local(dns::serve(pod.clone(), socket));
+    }
+    for listener in tcp {
+        spawn_local(accept(pod.clone(), listener, "dns", dns::converse));
     }
     Ok(())
 }

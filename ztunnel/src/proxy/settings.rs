@@ -43,12 +43,3 @@ pub struct ProxySettings {
     /// Mesh DNS, if pods have it. Default: they have.
     pub dns: Option<DnsSettings>,
 }
-
-impl ProxySettings {
-    /// Whether a port is one of ours: connecting there through ourselves would loop.
-    pub fn is_own_port(&self, port: u16) -> bool {
-        let dns = self.dns.as_ref().map(|dns| dns.port);
-        [self.outbound_port, self.inbound_port, self.hbone_port].contains(&port)
-            || dns == Some(port)
-    }
-}

@@ -49,6 +49,11 @@ impl Endpoints {
         &self.members
     }
 
+    /// Those that clients may choose, in order of UID.
+    pub fn choosable(&self) -> &[Arc<Workload>] {
+        &self.choosable.members
+    }
+
     pub(crate) fn shared_members(&self) -> Members {
         Arc::clone(&self.members)
     }

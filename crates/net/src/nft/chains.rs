@@ -60,9 +60,7 @@ impl SharedChains {
             names: found,
         }))
     }
-}
 
-impl SharedChains {
     /// Whether this chain is one of them.
     #[must_use]
     pub fn have(&self, name: &str) -> bool {

@@ -280,16 +280,27 @@ fn udp_dns(config: &RedirectConfig) -> Vec<Rule> {
     let Some(port) = config.dns_capture else {
         return Vec::new();
     };
-    let redirected = |family| {
-        let query = Rule::new()
+    if config.exclude_outbound_ports.contains(&DNS) {
+        return Vec::new();
+    }
+    let query = |family| {
+        Rule::new()
             .not_output_interface("lo")
             .family(family)
             .udp()
             .destination_port(DNS)
-            .not_mark(config.mark, config.mark_mask);
-        query.counter().redirect(port)
     };
-    families(config).map(redirected).collect()
+    let excluded = families(config)
+        .filter(|family| has_any(&config.exclude_outbound, *family))
+        .map(|family| {
+            let excluded = query(family).destination_in(family, outbound_set(family));
+            excluded.counter().accept()
+        });
+    let redirected = families(config).map(|family| {
+        let apps = query(family).not_mark(config.mark, config.mark_mask);
+        apps.counter().redirect(port)
+    });
+    excluded.chain(redirected).collect()
 }
 
 /// ztunnel's queries upstream can have the very addresses and ports of an app's redirected query. A zone

@@ -12,6 +12,7 @@
 mod answers;
 mod before;
 mod changes;
+mod datagrams;
 mod listeners;
 mod netns;
 mod nft;

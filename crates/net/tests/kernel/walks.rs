@@ -215,6 +215,11 @@ fn exclusions_pass_by_the_mesh() {
             accept(&outside[1]).await;
             let _by_address = dial(&cable.pod, family.probe, 80).await;
             accept(&outside[0]).await;
+            let resolver = udp(&cable.peer, SocketAddr::new(family.probe, 53));
+            let asking = udp(&cable.pod, SocketAddr::new(unspecified(family.pod), 0));
+            let to = resolver.local_addr().unwrap();
+            asking.send_to(b"question", to).await.unwrap();
+            soon(resolver.recv(&mut [0; 32])).await.unwrap();
             let _captured = dial(&cable.pod, family.peer, 80).await;
             accept(&ztunnel.outbound).await;
         }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tulle_model::{IpFamilies, NetworkAddress, Service, Visibility};
+use tulle_model::{Health, IpFamilies, NetworkAddress, Service, Visibility, Workload};
 
 use super::*;
 use crate::state::{
@@ -94,6 +94,11 @@ fn virtual_addresses_of_the_family() {
         assert_eq!(ask(&snapshot, name, Family::Ipv4), None, "{name}");
     }
     // A resolver that completes names itself.
+    let completed = "web.shop.shop.svc.cluster.local";
+    assert_eq!(
+        ask(&snapshot, completed, Family::Ipv4),
+        told(Some("web.shop"), &["10.96.0.1"])
+    );
     assert_eq!(
         ask(
             &snapshot,
@@ -117,6 +122,10 @@ fn a_known_name_without_addresses_of_the_family_has_none() {
     let snapshot = snapshot([service("web", "shop", &["10.96.0.1"]), only_v4, far]);
     assert_eq!(ask(&snapshot, "web", Family::Ipv6), told(None, &[]));
     assert_eq!(ask(&snapshot, "db", Family::Ipv6), told(None, &[]));
+    assert_eq!(
+        ask(&snapshot, "db.shop.shop.svc.cluster.local", Family::Ipv6),
+        told(None, &[])
+    );
     assert_eq!(ask(&snapshot, "far", Family::Ipv4), told(None, &[]));
 }
 
@@ -129,7 +138,12 @@ fn headless_services_are_their_endpoints() {
         pod.services.insert(key, Default::default());
         pod
     };
-    let resources: [Resource; 4] = [
+    let sick = |uid, address| Workload {
+        health: Health::Unhealthy,
+        ..serving(uid, &[address])
+    };
+    let resources: [Resource; 5] = [
+        sick("c//Pod/shop/sick", "10.0.0.4").into(),
         service("db", "shop", &[]).into(),
         elsewhere("db.example", "shop", &[]).into(),
         serving("c//Pod/shop/a", &["10.0.0.2", "fd00::2", "fd00::22"]).into(),
@@ -142,6 +156,20 @@ fn headless_services_are_their_endpoints() {
     );
     assert_eq!(ask(&snapshot, "db", Family::Ipv6), told(None, &["fd00::2"]));
     assert_eq!(ask(&snapshot, "db.example", Family::Ipv4), None);
+}
+
+#[test]
+fn a_range_of_addresses_is_no_address() {
+    let range = Vip::Range {
+        network: "".into(),
+        address: "10.96.0.0".parse().unwrap(),
+        prefix: 24,
+    };
+    let lake = Service {
+        vips: vec![range],
+        ..elsewhere("lake.example", "shop", &[])
+    };
+    assert_eq!(ask(&snapshot([lake]), "lake.example", Family::Ipv4), None);
 }
 
 #[test]

@@ -53,6 +53,10 @@ fn addresses_are_asked_for() {
     let mut two = asked("web.shop.", RecordType::A);
     two.add_query(two.queries[0].clone());
     assert_eq!(read(&two).family(), None);
+    let mut laden = asked("web.shop.", RecordType::A);
+    let record = || Record::from_rdata(Name::root(), TTL, RData::A(A(Ipv4Addr::LOCALHOST)));
+    laden.add_additionals((0..3).map(|_| record()));
+    assert_eq!(read(&laden).family(), None);
 }
 
 #[test]
@@ -124,13 +128,18 @@ fn answers_fit_what_the_client_takes() {
         (&plain, Transport::Tcp, false),
         (&large, Transport::Udp, false),
     ] {
-        let message = answer(&read(asked), &known, transport);
+        let query = read(asked);
+        let message = answer(&query, &known, transport);
         assert_eq!(message.truncation, is_cut, "{transport:?}");
-        assert_eq!(message.answers.len(), if is_cut { 0 } else { 100 });
+        // 26 bytes for header and question, 16 for each address.
+        assert_eq!(message.answers.len(), if is_cut { 30 } else { 100 });
         assert_eq!(message.edns.is_some(), asked.edns.is_some());
     }
     let many = read(&asked("web.shop.", RecordType::A)).answer(&addresses(9000), Transport::Tcp);
     assert!(many.unwrap().len() <= usize::from(u16::MAX));
+    let failed = Message::from_vec(&read(&large).fail().unwrap()).unwrap();
+    assert_eq!(failed.response_code, ResponseCode::ServFail);
+    assert!(failed.edns.is_some());
     edns.set_version(1);
     large.set_edns(edns);
     assert!(read(&large).answer(&known, Transport::Udp).is_none());
@@ -155,6 +164,10 @@ fn only_the_answer_is_relayed() {
     let lower = [&reply[..HEADER], &reply[HEADER..].to_ascii_lowercase()].concat();
     assert!(query.relayed(&lower, 77).is_some());
 
+    // Nobody answers without saying what.
+    let mut mute = reply[..HEADER].to_vec();
+    mute[4..6].fill(0);
+    assert!(query.relayed(&mute, 77).is_none());
     assert!(query.relayed(&reply, 78).is_none());
     assert!(query.relayed(&sent, 77).is_none());
     assert!(query.relayed(&reply[..HEADER + 3], 77).is_none());
