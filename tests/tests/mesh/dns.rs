@@ -164,9 +164,8 @@ pub(crate) async fn drained(sandbox: Sandbox) -> Result<()> {
 
     let ztunnel = mesh.ztunnel_mut("node1").process_mut();
     ztunnel.signal(Signal::SIGTERM)?;
-    soon("the end of the connection", stream.read_u8())
-        .await?
-        .unwrap_err();
+    let ended = soon("the end of the connection", stream.read_u8()).await?;
+    ensure!(ended.is_err(), "something more came");
     answering
         .send_to(&NameServer::answer(&forwarded, 0), from)
         .await?;
