@@ -13,8 +13,11 @@ use crate::enrollment::{PodFacts, Texts};
 /// A pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownPod {
-    /// Its UID; empty if it has none.
+    /// The UID under which the node runs it; empty if it has none. That of its object, but for the mirror of a pod from a
+    /// file of the kubelet (a static pod).
     pub uid: String,
+    /// The UID of its object.
+    pub object_uid: String,
     /// Its service account.
     pub service_account: String,
     /// Its addresses; none while it has none.
@@ -29,7 +32,10 @@ impl KnownPod {
     pub fn of(pod: &Pod) -> Self {
         let metadata = &pod.metadata;
         Self {
-            uid: metadata.uid.clone(),
+            uid: mirrored(&metadata.annotations)
+                .unwrap_or(&metadata.uid)
+                .to_owned(),
+            object_uid: metadata.uid.clone(),
             service_account: pod.spec.service_account().to_owned(),
             ips: pod.addresses().unwrap_or_default(),
             facts: PodFacts {
@@ -171,6 +177,12 @@ fn replace<T: PartialEq>(known: &mut T, all: T) -> bool {
     changed
 }
 
+/// The UID of the static pod that an object mirrors: the hash of its file, which the kubelet writes into both annotations.
+fn mirrored(annotations: &Labels) -> Option<&str> {
+    let hash = annotations.get(HASH).filter(|hash| !hash.is_empty())?;
+    (annotations.get(MIRROR) == Some(hash)).then_some(hash)
+}
+
 fn of_the_mesh(annotations: &Labels) -> Texts {
     let ours = annotations.iter().filter(|(name, _)| {
         let domain = name.split_once('/').map_or("", |(domain, _)| domain);
@@ -183,6 +195,8 @@ fn of_the_mesh(annotations: &Labels) -> Texts {
         .collect()
 }
 
+const HASH: &str = "kubernetes.io/config.hash";
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Annotations of the mesh are of these domains, or of some below them.
 const DOMAINS: [&str; 2] = ["istio.io", "tulle.io"];
 
@@ -203,6 +217,36 @@ mod tests {
     fn apply(objects: &mut Objects, yaml: &str) {
         let parsed = Document::parse(yaml).unwrap().objects;
         objects.apply(parsed.into_iter().map(Change::Upsert).collect());
+    }
+
+    #[test]
+    fn static_pods_are_known_by_the_uid_that_the_node_uses() {
+        let mut objects = Objects::of("node1");
+        for (annotations, uid) in [
+            ("", "u-1"),
+            ("kubernetes.io/config.hash: 5f1a", "u-1"),
+            ("kubernetes.io/config.mirror: 5f1a", "u-1"),
+            (
+                "kubernetes.io/config.hash: 5f1a, kubernetes.io/config.mirror: 77",
+                "u-1",
+            ),
+            (
+                "kubernetes.io/config.hash: 5f1a, kubernetes.io/config.mirror: 5f1a",
+                "5f1a",
+            ),
+        ] {
+            let pod = format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: web-node1, namespace: shop, uid: u-1, annotations: {{{annotations}}}}}\n\
+                 spec: {{nodeName: node1}}\n"
+            );
+            apply(&mut objects, &pod);
+            let known = objects.pod(&ObjectKey::new("shop", "web-node1")).unwrap();
+            assert_eq!(
+                (&*known.uid, &*known.object_uid),
+                (uid, "u-1"),
+                "{annotations}"
+            );
+        }
     }
 
     #[test]

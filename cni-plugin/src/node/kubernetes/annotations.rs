@@ -114,9 +114,9 @@ fn wrong(key: &ObjectKey, pod: &KnownPod, statuses: &Statuses, caught_up: bool) 
     };
     let seen = pod.facts.annotations.get(REDIRECTION);
     let right = seen.map(String::as_str) == wanted.map(Redirection::as_str);
-    (!right && !pod.uid.is_empty()).then(|| Patch {
+    (!right && !pod.object_uid.is_empty()).then(|| Patch {
         key: key.clone(),
-        uid: pod.uid.clone(),
+        uid: pod.object_uid.clone(),
         seen: seen.cloned(),
         wanted,
     })
@@ -161,6 +161,22 @@ mod tests {
             problem: None,
         };
         [(uid.to_owned(), status)].into()
+    }
+
+    #[test]
+    fn mirrors_of_static_pods_are_written_under_their_own_uid() {
+        let mut mirror = pod("u-1", None);
+        for name in ["kubernetes.io/config.hash", "kubernetes.io/config.mirror"] {
+            let annotation = (name.to_owned(), "5f1a".to_owned());
+            mirror.metadata.annotations.extend([annotation]);
+        }
+        let mut objects = Objects::of("node1");
+        objects.put_pod(&mirror);
+        let statuses = statuses("5f1a", Some(Redirection::Enabled));
+        let now = Instant::now();
+        let (due, _) = Annotations::default().due(now, &objects, &statuses, true);
+        let uids: Vec<_> = due.iter().map(|patch| patch.uid.as_str()).collect();
+        assert_eq!(uids, ["u-1"]);
     }
 
     #[test]
