@@ -27,7 +27,7 @@ demo: peers-build ## a mesh on this machine, shown step by step, then removed
 # Namespace tests start the real binaries, which `cargo test` alone would not build.
 .PHONY: test
 test: peers-test ## unit, property and namespace tests
-	@scripts/peers.sh runtime || echo "going on without: the test of containerd is skipped"
+	@scripts/peers.sh runtime || echo "going on without: tests that say so are skipped"
 	$(CARGO) build --workspace --bins
 	$(CARGO) test $(or $(ARGS),--workspace)
 

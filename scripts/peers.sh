@@ -3,7 +3,7 @@
 #
 #   scripts/peers.sh build    a C compiler and make: the cryptography and the allocator contain C
 #   scripts/peers.sh test     what `make test` needs
-#   scripts/peers.sh runtime  a container runtime; without it one test says that it is skipped
+#   scripts/peers.sh runtime  container runtimes; without them two tests say that they are skipped
 #   scripts/peers.sh bench    what `make bench` needs besides: web server and load generators
 #   scripts/peers.sh check    the same list, nothing installed; fails where something is missing
 set -euo pipefail
@@ -20,6 +20,7 @@ readonly RUNTIME='
 containerd  containerd
 runc        runc
 ptp         containernetworking-plugins
+go          golang-go
 '
 readonly BENCH='
 nginx   nginx-light
@@ -106,9 +107,27 @@ stop_nginx() {
     fi
 }
 
+# CRI-O has no package. The library that makes it execute plugins is built into a small program.
+build_crio() {
+    local target
+    target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/peers/crio
+    cd "$(dirname "$0")/../tests/crio"
+    CGO_ENABLED=0 GOTOOLCHAIN=local go build -o "$target" . || {
+        echo "peers: cannot build tests/crio, which takes Go and its modules" >&2
+        return 1
+    }
+}
+
 main() {
-    local programs packages
+    local programs
     programs=$(wanted "${1-}")
+    provide "$1" "$programs"
+    if [ "$1" = runtime ]; then build_crio; fi
+}
+
+# Installs the packages of absent programs, or only looks for them.
+provide() {
+    local programs=$2 packages
     packages=$(missing "$programs")
     if [ -z "$packages" ]; then return; fi
     if [ "$1" = check ]; then

@@ -1,0 +1,56 @@
+//! The plugin and the agent under container runtimes of others, with the network plugins of Debian.
+//!
+//! ```text
+//! test ──CRI──▶ containerd ──exec──▶ ptp, portmap, tulle-cni ──▶ tulle-node ◀──ZDS── test, which says yes to every pod
+//! test ──────▶ CRI-O's library ──exec──▶ the same
+//! ```
+//!
+//! They take root, and what `scripts/peers.sh runtime` provides; without, a test says that it was skipped.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use tokio::process::Command;
+use tulle_tests::{case, harness};
+
+mod cgroups;
+mod containerd;
+mod cri;
+mod crio;
+mod node;
+
+fn main() -> ExitCode {
+    harness::main(&[
+        case!(containerd::pods_enter).limit(Duration::from_secs(120)),
+        case!(crio::pods_enter).limit(Duration::from_secs(120)),
+    ])
+}
+
+async fn run(mut command: Command) -> Result<String> {
+    let output = command.kill_on_drop(true).output().await?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {text}{errors}");
+    Ok(text)
+}
+
+/// A program, where `PATH` or a server's usual place has it.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(["/usr/sbin".into(), PLUGINS.into()]);
+    let mut all = folders.map(|folder: PathBuf| folder.join(program));
+    all.find(|path: &PathBuf| Path::is_file(path))
+}
+
+fn uid(number: u32) -> String {
+    format!("00000000-0000-4000-8000-{number:012}")
+}
+
+const PLUGINS: &str = "/usr/lib/cni";
+/// A runtime gives a plugin some seconds, and the machine may be busy with other tests.
+const SOON: Duration = Duration::from_secs(30);
