@@ -8,6 +8,7 @@
 //!  15001 outbound.rs     captured from the app: route, then a tunnel or plain TCP
 //!  15006 passthrough.rs  captured on its way to the app, in the clear: policy, then plain TCP
 //!  15008 inbound.rs      tunnels from other nodes: identity, policy, then plain TCP to the app
+//!  15053 dns.rs, beside  the app's DNS queries, on one of the threads
 //! ```
 
 mod announce;
