@@ -23,6 +23,7 @@ pub(crate) async fn measure(
         stage.switch(Mode::Mesh).await?;
     }
     if adds {
+        stage.wait_until_forgotten().await?;
         let name = format!("{NAMESPACE}/churn");
         let mut lasted = churn(stage.mesh_mut(), &name, CHURNED, ALIVE).await?;
         lasted.sort();

@@ -10,10 +10,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use tulle_lab::{
-    Lab, LabSpec, Mesh, MeshConfig, PodSpec, Process, Program, http, sandbox::Sandbox, wait_for,
+    Lab, LabSpec, Mesh, MeshConfig, Node, Pod, PodSpec, Process, Program, http, sandbox::Sandbox,
+    wait_for,
 };
 
-use tulle_net::redirect::{self, Drift, RedirectConfig};
+use tulle_net::{
+    Netns,
+    redirect::{self, Drift, RedirectConfig},
+};
 
 use crate::{report::Mode, usage};
 
@@ -95,6 +99,19 @@ impl Stage {
             .await?;
         }
         Ok(())
+    }
+
+    /// Waits until connection tracking has forgotten what other figures opened, which takes it two minutes. Whenever a network
+    /// namespace is removed the kernel goes through all of it, of every namespace.
+    pub(crate) async fn wait_until_forgotten(&self) -> Result<()> {
+        let lab = self.mesh.lab();
+        let nodes = lab.nodes().map(Node::netns);
+        let all: Vec<&Netns> = nodes.chain(lab.pods().map(Pod::netns)).collect();
+        wait_for("connections are forgotten", FORGOTTEN_LIMIT, async || {
+            let mut tracked = all.iter().filter_map(|netns| tracked(netns).ok());
+            tracked.all(|count| count < FEW).then_some(())
+        })
+        .await
     }
 
     /// The mesh, for whoever changes it.
@@ -325,6 +342,12 @@ fn is_file(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
+/// Connections that a namespace tracks.
+fn tracked(netns: &Netns) -> Result<usize> {
+    let read = || fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
+    Ok(netns.enter(read)??.trim().parse()?)
+}
+
 pub(crate) const NAMESPACE: &str = "bench";
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 /// Itself, also if its file has been replaced by a newer build in the meantime.
@@ -332,5 +355,9 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 const FIRST_IPERF_PORT: u16 = 5201;
 const QUIET_LIMIT: Duration = Duration::from_secs(30);
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// Tracked connections of a namespace, with which removing others takes no time worth mentioning.
+const FEW: usize = 500;
+/// An entry lives for two minutes after its connection's end.
+const FORGOTTEN_LIMIT: Duration = Duration::from_secs(180);
 /// Until the last connection through a mesh that was left has ended.
 const LEFT_LIMIT: Duration = Duration::from_secs(30);
