@@ -124,7 +124,7 @@ mod tests {
         let smaps = "\
 55c280d53000-55c280e00000 r--p 00000000 fe:00 4711                       /usr/bin/ztunnel
 Rss:                1368 kB
-Anonymous:             4 kB
+Anonymous:             0 kB
 55c280e00000-55c280e02000 r-xp 000ad000 fe:00 4711                       /usr/bin/ztunnel
 Size:                  8 kB
 Rss:                   8 kB
@@ -138,7 +138,7 @@ Rss:                   8 kB
 Anonymous:             0 kB
 55c280e06000-55c280e08000 r--p 000b3000 fe:00 4711                       /usr/bin/ztunnel
 Rss:                   4 kB
-Anonymous:             0 kB
+Anonymous:             4 kB
 7fff97eab000-7fff97ead000 r-xp 00000000 00:00 0                          [vdso]
 Rss:                   4 kB
 Anonymous:             0 kB
@@ -152,13 +152,13 @@ Anonymous:             0 kB
             anonymous: 0,
         };
         let constants = Mapping {
-            range: 0x55c2_80e0_6000..0x55c2_80e0_8000,
+            range: 0x55c2_80d5_3000..0x55c2_80e0_0000,
             permissions: "r--p".to_owned(),
             is_file: true,
-            resident: 4096,
+            resident: 1368 << 10,
             anonymous: 0,
         };
-        assert_eq!(pristine, [code, constants]);
+        assert_eq!(pristine, [constants, code]);
     }
 
     #[test]
