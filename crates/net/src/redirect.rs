@@ -203,9 +203,7 @@ pub fn apply(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
 pub fn apply_to_new(netns: &Netns, config: &RedirectConfig) -> Result<(), ApplyError> {
     let own = OwnAddresses::read(netns).map_err(ApplyError::Namespace)?;
     let routing = Routing::new(netns, config, &own).map_err(ApplyError::Namespace)?;
-    let tables = table_names(netns, FAMILY).map_err(ApplyError::Namespace)?;
-    let is_ours = tables.iter().any(|name| name == TABLE);
-    write(netns, config, &own, &routing, is_ours, || Ok(None))
+    write(netns, config, &own, &routing, || Ok(None))
 }
 
 /// What [`restore`] has found.
@@ -224,38 +222,37 @@ pub struct Found {
 pub fn restore(netns: &Netns, config: &RedirectConfig) -> Result<Found, ApplyError> {
     let own = OwnAddresses::read(netns).map_err(ApplyError::Namespace)?;
     let routing = Routing::new(netns, config, &own).map_err(ApplyError::Namespace)?;
-    let Err(drift) = verify_all(netns, config, &own, &routing) else {
+    let found = verify_ours(netns, config, &own, &routing).and_then(|()| verify_alone(netns));
+    let Err(drift) = found else {
         let kept = routing.forget_ended(netns).map_err(ApplyError::Routing)?;
         return Ok(Found {
             drift: None,
             keeps_connections: kept,
         });
     };
-    let is_ours = !matches!(drift, Drift::TableMissing);
     let before = || Connections::read(netns).map(Some);
-    write(netns, config, &own, &routing, is_ours, before)?;
+    write(netns, config, &own, &routing, before)?;
     Ok(Found {
         drift: Some(drift),
         keeps_connections: true,
     })
 }
 
-/// Writes everything and reads it back. `is_ours` is whether there is a table of ours; `before` reads what goes on, none if
-/// nothing does.
+/// Writes everything and reads it back. `before` reads what goes on; none if nothing does.
 fn write(
     netns: &Netns,
     config: &RedirectConfig,
     own: &OwnAddresses,
     routing: &Routing<'_>,
-    is_ours: bool,
     before: impl FnOnce() -> io::Result<Option<Connections>>,
 ) -> Result<(), ApplyError> {
     // Whatever can be refused is refused before anything is lost.
     routing.check(netns).map_err(ApplyError::Routing)?;
     settings::carry_marks(netns).map_err(ApplyError::Settings)?;
     let wanted = program::table(config, own, Phase::Capture);
-    let predecessor = Predecessor::find(netns).map_err(ApplyError::Namespace)?;
-    let batch = match is_ours {
+    let tables = table_names(netns, FAMILY).map_err(ApplyError::Namespace)?;
+    let predecessor = Predecessor::find(netns, &tables).map_err(ApplyError::Namespace)?;
+    let batch = match tables.iter().any(|name| name == TABLE) {
         true => predecessor.removal().replace(&wanted),
         // What is deleted has the kernel wait until no packet can be using it, for whatever is done next.
         false => predecessor.removal().create(&wanted),
@@ -270,7 +267,7 @@ fn write(
     routing
         .ensure(netns, own, before.as_ref())
         .map_err(ApplyError::Routing)?;
-    verify_all(netns, config, own, routing).map_err(ApplyError::NotAsWritten)
+    verify_ours(netns, config, own, routing).map_err(ApplyError::NotAsWritten)
 }
 
 /// Compares what is in force in `netns` with what [`apply`] would put there. Changes nothing.
@@ -280,26 +277,31 @@ fn write(
 pub fn verify(netns: &Netns, config: &RedirectConfig) -> Result<(), Drift> {
     let own = OwnAddresses::read(netns).map_err(Drift::Unreadable)?;
     let routing = Routing::new(netns, config, &own).map_err(Drift::Unreadable)?;
-    verify_all(netns, config, &own, &routing)
+    verify_ours(netns, config, &own, &routing)?;
+    verify_alone(netns)
 }
 
-fn verify_all(
+fn verify_ours(
     netns: &Netns,
     config: &RedirectConfig,
     own: &OwnAddresses,
     routing: &Routing<'_>,
 ) -> Result<(), Drift> {
     verify_table(netns, &program::table(config, own, Phase::Capture))?;
-    if Predecessor::find(netns)
-        .map_err(Drift::Unreadable)?
-        .is_there()
-    {
-        return Err(Drift::Predecessor);
-    }
     if !settings::marks_are_carried(netns).map_err(Drift::Unreadable)? {
         return Err(Drift::SettingsDiffer);
     }
     routing.verify(netns)
+}
+
+/// Whether nobody else redirects.
+fn verify_alone(netns: &Netns) -> Result<(), Drift> {
+    let tables = table_names(netns, FAMILY).map_err(Drift::Unreadable)?;
+    let found = Predecessor::find(netns, &tables).map_err(Drift::Unreadable)?;
+    match found.is_there() {
+        true => Err(Drift::Predecessor),
+        false => Ok(()),
+    }
 }
 
 /// Compares what is in force in `netns` with what [`release`] would leave there. Changes nothing.

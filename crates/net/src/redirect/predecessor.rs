@@ -19,10 +19,10 @@ pub(super) struct Predecessor {
 }
 
 impl Predecessor {
-    pub(super) fn find(netns: &Netns) -> io::Result<Self> {
-        let there = table_names(netns, Family::Inet)?;
+    /// Looks for it. `inet` is the names of the tables that are for both families.
+    pub(super) fn find(netns: &Netns, inet: &[String]) -> io::Result<Self> {
         let mut tables = TABLES.to_vec();
-        tables.retain(|table| there.iter().any(|there| there == table));
+        tables.retain(|table| inet.iter().any(|there| there == table));
         let mut chains = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6] {
             let there = table_names(netns, family)?;
