@@ -70,8 +70,6 @@ pub struct AgentConfig {
     pub rules: Rules,
     /// How pods are redirected unless their annotations change it.
     pub redirect: RedirectConfig,
-    /// Where ztunnel answers DNS queries of pods that ask for it by annotation. Default 15053.
-    pub dns_port: u16,
     /// How long an added pod is waited for until its object is known. Default 5 s.
     pub object_wait: Duration,
     /// How often all redirection is looked at, give or take a tenth. Default 60 s.
@@ -294,7 +292,7 @@ impl Agent {
             inbound: default.inbound && !options.bypass_inbound,
             dns_capture: match options.dns_capture {
                 Some(false) => None,
-                Some(true) => Some(self.config.dns_port),
+                Some(true) => RedirectConfig::default().dns_capture,
                 None => default.dns_capture,
             },
             virtual_interfaces: options.virtual_interfaces.clone(),

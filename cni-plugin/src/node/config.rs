@@ -249,6 +249,7 @@ impl Args {
         let mut excluded = self.exclude_namespaces;
         excluded.retain(|name| !name.is_empty());
         let selectors = self.enablement_selector.map(|SelectorList(list)| list);
+        let redirect = RedirectConfig::default();
         Config {
             node: self.node,
             source: self.manifests.map_or(Source::Kubernetes, Source::Manifests),
@@ -272,10 +273,9 @@ impl Args {
                 },
                 redirect: RedirectConfig {
                     ipv6: self.ipv6,
-                    dns_capture: self.dns_capture.then_some(DNS_PORT),
-                    ..RedirectConfig::default()
+                    dns_capture: redirect.dns_capture.filter(|_| self.dns_capture),
+                    ..redirect
                 },
-                dns_port: DNS_PORT,
                 object_wait: OBJECT_WAIT,
                 sweep: SWEEP,
             },
@@ -297,7 +297,6 @@ fn selectors(yaml: &str) -> Result<SelectorList, String> {
     Ok(SelectorList(list))
 }
 
-const DNS_PORT: u16 = 15053;
 const UNINSTALL: &str = "uninstall";
 const OBJECT_WAIT: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(60);
