@@ -16,6 +16,9 @@ readonly BUILD='
 cc      gcc
 make    make
 '
+readonly TEST='
+nft     nftables
+'
 readonly RUNTIME='
 containerd  containerd
 runc        runc
@@ -30,9 +33,11 @@ iperf3  iperf3
 
 wanted() {
     case $1 in
-    build | test) echo "$BUILD" ;;
+    build) echo "$BUILD" ;;
+    test) echo "$BUILD$TEST" ;;
     runtime) echo "$RUNTIME" ;;
-    bench | check) echo "$BUILD$BENCH" ;;
+    bench) echo "$BUILD$BENCH" ;;
+    check) echo "$BUILD$TEST$BENCH" ;;
     *)
         echo "usage: scripts/peers.sh build|test|runtime|bench|check" >&2
         exit 2

@@ -5,6 +5,10 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use tokio::time::Instant;
 use tulle_lab::{Mesh, Usage, sandbox::Sandbox};
+use tulle_net::{
+    nft::{Family, read_table, table_names},
+    probes,
+};
 use tulle_tests::churn::churn;
 
 use crate::{
@@ -53,6 +57,11 @@ struct Left {
     ztunnel_files: usize,
     remembered: usize,
     told: usize,
+    /// Tables of its namespace, and what is in the sets of ours there.
+    tables: usize,
+    elements: usize,
+    /// Interfaces of its namespace.
+    links: usize,
 }
 
 fn left(mesh: &mut Mesh) -> Result<Vec<Left>> {
@@ -66,12 +75,20 @@ fn left(mesh: &mut Mesh) -> Result<Vec<Left>> {
                 .folder()
                 .join(format!("nodestatus.{node}.yaml"));
             let told = fs::read_to_string(status)?.matches("uid:").count();
+            let netns = mesh.lab().node(node).netns();
+            let tables = table_names(netns, Family::Inet)?.len();
+            let probes = read_table(netns, Family::Inet, probes::TABLE)?;
+            let sets = probes.context("no table of probes")?.sets;
+            let links = netns.enter(|| fs::read_to_string("/proc/thread-self/net/dev"))??;
             Ok(Left {
                 node,
                 agent_files: agent.files,
                 ztunnel_files: ztunnel.files,
                 remembered,
                 told,
+                tables,
+                elements: sets.iter().map(|set| set.elements.len()).sum(),
+                links: links.lines().count(),
             })
         })
         .collect()

@@ -17,6 +17,7 @@ mod observed;
 mod paths;
 mod pods;
 mod policy;
+mod probes;
 mod services;
 mod streams;
 mod telemetry;
@@ -46,7 +47,6 @@ fn main() -> ExitCode {
         case!(node::annotated),
         case!(node::checked),
         case!(node::flushed),
-        case!(node::probes),
         case!(node::rebooted),
         case!(node::refused_by_ztunnel),
         case!(paths::permissive),
@@ -61,6 +61,8 @@ fn main() -> ExitCode {
         case!(policy::tightening_closes),
         case!(policy::strict_closes_plaintext),
         case!(policy::loosening_closes_nothing),
+        case!(probes::by_address),
+        case!(probes::by_protocol),
         case!(services::itself),
         case!(services::headless),
         case!(services::named_target_port),
