@@ -389,6 +389,14 @@ mod tests {
     }
 
     #[test]
+    fn dns_is_captured_unless_it_is_said_otherwise() {
+        let captured = |arguments: &[&str]| config(arguments).agent.redirect.dns_capture;
+        assert_eq!(captured(&[]), Some(15053));
+        assert_eq!(captured(&["--dns-capture=true"]), Some(15053));
+        assert_eq!(captured(&["--dns-capture=false"]), None);
+    }
+
+    #[test]
     fn nothing_is_installed_unless_it_is_asked_for() {
         assert_eq!(config(&[]).install, None);
         for flag in [

@@ -31,7 +31,7 @@ impl DnsLimits {
 }
 
 const MOST_CONVERSATIONS: usize = 128;
-/// Bytes that one query may have.
+/// Bytes of a query that takes the room of one.
 const UNIT: usize = 4096;
 
 #[cfg(test)]

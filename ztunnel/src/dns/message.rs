@@ -62,7 +62,7 @@ impl Query {
         })
     }
 
-    /// The type of record that it looks for, one of the few hundred that there are.
+    /// The type of record that it looks for, for metrics: a name that is registered, or `other`.
     pub(super) fn kind(&self) -> &'static str {
         match &self.question {
             _ if self.header.op_code != OpCode::Query => "other",
@@ -233,8 +233,8 @@ const OUR_PAYLOAD: u16 = 1232;
 /// Bytes of a record whose owner was named before.
 const IPV4_RECORD: usize = 16;
 const IPV6_RECORD: usize = 28;
-/// Bytes of a query that the mesh answers.
-const LONGEST: usize = 4096;
+/// Bytes of a query that the mesh answers, and of one by UDP.
+pub(super) const LONGEST: usize = 4096;
 /// Addresses of one answer; with their names they fit a message.
 const MOST_ADDRESSES: usize = 2000;
 

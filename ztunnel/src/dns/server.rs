@@ -15,7 +15,7 @@ use tulle_net::udp;
 
 use super::{
     answer::Client,
-    message::{Query, Transport},
+    message::{LONGEST, Query, Transport},
     names::Realm,
     servers::{Place, framed},
 };
@@ -51,7 +51,7 @@ pub async fn serve(pod: Rc<Pod>, socket: UdpSocket) {
 
 /// Answers one message by UDP: at once if the mesh knows, else as soon as somebody does.
 fn take(pod: &Rc<Pod>, socket: &Rc<UdpSocket>, message: Vec<u8>, from: SocketAddr) {
-    let Some(query) = read(pod, message, LONGEST_BY_UDP) else {
+    let Some(query) = read(pod, message, LONGEST) else {
         return;
     };
     let local = pod.local();
@@ -151,21 +151,21 @@ fn by_mesh(pod: &Pod, local: &Local, query: &Query, transport: Transport) -> Opt
 
 /// What a name server says, or that none says anything. Also waits until the pod itself is known.
 async fn by_name_server(pod: &Rc<Pod>, query: &Query, transport: Transport) -> Option<Vec<u8>> {
-    let refused = &pod.shared().metrics;
+    let metrics = &pod.shared().metrics;
     let Some(_room) = pod.dns.query(query.len()) else {
-        refused.refuse("too_many_dns_queries");
+        metrics.refuse("too_many_dns_queries");
         return query.fail();
     };
     let waited = pod.local().is_none();
     let Some(local) = pod.wait_for_local().await else {
-        refused.refuse("unknown_workload");
+        metrics.refuse("unknown_workload");
         return query.fail();
     };
     if waited && let Some(answer) = by_mesh(pod, &local, query, transport) {
         return Some(answer);
     }
     let labels = DnsLabels::new(query.kind(), transport.as_str(), &local.workload);
-    let metrics = &pod.shared().metrics.dns;
+    let metrics = &metrics.dns;
     metrics.requests.get_or_create(&labels).inc();
     metrics.upstream_requests.get_or_create(&labels).inc();
     let started = Instant::now();
@@ -211,5 +211,3 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Bytes; most queries are shorter.
 const SMALL: usize = 512;
-/// Bytes of a query by UDP. Longer ones go by TCP.
-const LONGEST_BY_UDP: usize = 4096;
