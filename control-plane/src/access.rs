@@ -46,6 +46,7 @@ impl Refusal {
     /// A short name, for a metric.
     pub fn label(&self) -> &'static str {
         match self {
+            Self::Token(InvalidToken::Unanswered) => "no_review",
             Self::Token(_) => "token",
             Self::NotTrusted => "not_trusted",
             Self::NoPod => "no_pod",

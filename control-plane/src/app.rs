@@ -14,7 +14,7 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::transport::Server as GrpcServer;
 use tracing::{info, warn};
 use tulle_identity::{
-    ca::{LoadError, SigningCa},
+    ca::LoadError,
     control_tls::{IncomingConfig, incoming},
 };
 use tulle_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
@@ -33,25 +33,24 @@ use crate::{
     authority::{Authority, AuthorityConfig},
     callers::Callers,
     debug::Debug,
-    files,
     index::Index,
+    kubernetes::secret::SecretError,
     mesh::Mesh,
     metrics::{Metrics, Sources, StateCollector},
     serving::{Renewal, ServingConfig, ServingError, unix},
-    token::{KeyError, TokenKey},
+    source::{Opened, Source, SourceConfig},
+    token::KeyError,
 };
-use tulle_manifest::source::directory::{Directory, DirectoryConfig, OpenError};
+use tulle_manifest::source::directory::OpenError;
 
 /// What a control plane needs.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The mesh.
     pub mesh: Mesh,
-    /// The manifests.
-    pub source: DirectoryConfig,
-    /// Where the CA, the token key and the roots for clients are kept.
-    pub state: PathBuf,
-    /// A CA made elsewhere; without it, one is made and kept in the state directory.
+    /// Where objects come from.
+    pub source: SourceConfig,
+    /// A CA made elsewhere; without it, one is made and kept in the state directory, or in a Secret.
     pub ca: Option<PathBuf>,
     /// Where xDS and CA are served.
     pub listen: SocketAddr,
@@ -82,6 +81,12 @@ pub enum RunError {
     /// There is no key for tokens.
     #[error("tokens")]
     Token(#[from] KeyError),
+    /// There is no API server to talk to.
+    #[error("Kubernetes API")]
+    Kubernetes(#[from] tulle_kubernetes::ConnectError),
+    /// There is no CA in the cluster.
+    #[error("certificate authority")]
+    Secret(#[from] SecretError),
     /// The manifests cannot be used.
     #[error("manifests")]
     Source(#[from] OpenError),
@@ -111,25 +116,28 @@ impl ControlPlane {
         let readiness = Readiness::new();
         let serving_ready = readiness.task("serving certificate");
         let mesh = Arc::new(config.mesh.clone());
-        let ca = Arc::new(load_ca(&config, now)?);
-        let key = TokenKey::load_or_generate(&config.state)?;
-
-        let (source, changes) = Directory::open(config.source.clone()).await?;
-        let problems = source.problems();
+        let Opened {
+            source,
+            objects,
+            tokens,
+            ca,
+            problems,
+        } = Opened::new(&config, now).await?;
+        let ca = Arc::new(ca);
         let mut writer = StoreWriter::new(StoreConfig::default());
         let store = writer.store();
         let index = Arc::new(RwLock::new(Index::new(Arc::clone(&mesh))));
-        let transaction = index.write().apply(changes);
+        let transaction = index.write().apply(objects);
         writer.commit(transaction);
         let resources = store.len();
         info!(
             addresses = resources.addresses,
             policies = resources.policies,
-            "manifests translated"
+            "objects translated"
         );
 
         let metrics = Arc::<Metrics>::default();
-        let callers = Callers::new(mesh, key, Arc::clone(&index), Arc::clone(&metrics));
+        let callers = Callers::new(mesh, tokens, Arc::clone(&index), Arc::clone(&metrics));
         let callers = Arc::new(callers);
         let xds = Server::new(store.clone(), Arc::clone(&callers) as _);
         let renewal = Renewal::start(Arc::clone(&ca), config.serving.clone())?;
@@ -237,7 +245,7 @@ impl ControlPlane {
 }
 
 /// Commits what the source changes, for as long as it exists.
-async fn follow(mut source: Directory, index: Arc<RwLock<Index>>, mut writer: StoreWriter) {
+async fn follow(mut source: Source, index: Arc<RwLock<Index>>, mut writer: StoreWriter) {
     loop {
         let changes = source.next().await;
         let objects = changes.len();
@@ -245,22 +253,6 @@ async fn follow(mut source: Directory, index: Arc<RwLock<Index>>, mut writer: St
         let version = writer.commit(transaction);
         info!(objects, version = version.0, "changes committed");
     }
-}
-
-fn load_ca(config: &Config, now: SystemTime) -> Result<SigningCa, RunError> {
-    let ca = match &config.ca {
-        Some(directory) => SigningCa::load(directory, now)?,
-        None => {
-            let directory = config.state.join("ca");
-            SigningCa::load_or_generate(directory, &config.mesh.trust_domain, now)?
-        }
-    };
-    let roots = config.state.join("root-cert.pem");
-    files::replace_public(&roots, ca.roots_pem()).map_err(|source| RunError::Io {
-        what: format!("cannot write {}", roots.display()),
-        source,
-    })?;
-    Ok(ca)
 }
 
 fn grpc_server() -> GrpcServer {

@@ -21,7 +21,7 @@ use tulle_proto::ca::{
 
 use crate::{
     access::{self, Refusal},
-    callers::{Callers, opaque},
+    callers::{Callers, status},
     metrics::Metrics,
 };
 pub use limit::{Limiter, LimiterConfig};
@@ -73,9 +73,9 @@ impl Authority {
         }
     }
 
-    fn sign(&self, request: Request<IstioCertificateRequest>) -> Result<Vec<String>, Status> {
+    async fn sign(&self, request: Request<IstioCertificateRequest>) -> Result<Vec<String>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let entitled = self.callers.verify(&metadata).and_then(|caller| {
+        let entitled = self.callers.verify(&metadata).await.and_then(|caller| {
             let requested = impersonated(&request)?;
             let index = self.callers.index().read();
             access::certificate(self.callers.mesh(), index.objects(), &caller, requested)
@@ -84,7 +84,7 @@ impl Authority {
         let (id, node, caller) = entitled.map_err(|refusal| {
             warn!(reason = %refusal, requested = ?loggable(&request), "certificate refused");
             self.metrics.certificate_refused(refusal.label());
-            opaque()
+            status(&refusal)
         })?;
         if !self.limiter.lock().allows(&node, Instant::now()) {
             warn!(%node, %id, "too many certificate requests");
@@ -134,7 +134,7 @@ impl IstioCertificateService for Authority {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let cert_chain = self.sign(request)?;
+        let cert_chain = self.sign(request).await?;
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }
 }

@@ -10,6 +10,7 @@ use tulle_xds::{Authorizer, Node, StreamScope};
 use crate::{
     access::{self, Refusal},
     index::Index,
+    kubernetes::reviews::Reviews,
     mesh::Mesh,
     metrics::Metrics,
     token::{Caller, InvalidToken, TokenKey},
@@ -18,22 +19,39 @@ use crate::{
 /// Verifies callers against tokens and objects.
 pub struct Callers {
     mesh: Arc<Mesh>,
-    key: TokenKey,
+    tokens: Tokens,
     index: Arc<RwLock<Index>>,
     metrics: Arc<Metrics>,
 }
 
+/// Who says whether a token is valid.
+pub enum Tokens {
+    /// We do: our own key signed it.
+    Own(TokenKey),
+    /// The API server.
+    Reviewed(Reviews),
+}
+
+impl Tokens {
+    async fn verify(&self, token: &str) -> Result<Caller, InvalidToken> {
+        match self {
+            Self::Own(key) => key.verify(token),
+            Self::Reviewed(reviews) => reviews.verify(token).await,
+        }
+    }
+}
+
 impl Callers {
-    /// Callers whose tokens `key` signed and whose pods are in `index`.
+    /// Callers with such tokens, whose pods are in `index`.
     pub fn new(
         mesh: Arc<Mesh>,
-        key: TokenKey,
+        tokens: Tokens,
         index: Arc<RwLock<Index>>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             mesh,
-            key,
+            tokens,
             index,
             metrics,
         }
@@ -43,13 +61,14 @@ impl Callers {
     ///
     /// # Errors
     /// [`Refusal::Token`].
-    pub fn verify(&self, metadata: &MetadataMap) -> Result<Caller, Refusal> {
+    pub async fn verify(&self, metadata: &MetadataMap) -> Result<Caller, Refusal> {
         let mut headers = metadata.get_all("authorization").iter();
         let (Some(header), None) = (headers.next(), headers.next()) else {
             return Err(InvalidToken::Malformed.into());
         };
         let token = header.to_str().ok().and_then(bearer);
-        Ok(self.key.verify(token.ok_or(InvalidToken::Malformed)?)?)
+        let token = token.ok_or(InvalidToken::Malformed)?;
+        Ok(self.tokens.verify(token).await?)
     }
 
     pub(crate) fn mesh(&self) -> &Mesh {
@@ -61,8 +80,8 @@ impl Callers {
     }
 
     /// The node proxy that a token proves, and its node.
-    fn node_proxy(&self, metadata: &MetadataMap) -> Result<(Caller, String), Refusal> {
-        let caller = self.verify(metadata)?;
+    async fn node_proxy(&self, metadata: &MetadataMap) -> Result<(Caller, String), Refusal> {
+        let caller = self.verify(metadata).await?;
         let index = self.index.read();
         let node = access::node_proxy(&self.mesh, index.objects(), &caller)?.to_owned();
         Ok((caller, node))
@@ -71,21 +90,21 @@ impl Callers {
     fn refuse(&self, refusal: &Refusal, claimed: &str) -> Status {
         warn!(reason = %refusal, claimed, "xDS stream refused");
         self.metrics.stream_refused(refusal.label());
-        opaque()
+        status(refusal)
     }
 }
 
 #[tonic::async_trait]
 impl Authorizer for Callers {
     async fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let proven = self.node_proxy(metadata);
+        let proven = self.node_proxy(metadata).await;
         proven
             .map(drop)
             .map_err(|refusal| self.refuse(&refusal, ""))
     }
 
     async fn authorize(&self, metadata: &MetadataMap, node: &Node) -> Result<StreamScope, Status> {
-        let proven = self.node_proxy(metadata).and_then(|(caller, on)| {
+        let proven = self.node_proxy(metadata).await.and_then(|(caller, on)| {
             // The claim decides nothing, but a client that is wrong about its node is not what it thinks it is.
             if node.text("NODE_NAME") == on {
                 Ok((caller, on))
@@ -101,9 +120,14 @@ impl Authorizer for Callers {
     }
 }
 
-/// All that a refused caller learns.
-pub(crate) fn opaque() -> Status {
-    Status::unauthenticated("authentication failed")
+/// All that a refused caller learns: whether to come again soon.
+pub(crate) fn status(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::Token(InvalidToken::Unanswered) => {
+            Status::unavailable("authentication is not possible right now")
+        }
+        _ => Status::unauthenticated("authentication failed"),
+    }
 }
 
 fn bearer(header: &str) -> Option<&str> {

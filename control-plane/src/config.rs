@@ -11,14 +11,15 @@ use crate::{
     authority::{AuthorityConfig, LimiterConfig},
     mesh::Mesh,
     serving::ServingConfig,
+    source::SourceConfig,
     token::Caller,
 };
 use tulle_manifest::{ObjectKey, source::directory::DirectoryConfig};
 
 /// The control plane of a Tulle mesh.
 ///
-/// Reads Kubernetes manifests from a directory, follows their changes, serves them to node proxies over xDS, and signs
-/// the certificates of the workloads on their nodes.
+/// Reads Kubernetes objects from the API server or from a directory of manifests, follows their changes, serves them to node
+/// proxies over xDS, and signs the certificates of the workloads on their nodes.
 #[derive(Debug, Parser)]
 #[command(name = "tulled", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -44,6 +45,10 @@ pub enum Command {
 /// How to serve.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
+    /// Take objects from the Kubernetes API: of the cluster that KUBECONFIG or ~/.kube/config names, else of the one that this
+    /// runs in. Tokens are reviewed there, and the CA is kept in Secret istio-ca-secret of the root namespace.
+    #[arg(long, env = "TULLED_KUBERNETES", conflicts_with_all = ["manifests", "state"])]
+    kubernetes: bool,
     /// Directory of manifests: *.yaml, *.yml and *.json in it and below it. Read again when it changes.
     #[arg(
         long,
@@ -61,7 +66,7 @@ pub struct ServeArgs {
     )]
     state: PathBuf,
     /// Directory with a CA made elsewhere: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem. Without it, one is
-    /// made and kept in the state directory.
+    /// made and kept in the state directory, or in the cluster.
     #[arg(long, env = "TULLED_CA_DIR", value_name = "DIR")]
     ca_dir: Option<PathBuf>,
     /// Address for xDS and certificates, both gRPC over TLS.
@@ -200,8 +205,14 @@ impl ServeArgs {
                 dry_run_policies: self.dry_run_policies,
                 trusted_node_accounts,
             },
-            source: DirectoryConfig::new(self.manifests),
-            state: self.state,
+            source: if self.kubernetes {
+                SourceConfig::Kubernetes
+            } else {
+                SourceConfig::Directory {
+                    manifests: DirectoryConfig::new(self.manifests),
+                    state: self.state,
+                }
+            },
             ca: self.ca_dir,
             listen: self.listen,
             http: self.http,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! source ──changes──> index ──transactions──> store ──streams──> node proxies
-//! (files)             │  translate (pure)     (tulle-xds)             │
+//! (files, API server) │  translate (pure)     (tulle-xds)             │
 //!                     └── objects <── access: who may have what ── tokens
 //!                                       └──> authority: certificates
 //! ```
@@ -10,6 +10,7 @@
 //! - [`tulle_manifest`]: the objects, trimmed to what we use, and where they come from
 //! - [`translate`]: objects into resources, pure functions
 //! - [`index`]: which resources a change concerns
+//! - [`source`]: which of them; [`kubernetes`]: the API server
 //! - [`access`], [`token`], [`callers`]: who calls, and what they may have
 //! - [`authority`], [`serving`]: certificates for workloads and for ourselves
 //! - [`app`]: all of it together; [`config`]: the command line
@@ -33,10 +34,12 @@ pub mod callers;
 pub mod config;
 pub mod debug;
 pub mod index;
+pub mod kubernetes;
 pub mod mesh;
 pub mod metrics;
 pub mod objects;
 pub mod serving;
+pub mod source;
 pub mod token;
 pub mod translate;
 

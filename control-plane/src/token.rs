@@ -7,6 +7,7 @@ mod key;
 
 use std::time::{Duration, SystemTime};
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Header, Validation, decode, encode, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,9 @@ pub enum InvalidToken {
     /// It does not name a service account and its pod.
     #[error("token is not bound to a pod")]
     Unbound,
+    /// Whoever knows did not say.
+    #[error("nobody says whether the token is valid")]
+    Unanswered,
 }
 
 impl TokenKey {
@@ -110,6 +114,37 @@ impl TokenKey {
     }
 }
 
+/// When a token expires, if it is one for us and says the truth: nothing is verified.
+///
+/// # Errors
+/// [`InvalidToken`] if no signature could make it valid.
+pub(crate) fn expiry(token: &str) -> Result<SystemTime, InvalidToken> {
+    #[derive(Deserialize)]
+    struct Said {
+        exp: u64,
+        aud: Vec<String>,
+    }
+    let mut parts = token.split('.');
+    let (Some(_), Some(said), Some(_), None, true) = (
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        token.len() <= MAX_TOKEN,
+    ) else {
+        return Err(InvalidToken::Malformed);
+    };
+    let said = BASE64_URL_SAFE_NO_PAD.decode(said).ok();
+    let said = said.and_then(|said| serde_json::from_slice::<Said>(&said).ok());
+    let said = said.ok_or(InvalidToken::Malformed)?;
+    if !said.aud.iter().any(|audience| audience == AUDIENCE) {
+        return Err(InvalidToken::Audience);
+    }
+    SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_secs(said.exp))
+        .ok_or(InvalidToken::Malformed)
+}
+
 fn reason(kind: &ErrorKind) -> InvalidToken {
     match kind {
         ErrorKind::InvalidSignature => InvalidToken::Signature,
@@ -169,8 +204,10 @@ impl Claims {
 }
 
 const ISSUER: &str = "tulled";
-const AUDIENCE: &str = "istio-ca";
-const SUBJECT: &str = "system:serviceaccount:";
+/// Whom tokens are for.
+pub(crate) const AUDIENCE: &str = "istio-ca";
+/// What is before namespace and name of a service account.
+pub(crate) const SUBJECT: &str = "system:serviceaccount:";
 /// For clocks that do not agree.
 const LEEWAY: Duration = Duration::from_secs(10);
 const MAX_TOKEN: usize = 16 << 10;

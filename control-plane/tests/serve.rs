@@ -20,6 +20,7 @@ use tulle_control_plane::{
     authority::AuthorityConfig,
     mesh::Mesh,
     serving::ServingConfig,
+    source::SourceConfig,
     token::{Caller, TokenKey},
 };
 use tulle_identity::{
@@ -148,8 +149,10 @@ impl Lab {
 fn config(directory: &Path) -> Config {
     Config {
         mesh: Mesh::default(),
-        source: DirectoryConfig::new(directory.join("manifests")),
-        state: directory.join("state"),
+        source: SourceConfig::Directory {
+            manifests: DirectoryConfig::new(directory.join("manifests")),
+            state: directory.join("state"),
+        },
         ca: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         http: "127.0.0.1:0".parse().unwrap(),

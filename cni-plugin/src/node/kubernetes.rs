@@ -7,12 +7,7 @@
 //! PATCH pods/status, POST events ◀── report ◀── Statuses
 //! ```
 //!
-//! Of lists and watches we do ourselves what little is needed: objects are read straight into the few fields that are kept,
-//! a page at a time, and nothing of the client's is cached.
-//!
 //! - [`Kubernetes`]: the client, and the one pod that is asked for by name.
-//! - `call`: one request and what can become of it.
-//! - `collection`: one kind of object, listed and watched; `lines`: how a watch is read.
 //! - `source`: pods and namespaces into [`super::objects::Objects`].
 //! - [`Reports`]: annotations and events.
 //!
@@ -25,28 +20,16 @@ use std::{
 };
 
 use http::StatusCode;
-use hyper_util::{
-    client::legacy::{Client as HttpClient, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
-use kube::{
-    Client, Config,
-    client::{Body, ConfigExt},
-    config::InferConfigError,
-};
+use kube::Config;
 use tokio::sync::Semaphore;
-use tower::{BoxError, ServiceBuilder};
 use tracing::{debug, warn};
+use tulle_kubernetes::{Client, is_name};
 use tulle_manifest::{ObjectKey, Pod};
 
 use super::objects::KnownPod;
 
 mod annotations;
-mod backoff;
-mod call;
-mod collection;
 mod events;
-mod lines;
 mod report;
 mod source;
 
@@ -63,40 +46,35 @@ pub struct Kubernetes {
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Not in a cluster, and no kubeconfig.
-    #[error("neither a kubeconfig nor a service account can be used")]
-    Config(#[source] Box<InferConfigError>),
-    /// Its certificates or credentials cannot be used.
-    #[error("the client's configuration cannot be used")]
-    Client(#[source] Box<kube::Error>),
+    /// There is nobody to talk to, or nothing to say who we are.
+    #[error(transparent)]
+    Client(#[from] tulle_kubernetes::ConnectError),
     /// The node's name cannot be one.
     #[error("{0:?} is no name of a node")]
     Node(String),
 }
 
 impl Kubernetes {
-    /// Takes the kubeconfig if there is one (`KUBECONFIG`, or `.kube/config` in the home directory), else the pod's own
-    /// service account. Nothing is sent yet.
+    /// Takes the kubeconfig if there is one, else the pod's own service account. Nothing is sent yet.
     ///
     /// # Errors
     /// [`ConnectError`].
     pub async fn infer(node: &str) -> Result<Self, ConnectError> {
-        let config = Config::infer().await;
-        Self::new(
-            config.map_err(|error| ConnectError::Config(Box::new(error)))?,
-            node,
-        )
+        Self::with(Client::infer().await?, node)
     }
 
     /// A client of the API server that `config` names. It must be made on the runtime that it is used on.
     ///
     /// # Errors
-    /// [`ConnectError::Client`], [`ConnectError::Node`].
+    /// [`ConnectError`].
     pub fn new(config: Config, node: &str) -> Result<Self, ConnectError> {
+        Self::with(Client::new(config)?, node)
+    }
+
+    fn with(client: Client, node: &str) -> Result<Self, ConnectError> {
         if !is_name(node) {
             return Err(ConnectError::Node(node.to_owned()));
         }
-        let client = client(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
         Ok(Self {
             client,
             node: node.into(),
@@ -110,7 +88,7 @@ impl Kubernetes {
         let path = pod_path(key)?;
         let fetched = tokio::time::timeout(FETCH, async {
             let _permit = self.fetches.acquire().await.ok()?;
-            match self.get::<Pod>(&path).await {
+            match self.client.get::<Pod>(&path).await {
                 Ok(pod) => Some(pod),
                 Err(error) if error.code() == Some(StatusCode::NOT_FOUND) => None,
                 Err(error) => {
@@ -142,33 +120,6 @@ impl Debug for Kubernetes {
     }
 }
 
-/// The layers that say whom we talk to and who we are. The client's usual ones also retry, which is for us to pace, and log
-/// every failure as an error.
-fn client(config: Config) -> Result<Client, kube::Error> {
-    // What TLS is made of is looked up for the whole process. An error says that it was chosen already.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let mut connector = HttpConnector::new();
-    connector.enforce_http(false);
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT));
-    // A watch may be silent for a minute; this finds out that nobody is there any more.
-    connector.set_keepalive(Some(KEEPALIVE));
-    connector.set_tcp_user_timeout(Some(KEEPALIVE * 2));
-    let connector = config.rustls_https_connector_with_connector(connector)?;
-    let http = HttpClient::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(1)
-        .build::<_, Body>(connector);
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
-        .layer(config.extra_headers_layer()?)
-        .map_err(BoxError::from)
-        .service(http);
-    Ok(Client::new(service, config.default_namespace))
-}
-
 /// Where a pod is; `None` if its name cannot be one. Names come from runtimes and files as well, and none may lead elsewhere.
 fn pod_path(key: &ObjectKey) -> Option<String> {
     let ObjectKey { namespace, name } = key;
@@ -176,19 +127,8 @@ fn pod_path(key: &ObjectKey) -> Option<String> {
         .then(|| format!("/api/v1/namespaces/{namespace}/pods/{name}"))
 }
 
-/// As long and of such characters as names of pods, namespaces and nodes are.
-fn is_name(text: &str) -> bool {
-    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
-    (1..=253).contains(&text.len())
-        && text.bytes().all(plain)
-        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
-}
-
 const FETCH: Duration = Duration::from_secs(3);
 const FETCHES: usize = 8;
-const CONNECT: Duration = Duration::from_secs(10);
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const IDLE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

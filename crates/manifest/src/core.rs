@@ -273,11 +273,24 @@ impl Pod {
             .collect()
     }
 
+    /// Leaves out what nothing is read of: most containers and conditions.
+    pub fn trim(&mut self) {
+        for containers in [&mut self.spec.containers, &mut self.spec.init_containers] {
+            containers.retain(|container| !container.ports.is_empty());
+            containers.shrink_to_fit();
+        }
+        let conditions = &mut self.status.conditions;
+        conditions.retain(|condition| condition.kind == READY);
+        conditions.shrink_to_fit();
+    }
+
     /// Whether condition `Ready` holds.
     pub fn is_ready(&self) -> bool {
         self.status
             .conditions
             .iter()
-            .any(|condition| condition.kind == "Ready" && condition.status == ConditionStatus::True)
+            .any(|condition| condition.kind == READY && condition.status == ConditionStatus::True)
     }
 }
+
+const READY: &str = "Ready";

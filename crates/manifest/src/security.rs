@@ -22,6 +22,19 @@ pub struct AuthorizationPolicy {
     pub spec: AuthorizationSpec,
 }
 
+impl AuthorizationPolicy {
+    /// A policy that refuses everything to what it selects.
+    pub fn refusal(metadata: Metadata, selector: PolicySelector) -> Self {
+        let spec = AuthorizationSpec {
+            selector,
+            action: PolicyAction::Deny,
+            rules: vec![PolicyRule::default()],
+            ..AuthorizationSpec::default()
+        };
+        Self { metadata, spec }
+    }
+}
+
 /// What an AuthorizationPolicy says.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -174,6 +187,22 @@ pub struct PeerAuthentication {
     /// What it says.
     #[serde(default, deserialize_with = "present")]
     pub spec: PeerAuthenticationSpec,
+}
+
+impl PeerAuthentication {
+    /// One that requires identities of whoever connects to what it selects.
+    pub fn strict(metadata: Metadata, selector: PolicySelector) -> Self {
+        let mtls = MutualTls {
+            mode: MutualTlsMode::Strict,
+            ..MutualTls::default()
+        };
+        let spec = PeerAuthenticationSpec {
+            selector,
+            mtls,
+            ..PeerAuthenticationSpec::default()
+        };
+        Self { metadata, spec }
+    }
 }
 
 /// What a PeerAuthentication says.

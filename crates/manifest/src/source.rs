@@ -19,3 +19,13 @@ pub enum Change {
     /// The object is gone.
     Remove(ObjectId),
 }
+
+impl Change {
+    /// Which object it is about.
+    pub fn id(&self) -> ObjectId {
+        match self {
+            Self::Upsert(object) => object.id(),
+            Self::Remove(id) => id.clone(),
+        }
+    }
+}

@@ -7,9 +7,9 @@ use std::{
 
 use serde_json::json;
 use tokio::time::Instant;
+use tulle_kubernetes::delay;
 use tulle_manifest::ObjectKey;
 
-use super::backoff::delay;
 use crate::node::{
     objects::{KnownPod, Objects},
     status::{REDIRECTION, Redirection, Statuses},

@@ -8,9 +8,9 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use tokio::time::Instant;
+use tulle_kubernetes::delay;
 use tulle_manifest::ObjectKey;
 
-use super::backoff::delay;
 use crate::node::status::{Problem, Statuses};
 
 /// A problem of a pod that is to be told.

@@ -13,14 +13,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tracing::{debug, warn};
+use tulle_kubernetes::{CallError, JSON, Outage, is_name};
 
 use super::{
     Kubernetes,
     annotations::{Annotations, Patch},
-    backoff::Outage,
-    call::{CallError, JSON},
     events::{Events, Report},
-    is_name, pod_path,
+    pod_path,
 };
 use crate::node::{objects::Objects, status::Statuses};
 
@@ -169,7 +168,7 @@ impl Kubernetes {
                 };
                 let path = format!("{path}/status?fieldManager={MANAGER}");
                 let body = patch.body();
-                self.call(Method::PATCH, &path, MERGE_PATCH, body).await
+                self.client.call(Method::PATCH, &path, MERGE_PATCH, body).await
             }
             Work::Event(report) => {
                 let namespace = &report.key.namespace;
@@ -180,7 +179,7 @@ impl Kubernetes {
                     "/apis/events.k8s.io/v1/namespaces/{namespace}/events?fieldManager={MANAGER}"
                 );
                 match serde_json::to_vec(&report.event(&self.node)) {
-                    Ok(body) => self.call(Method::POST, &path, JSON, body).await,
+                    Ok(body) => self.client.call(Method::POST, &path, JSON, body).await,
                     Err(error) => Err(error.into()),
                 }
             }

@@ -4,12 +4,10 @@ use std::convert::Infallible;
 
 use futures_util::future::join;
 use tokio::sync::watch;
+use tulle_kubernetes::{Collection, Seen, Selection};
 use tulle_manifest::{Namespace, Pod};
 
-use super::{
-    Kubernetes,
-    collection::{Collection, Seen, Selection},
-};
+use super::Kubernetes;
 use crate::node::objects::Objects;
 
 impl Kubernetes {
@@ -19,21 +17,23 @@ impl Kubernetes {
     /// From then on `objects` is what the API server last said, however long it may be away.
     pub async fn follow(&self, objects: &watch::Sender<Objects>) -> Infallible {
         let mut pods = Collection::<Pod>::new(
-            self,
+            &self.client,
             Selection {
                 what: "pods",
                 path: "/api/v1/pods",
                 only: format!("fieldSelector=spec.nodeName%3D{}&", self.node),
+                definition: None,
                 metadata_only: false,
                 page: PODS,
             },
         );
         let mut namespaces = Collection::<Namespace>::new(
-            self,
+            &self.client,
             Selection {
                 what: "namespaces",
                 path: "/api/v1/namespaces",
                 only: String::new(),
+                definition: None,
                 metadata_only: true,
                 page: NAMESPACES,
             },

@@ -54,7 +54,11 @@ impl PemFiles {
             .any(|name| directory.join(name).exists())
     }
 
-    pub(super) fn generate(trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, LoadError> {
+    /// Makes a key and a self-signed root; see [`SigningCa::generate`](super::SigningCa::generate).
+    ///
+    /// # Errors
+    /// [`LoadError::Generate`].
+    pub fn generate(trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, LoadError> {
         let validity = template::Validity {
             not_before: now.checked_sub(BACKDATED).unwrap_or(now),
             not_after: now + ROOT_VALIDITY,

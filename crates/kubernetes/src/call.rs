@@ -9,33 +9,41 @@ use kube::{client::Body, core::Status};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::Kubernetes;
+use crate::Client;
 
 /// Why there is no answer, or not the one that was hoped for.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub enum CallError {
+    /// Nobody answers, or the connection broke.
     #[error("the API server cannot be reached: {0}")]
     Unreachable(String),
+    /// The answer, or its end, did not come.
     #[error("the API server did not answer within {0:?}")]
     Timeout(Duration),
+    /// The answer is no.
     #[error("the API server refused with {code}: {message}")]
     Refused {
+        /// Of the answer.
         code: StatusCode,
+        /// Why.
         message: String,
         /// When to ask again, if it says so.
         after: Option<Duration>,
     },
+    /// There is more than anybody would say.
     #[error("the answer is longer than {MAX_ANSWER} bytes")]
     TooLong,
+    /// It is not what was asked for.
     #[error("the answer cannot be understood: {0}")]
     Unreadable(#[from] serde_json::Error),
+    /// Path or body are none.
     #[error("the request cannot be made: {0}")]
     Request(#[from] http::Error),
 }
 
 impl CallError {
     /// The status that the server refused with.
-    pub(super) fn code(&self) -> Option<StatusCode> {
+    pub fn code(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { code, .. } => Some(*code),
             Self::Unreachable(_)
@@ -47,12 +55,12 @@ impl CallError {
     }
 
     /// Whether what happened since the version that was named is forgotten.
-    pub(super) fn is_expired(&self) -> bool {
+    pub fn is_expired(&self) -> bool {
         self.code() == Some(StatusCode::GONE)
     }
 
     /// Whether no other request would fare better now.
-    pub(super) fn is_outage(&self) -> bool {
+    pub fn is_outage(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Timeout(_) => true,
             // Not 500: that may be an admission webhook's view of one object.
@@ -62,7 +70,7 @@ impl CallError {
     }
 
     /// When the server wants to be asked again; zero if it does not say.
-    pub(super) fn after(&self) -> Duration {
+    pub fn after(&self) -> Duration {
         match self {
             Self::Refused { after, .. } => after.unwrap_or_default().min(LONGEST_AFTER),
             _ => Duration::ZERO,
@@ -70,7 +78,7 @@ impl CallError {
     }
 
     /// What a status object says, which is also how a watch says that it is over.
-    pub(super) fn refused(code: StatusCode, body: &[u8]) -> Self {
+    pub(crate) fn refused(code: StatusCode, body: &[u8]) -> Self {
         // Proxies in between answer in other ways.
         let status: Option<Status> = serde_json::from_slice(body).ok();
         let after = status
@@ -91,15 +99,21 @@ impl CallError {
     }
 }
 
-impl Kubernetes {
+impl Client {
     /// What there is at a path.
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
         let answer = self.call(Method::GET, path, JSON, Vec::new()).await?;
         Ok(serde_json::from_slice(&answer)?)
     }
 
     /// Sends a request and returns what is answered. `kind` is that of what is sent, or of what is wanted if nothing is.
-    pub(super) async fn call(
+    ///
+    /// # Errors
+    /// [`CallError`]; [`CallError::Timeout`] after 20 s.
+    pub async fn call(
         &self,
         method: Method,
         path: &str,
@@ -114,7 +128,7 @@ impl Kubernetes {
     }
 
     /// Sends a request and returns the answer as it comes, once it is known to be a good one.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         method: Method,
         path: &str,
@@ -129,7 +143,7 @@ impl Kubernetes {
             .method(method)
             .uri(path)
             .header(about, kind);
-        let answer = self.client.send(request.body(Body::from(body))?).await;
+        let answer = self.inner().send(request.body(Body::from(body))?).await;
         let answer = answer.map_err(|error| unreachable(&error))?;
         let code = answer.status();
         if code.is_success() {
@@ -150,7 +164,7 @@ async fn collect(body: Body) -> Result<Bytes, CallError> {
 }
 
 /// With all causes: the outermost error only says that there is one.
-pub(super) fn unreachable(error: &(dyn Error + 'static)) -> CallError {
+pub(crate) fn unreachable(error: &(dyn Error + 'static)) -> CallError {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -165,7 +179,7 @@ pub(super) fn unreachable(error: &(dyn Error + 'static)) -> CallError {
 }
 
 /// Any object, as JSON.
-pub(super) const JSON: &str = "application/json";
+pub const JSON: &str = "application/json";
 const ANSWER: Duration = Duration::from_secs(20);
 /// A page of the largest pods that there can be.
 const MAX_ANSWER: usize = 64 << 20;

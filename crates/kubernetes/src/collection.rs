@@ -15,11 +15,11 @@ use std::{convert::Infallible, marker::PhantomData, time::Duration};
 use http::{Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use tokio::time::Instant;
-use tracing::warn;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
 
-use super::{
-    Kubernetes,
+use crate::{
+    Client,
     backoff::Outage,
     call::{CallError, JSON},
     lines::Lines,
@@ -27,7 +27,7 @@ use super::{
 
 /// What was seen of a collection.
 #[derive(Debug)]
-pub(super) enum Seen<T> {
+pub enum Seen<T> {
     /// These are all.
     All(Vec<T>),
     /// One that was made, or changed.
@@ -38,41 +38,48 @@ pub(super) enum Seen<T> {
 
 /// Which objects.
 #[derive(Debug)]
-pub(super) struct Selection {
+pub struct Selection {
     /// What they are, for the log.
-    pub(super) what: &'static str,
+    pub what: &'static str,
     /// Where they are.
-    pub(super) path: &'static str,
+    pub path: &'static str,
     /// Which of them: parameters, each with `&` behind it; empty for all.
-    pub(super) only: String,
+    pub only: String,
+    /// The definition of their kind (`PLURAL.GROUP`) if it is none of the API server's own: it may come later, and go.
+    pub definition: Option<&'static str>,
     /// Whether their metadata suffices.
-    pub(super) metadata_only: bool,
-    /// How many are asked for at a time: it is what the agent needs memory for.
-    pub(super) page: usize,
+    pub metadata_only: bool,
+    /// How many are asked for at a time: it is what memory is needed for.
+    pub page: usize,
 }
 
 /// The objects of a selection.
-pub(super) struct Collection<'a, T> {
-    kubernetes: &'a Kubernetes,
+pub struct Collection<T> {
+    client: Client,
     selection: Selection,
     outage: Outage,
     objects: PhantomData<fn() -> T>,
 }
 
-impl<'a, T: DeserializeOwned> Collection<'a, T> {
-    pub(super) fn new(kubernetes: &'a Kubernetes, selection: Selection) -> Self {
+impl<T: DeserializeOwned> Collection<T> {
+    /// The objects of `selection`. Nothing is sent yet.
+    pub fn new(client: &Client, selection: Selection) -> Self {
         Self {
-            kubernetes,
+            client: client.clone(),
             outage: Outage::of(selection.what),
             selection,
             objects: PhantomData,
         }
     }
 
-    /// All objects, and the version they are of. Tried again for as long as it takes.
-    pub(super) async fn list(&mut self) -> (Vec<T>, String) {
+    /// All objects, and the version they are of; none if the kind is not defined. Tried again for as long as it takes.
+    pub async fn list(&mut self) -> (Vec<T>, Option<String>) {
         loop {
-            match self.pages().await {
+            let listed = match self.pages().await {
+                Ok((all, version)) => Ok((all, Some(version))),
+                Err(error) => self.unless_undefined(error).await,
+            };
+            match listed {
                 Ok(listed) => {
                     self.outage.over();
                     return listed;
@@ -82,25 +89,57 @@ impl<'a, T: DeserializeOwned> Collection<'a, T> {
         }
     }
 
-    /// Tells of what changes after `version`, for as long as it is polled.
-    pub(super) async fn follow(
+    /// No objects, if that is why there was an error. That something is not found is not proof enough: it may not be served yet.
+    async fn unless_undefined(
+        &self,
+        error: CallError,
+    ) -> Result<(Vec<T>, Option<String>), CallError> {
+        let (Some(name), Some(StatusCode::NOT_FOUND)) = (self.selection.definition, error.code())
+        else {
+            return Err(error);
+        };
+        let path = format!("{DEFINITIONS}/{name}");
+        let defined = self.client.call(Method::GET, &path, METADATA, Vec::new());
+        match defined.await {
+            Err(undefined) if undefined.code() == Some(StatusCode::NOT_FOUND) => {
+                Ok((Vec::new(), None))
+            }
+            Ok(_) => Err(error),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells of what changes after `version`, for as long as it is polled; without one, waits until the kind is defined.
+    pub async fn follow(
         mut self,
-        mut version: String,
+        mut version: Option<String>,
         mut tell: impl FnMut(Seen<T>),
     ) -> Infallible {
         loop {
+            let Some(from) = &mut version else {
+                sleep(UNDEFINED).await;
+                let (all, listed) = self.list().await;
+                if listed.is_some() {
+                    info!(what = self.selection.what, "now defined");
+                    tell(Seen::All(all));
+                }
+                version = listed;
+                continue;
+            };
             let started = Instant::now();
-            let ended = self.watch(&mut version, &mut tell).await;
-            let expired = ended.as_ref().is_err_and(CallError::is_expired);
+            let ended = self.watch(from, &mut tell).await;
+            let again = ended.as_ref().is_err_and(|error| {
+                error.is_expired() || error.code() == Some(StatusCode::NOT_FOUND)
+            });
             match ended {
-                Err(error) if !expired => self.outage.failed(&error).await,
+                Err(error) if !again => self.outage.failed(&error).await,
                 // Asked in a tight loop, a confused server would only be more so.
                 Ok(()) | Err(_) if started.elapsed() < SHORTEST => {
                     self.outage.pause(SHORTEST).await;
                 }
                 Ok(()) | Err(_) => {}
             }
-            if expired {
+            if again {
                 let all;
                 (all, version) = self.list().await;
                 tell(Seen::All(all));
@@ -117,7 +156,7 @@ impl<'a, T: DeserializeOwned> Collection<'a, T> {
         loop {
             let path = format!("{path}?{only}limit={page}{rest}");
             let kind = self.kind(METADATA_LIST);
-            let answer = self.kubernetes.call(Method::GET, &path, kind, Vec::new());
+            let answer = self.client.call(Method::GET, &path, kind, Vec::new());
             let answer = answer.await?;
             let list: List<'_> = serde_json::from_slice(&answer)?;
             all.extend(list.items.iter().filter_map(|item| self.read(item)));
@@ -142,7 +181,7 @@ impl<'a, T: DeserializeOwned> Collection<'a, T> {
             escape(version)
         );
         let kind = self.kind(METADATA);
-        let opened = self.kubernetes.open(Method::GET, &path, kind, Vec::new());
+        let opened = self.client.open(Method::GET, &path, kind, Vec::new());
         let opened = tokio::time::timeout(OPEN, opened).await;
         let mut lines = Lines::of(opened.unwrap_or(Err(CallError::Timeout(OPEN)))?);
         while let Some(line) = lines.next(SILENCE).await? {
@@ -238,6 +277,9 @@ fn escape(value: &str) -> String {
 
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+/// How often it is looked whether a kind is defined by now.
+const UNDEFINED: Duration = Duration::from_secs(5);
 /// The least that a watch is asked to last; twice that is the most, so that they do not all end at once.
 const SECONDS: u64 = 300;
 const OPEN: Duration = Duration::from_secs(20);

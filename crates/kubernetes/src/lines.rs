@@ -7,10 +7,10 @@ use http_body_util::BodyExt;
 use kube::client::Body;
 use tokio::time::timeout;
 
-use super::call::{CallError, unreachable};
+use crate::call::{CallError, unreachable};
 
 /// The lines of an answer.
-pub(super) struct Lines {
+pub(crate) struct Lines {
     body: Body,
     rest: BytesMut,
     /// How much of the rest is known to be without an end of line.
@@ -18,7 +18,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn of(body: Body) -> Self {
+    pub(crate) fn of(body: Body) -> Self {
         Self {
             body,
             rest: BytesMut::new(),
@@ -31,7 +31,7 @@ impl Lines {
     ///
     /// # Errors
     /// [`CallError::Unreachable`] if the connection broke, [`CallError::TooLong`].
-    pub(super) async fn next(&mut self, silence: Duration) -> Result<Option<Bytes>, CallError> {
+    pub(crate) async fn next(&mut self, silence: Duration) -> Result<Option<Bytes>, CallError> {
         loop {
             if let Some(line) = self.line() {
                 return Ok(Some(line));

@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::call::CallError;
+use crate::call::CallError;
 
 /// Waits longer after every failure, and warns of the first one only.
 #[derive(Debug)]
-pub(super) struct Outage {
+pub struct Outage {
     /// What does not go on meanwhile, for the log.
     what: &'static str,
     failures: u32,
@@ -17,7 +17,8 @@ pub(super) struct Outage {
 }
 
 impl Outage {
-    pub(super) fn of(what: &'static str) -> Self {
+    /// Nothing has failed yet. `what` does not go on while something does, for the log.
+    pub fn of(what: &'static str) -> Self {
         Self {
             what,
             failures: 0,
@@ -26,7 +27,7 @@ impl Outage {
     }
 
     /// Something failed: waits before the next attempt.
-    pub(super) async fn failed(&mut self, error: &CallError) {
+    pub async fn failed(&mut self, error: &CallError) {
         let what = self.what;
         match self.told {
             false => warn!(what, %error, "no answer of use from the API server; trying again"),
@@ -37,7 +38,7 @@ impl Outage {
     }
 
     /// Waits like after a failure, of which nobody needs to know, at least as long as `least`.
-    pub(super) async fn pause(&mut self, least: Duration) {
+    pub async fn pause(&mut self, least: Duration) {
         sleep(self.next(least)).await;
     }
 
@@ -48,7 +49,7 @@ impl Outage {
     }
 
     /// Something succeeded.
-    pub(super) fn over(&mut self) {
+    pub fn over(&mut self) {
         if self.told {
             info!(what = self.what, "the API server answers again");
         }
@@ -58,7 +59,7 @@ impl Outage {
 
 /// The delay after this many failures before: doubling from `first` to `last`, and shortened by up to half, so that all the
 /// nodes of a cluster do not come as one.
-pub(super) fn delay(first: Duration, last: Duration, failures: u32) -> Duration {
+pub fn delay(first: Duration, last: Duration, failures: u32) -> Duration {
     let full = first
         .saturating_mul(2u32.saturating_pow(failures))
         .min(last);

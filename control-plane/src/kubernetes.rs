@@ -1,0 +1,16 @@
+//! The Kubernetes API as the source of objects and the judge of tokens.
+//!
+//! ```text
+//! list, watch ──▶ source ──▶ index      TokenReview ──▶ reviews ──▶ callers      Secret ──▶ authority
+//! ```
+//!
+//! - [`source`]: objects, listed as a whole before anything is served, then followed.
+//! - [`reviews`]: tokens of service accounts.
+//! - [`secret`]: the key of the certificate authority.
+
+pub mod reviews;
+pub mod secret;
+pub mod source;
+
+mod pending;
+mod readable;

@@ -1,0 +1,95 @@
+//! Policies that cannot be understood.
+//!
+//! The API server checks policies against a schema, which may be newer than we are. A policy that says something unheard of
+//! must not be as good as none: it then refuses what it is about.
+
+use serde::{Deserialize, Deserializer, de::Error};
+use serde_json::value::RawValue;
+use tracing::warn;
+use tulle_manifest::{AuthorizationPolicy, Metadata, PeerAuthentication, PolicySelector};
+
+/// A kind whose objects stand for refusal where they cannot be understood.
+pub(super) trait Restriction: for<'de> Deserialize<'de> {
+    /// One that refuses everything that it is about.
+    fn refusal(metadata: Metadata, selector: PolicySelector) -> Self;
+}
+
+impl Restriction for AuthorizationPolicy {
+    fn refusal(metadata: Metadata, selector: PolicySelector) -> Self {
+        Self::refusal(metadata, selector)
+    }
+}
+
+impl Restriction for PeerAuthentication {
+    fn refusal(metadata: Metadata, selector: PolicySelector) -> Self {
+        Self::strict(metadata, selector)
+    }
+}
+
+/// An object as it was written, or one that refuses.
+#[derive(Debug)]
+pub(super) struct Readable<T>(pub(super) T);
+
+impl<'de, T: Restriction> Deserialize<'de> for Readable<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        serde_json::from_str(text).map(Self).or_else(|error| {
+            let Named { metadata } = serde_json::from_str(text).map_err(D::Error::custom)?;
+            let key = metadata.key();
+            warn!(%key, %error, "policy cannot be understood, and refuses everything that it is about");
+            // Without a selector that can be read it is about the whole namespace.
+            let selector = serde_json::from_str(text).map(|about: About| about.spec.selector);
+            Ok(Self(T::refusal(metadata, selector.unwrap_or_default())))
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Named {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct About {
+    spec: AboutSpec,
+}
+
+#[derive(Deserialize)]
+struct AboutSpec {
+    selector: PolicySelector,
+}
+
+#[cfg(test)]
+mod tests {
+    use tulle_manifest::{MutualTlsMode, PolicyAction};
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_understood_refuses() {
+        let read = |spec: &str| -> AuthorizationPolicy {
+            let metadata = r#"{"name": "a", "namespace": "shop"}"#;
+            let text = format!(r#"{{"metadata": {metadata}, "spec": {spec}}}"#);
+            serde_json::from_str::<Readable<_>>(&text).unwrap().0
+        };
+        let good = read(r#"{"action": "ALLOW", "rules": [{}]}"#);
+        assert_eq!(good.spec.action, PolicyAction::Allow);
+        let selector = r#"{"matchLabels": {"app": "web"}}"#;
+        let new = read(&format!(r#"{{"action": "PERHAPS", "selector": {selector}}}"#));
+        assert_eq!(new.spec.action, PolicyAction::Deny);
+        assert_eq!(new.spec.rules.len(), 1);
+        let labels = &new.spec.selector.match_labels;
+        assert_eq!(labels.get("app").map(String::as_str), Some("web"));
+        let new = read(r#"{"action": "PERHAPS", "selector": 7}"#);
+        assert_eq!(new.metadata.name, "a");
+        assert_eq!(new.spec.selector, PolicySelector::default());
+        assert!(serde_json::from_str::<Readable<AuthorizationPolicy>>("{}").is_err());
+    }
+
+    #[test]
+    fn mode_that_nobody_knows_requires_identities() {
+        let text = r#"{"metadata": {"name": "a"}, "spec": {"mtls": {"mode": "QUANTUM"}}}"#;
+        let read: Readable<PeerAuthentication> = serde_json::from_str(text).unwrap();
+        assert_eq!(read.0.spec.mtls.mode, MutualTlsMode::Strict);
+    }
+}

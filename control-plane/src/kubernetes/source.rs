@@ -1,0 +1,224 @@
+//! Objects of the API server.
+
+use std::{collections::BTreeSet, convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use serde::de::DeserializeOwned;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tracing::info;
+use tulle_kubernetes::{Client, Collection, Seen, Selection};
+use tulle_manifest::{
+    AuthorizationPolicy, Labels, Metadata, Namespace, Node, Object, ObjectId, PeerAuthentication,
+    Pod, Service, source::Change,
+};
+
+use super::{pending::Pending, readable::Readable};
+
+/// What the API server holds, as long as this exists. When it is away, what it last said stays.
+pub struct Source {
+    pending: Arc<Pending>,
+    followers: JoinSet<Infallible>,
+    taken: Instant,
+}
+
+impl Source {
+    /// Reads everything once, for as long as it takes: half of it would have clients delete what they know.
+    pub async fn open(client: &Client) -> (Self, Vec<Change>) {
+        let pending = Arc::<Pending>::default();
+        let started = Instant::now();
+        let kinds = join_all(kinds(client, &pending)).await;
+        let mut followers = JoinSet::new();
+        let mut everything = Vec::new();
+        for (all, follow) in kinds {
+            everything.extend(all);
+            followers.spawn(follow);
+        }
+        info!(objects = everything.len(), took = ?started.elapsed(), "objects listed");
+        let source = Self {
+            pending,
+            followers,
+            taken: started,
+        };
+        (source, everything)
+    }
+
+    /// Waits for the next changes. The first comes at once, what follows it closely comes together.
+    ///
+    /// # Panics
+    /// If what follows a kind has panicked: to go on without would be to forget that kind.
+    pub async fn next(&mut self) -> Vec<Change> {
+        sleep_until(self.taken + PACE).await;
+        let changes = tokio::select! {
+            changes = self.pending.take() => changes,
+            Some(ended) = self.followers.join_next() => match ended {
+                Ok(never) => match never {},
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            },
+        };
+        self.taken = Instant::now();
+        changes
+    }
+}
+
+/// All objects of a kind, and what follows them from there.
+type Kind = (Vec<Change>, Follow);
+type Follow = Pin<Box<dyn Future<Output = Infallible> + Send>>;
+type Listing = Pin<Box<dyn Future<Output = Kind> + Send>>;
+
+/// The kinds that are read, being listed.
+fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
+    let core = |what, path, page| Selection {
+        what,
+        path,
+        only: String::new(),
+        definition: None,
+        metadata_only: false,
+        page,
+    };
+    let metadata = |what, path| Selection {
+        metadata_only: true,
+        ..core(what, path, SMALL)
+    };
+    let defined = |what, path, definition| Selection {
+        definition: Some(definition),
+        ..core(what, path, LARGE)
+    };
+    let on = (client, pending);
+    vec![
+        list::<Namespace>(on, metadata("namespaces", "/api/v1/namespaces")),
+        list::<Node>(on, metadata("nodes", "/api/v1/nodes")),
+        list::<Pod>(on, core("pods", "/api/v1/pods", LARGE)),
+        list::<Service>(on, core("services", "/api/v1/services", LARGE)),
+        list::<Readable<AuthorizationPolicy>>(
+            on,
+            defined(
+                "authorization policies",
+                "/apis/security.istio.io/v1/authorizationpolicies",
+                "authorizationpolicies.security.istio.io",
+            ),
+        ),
+        list::<Readable<PeerAuthentication>>(
+            on,
+            defined(
+                "peer authentications",
+                "/apis/security.istio.io/v1/peerauthentications",
+                "peerauthentications.security.istio.io",
+            ),
+        ),
+    ]
+}
+
+fn list<T: Listed>((client, pending): (&Client, &Arc<Pending>), selection: Selection) -> Listing {
+    let mut collection = Collection::<T>::new(client, selection);
+    let pending = Arc::clone(pending);
+    Box::pin(async move {
+        let (all, version) = collection.list().await;
+        let mut known = Known::default();
+        let all = known.all(all);
+        let follow = collection.follow(version, move |seen: Seen<T>| match seen {
+            Seen::All(all) => pending.add(known.all(all)),
+            Seen::Put(one) => pending.add([known.put(one)]),
+            Seen::Gone(one) => pending.add([known.gone(one)]),
+        });
+        let follow: Follow = Box::pin(follow);
+        (all, follow)
+    })
+}
+
+/// The names of the objects of one kind.
+#[derive(Default)]
+struct Known(BTreeSet<ObjectId>);
+
+impl Known {
+    /// These are all: what is not among them is gone.
+    fn all<T: Listed>(&mut self, all: Vec<T>) -> Vec<Change> {
+        let before = std::mem::take(&mut self.0);
+        let mut changes: Vec<Change> = all.into_iter().map(|one| self.put(one)).collect();
+        let gone = before.difference(&self.0).cloned();
+        changes.extend(gone.map(Change::Remove));
+        changes
+    }
+
+    fn put<T: Listed>(&mut self, one: T) -> Change {
+        let object = one.into_object();
+        self.0.insert(object.id());
+        Change::Upsert(object)
+    }
+
+    fn gone<T: Listed>(&mut self, one: T) -> Change {
+        let id = one.into_object().id();
+        self.0.remove(&id);
+        Change::Remove(id)
+    }
+}
+
+/// A kind of object as it is listed.
+trait Listed: DeserializeOwned + Send + 'static {
+    /// Without what nobody reads.
+    fn into_object(self) -> Object;
+}
+
+impl Listed for Namespace {
+    fn into_object(mut self) -> Object {
+        trim(&mut self.metadata);
+        Object::Namespace(Arc::new(self))
+    }
+}
+
+impl Listed for Node {
+    fn into_object(mut self) -> Object {
+        self.metadata.annotations = Labels::new();
+        let is_topology = |name: &str| name.starts_with("topology.");
+        self.metadata.labels.retain(|name, _| is_topology(name));
+        Object::Node(Arc::new(self))
+    }
+}
+
+impl Listed for Pod {
+    fn into_object(mut self) -> Object {
+        trim(&mut self.metadata);
+        self.trim();
+        Object::Pod(Arc::new(self))
+    }
+}
+
+impl Listed for Service {
+    fn into_object(mut self) -> Object {
+        trim(&mut self.metadata);
+        Object::Service(Arc::new(self))
+    }
+}
+
+impl Listed for Readable<AuthorizationPolicy> {
+    fn into_object(self) -> Object {
+        let Self(mut policy) = self;
+        trim(&mut policy.metadata);
+        Object::AuthorizationPolicy(Arc::new(policy))
+    }
+}
+
+impl Listed for Readable<PeerAuthentication> {
+    fn into_object(self) -> Object {
+        let Self(mut policy) = self;
+        trim(&mut policy.metadata);
+        Object::PeerAuthentication(Arc::new(policy))
+    }
+}
+
+/// Annotations can be as long as the rest of an object, and most are of other tools.
+fn trim(metadata: &mut Metadata) {
+    let is_ours = |name: &str| {
+        let (domain, _) = name.split_once('/').unwrap_or_default();
+        domain == "istio.io" || domain.ends_with(".istio.io")
+    };
+    metadata.annotations.retain(|name, _| is_ours(name));
+}
+
+/// Objects a page. Pods can be tens of kilobytes long each.
+const LARGE: usize = 250;
+const SMALL: usize = 1000;
+/// Between what is taken: what changes in a burst is computed together.
+const PACE: Duration = Duration::from_millis(5);
