@@ -28,6 +28,7 @@ demo: peers-build ## a mesh on this machine, shown step by step, then removed
 .PHONY: test
 test: peers-test ## unit, property and namespace tests
 	@scripts/peers.sh runtime || echo "going on without: tests that say so are skipped"
+	@scripts/peers.sh kubernetes || echo "going on without: tests that say so are skipped"
 	$(CARGO) build --workspace --bins
 	$(CARGO) test $(or $(ARGS),--workspace)
 

