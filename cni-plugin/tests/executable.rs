@@ -266,10 +266,7 @@ fn pod_does_not_start_when_the_agent_refuses() {
         ),
         (
             "",
-            (
-                100,
-                "pod shop/web-0: the node agent's answer is not understood: it ends in the middle",
-            ),
+            (11, "pod shop/web-0: the node agent went away in the middle"),
         ),
     ] {
         let runtime = Runtime::new();

@@ -70,9 +70,7 @@ impl Opened {
     ) -> Result<Self, RunError> {
         let ca = match &config.ca {
             Some(directory) => SigningCa::load(directory, now)?,
-            None => {
-                SigningCa::load_or_generate(state.join("ca"), &config.mesh.trust_domain, now)?
-            }
+            None => SigningCa::load_or_generate(state.join("ca"), &config.mesh.trust_domain, now)?,
         };
         let roots = state.join("root-cert.pem");
         files::replace_public(&roots, ca.roots_pem()).map_err(|source| RunError::Io {

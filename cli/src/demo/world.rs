@@ -74,7 +74,12 @@ impl World {
         tale: &mut Tale,
     ) -> Result<Self> {
         let started = Instant::now();
-        let mut lab = Lab::create(sandbox, &LabSpec::default()).await?;
+        let lab = Lab::create(sandbox, &LabSpec::default()).await?;
+        let config = MeshConfig {
+            binaries,
+            ..MeshConfig::new()?
+        };
+        let mut mesh = Mesh::start(lab, config).await?;
         let pods = [
             (CART, "node1"),
             (CRAWLER, "node1"),
@@ -83,20 +88,15 @@ impl World {
             (LEDGER, "node2"),
         ];
         for (pod, node) in pods {
-            lab.add_pod(PodSpec::new(pod, node)).await?;
+            mesh.add_pod(PodSpec::new(pod, node)).await?;
         }
-        lab.add_service(ServiceSpec::new(WEB).port(80, HTTP_PORT))?;
-        lab.add_service(
+        mesh.add_service(ServiceSpec::new(WEB).port(80, HTTP_PORT))?;
+        mesh.add_service(
             ServiceSpec::new(LEDGER)
                 .port(ECHO_PORT, ECHO_PORT)
                 .port(SINK_PORT, SINK_PORT),
         )?;
-        let servers = vec![serve(&lab, WEB)?, serve(&lab, LEDGER)?];
-        let config = MeshConfig {
-            binaries,
-            ..MeshConfig::new()?
-        };
-        let mesh = Mesh::start(lab, config).await?;
+        let servers = vec![serve(mesh.lab(), WEB)?, serve(mesh.lab(), LEDGER)?];
         let world = Self {
             mesh,
             servers,

@@ -36,6 +36,9 @@ pub enum CallError {
         /// How long was waited.
         limit: Duration,
     },
+    /// The agent ended before its answer did.
+    #[error("the node agent went away in the middle")]
+    CutOff,
     /// The answer is not what an agent says.
     #[error("the node agent's answer is not understood: {0}")]
     Malformed(&'static str),
@@ -48,7 +51,7 @@ impl CallError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::TooSlow { .. } => true,
+            Self::Unreachable { .. } | Self::TooSlow { .. } | Self::CutOff => true,
             Self::Malformed(_) => false,
             Self::Refused(failure) => failure.retry,
         }
@@ -122,7 +125,7 @@ fn parse(answer: &[u8]) -> Result<Vec<u8>, CallError> {
         .parse(answer)
         .map_err(|_| CallError::Malformed("no HTTP response"))?;
     let httparse::Status::Complete(head) = parsed else {
-        return Err(CallError::Malformed("it ends in the middle"));
+        return Err(CallError::CutOff);
     };
     let body = answer.get(head..).unwrap_or_default();
     let length = response
@@ -131,7 +134,7 @@ fn parse(answer: &[u8]) -> Result<Vec<u8>, CallError> {
         .find(|header| header.name.eq_ignore_ascii_case("content-length"))
         .and_then(|header| str::from_utf8(header.value).ok()?.parse::<usize>().ok());
     if length.is_some_and(|length| length != body.len()) {
-        return Err(CallError::Malformed("it ends in the middle"));
+        return Err(CallError::CutOff);
     }
     match response.code {
         Some(200) => Ok(body.to_vec()),
@@ -170,11 +173,11 @@ mod tests {
             ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", Ok("{}")),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}",
-                Err("the node agent's answer is not understood: it ends in the middle"),
+                Err("the node agent went away in the middle"),
             ),
             (
                 "HTTP/1.1 200 O",
-                Err("the node agent's answer is not understood: it ends in the middle"),
+                Err("the node agent went away in the middle"),
             ),
             (
                 "SSH-2.0\r\n\r\n",

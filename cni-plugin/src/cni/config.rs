@@ -122,7 +122,7 @@ impl Fields {
 
 /// Keys that the specification gives a meaning, and those of the ambient contract's plugin that mean nothing here: what
 /// they decide is the agent's to know.
-const OF_OTHERS: [&str; 12] = [
+const OF_OTHERS: [&str; 13] = [
     "args",
     "capabilities",
     "dns",
@@ -135,6 +135,7 @@ const OF_OTHERS: [&str; 12] = [
     "ambient_enabled",
     "enablement_selectors",
     "native_nftables",
+    "enable_ambient_detection_retry",
 ];
 
 const SOCKET: &str = "pluginevent.sock";
@@ -162,7 +163,7 @@ mod tests {
                 "cniVersion": "0.4.0", "name": "pods", "type": "tulle-cni",
                 "cni_agent_run_dir": "/run/mesh", "exclude_namespaces": ["a", "b"],
                 "pod_namespace": "mesh", "timeout_seconds": 7,
-                "plugin_log_level": "info", "ambient_enabled": true, "runtimeConfig": {"x": 1},
+                "plugin_log_level": "info", "ambient_enabled": true, "enable_ambient_detection_retry": true, "runtimeConfig": {"x": 1},
                 "cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}],
                 "prevResult": {"cniVersion": "0.4.0", "n": 9007199254740993}
             }"#,

@@ -18,7 +18,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -48,7 +48,7 @@ use super::{
 };
 use crate::{
     agent::{Left, Pod, Verdict},
-    enrollment::{Decision, Options, Rules},
+    enrollment::{Decision, Options, Reason, Rules},
 };
 
 mod adopt;
@@ -70,6 +70,8 @@ pub struct AgentConfig {
     pub rules: Rules,
     /// How pods are redirected unless their annotations change it.
     pub redirect: RedirectConfig,
+    /// The node's process file system, where runtimes may say that a namespace is. Default `/proc`.
+    pub proc: PathBuf,
     /// How long an added pod is waited for until its object is known. Default 5 s.
     pub object_wait: Duration,
     /// How often all redirection is looked at, give or take a tenth. Default 60 s.
@@ -168,11 +170,27 @@ impl Agent {
     }
 
     async fn take_in(&self, pod: &Pod) -> Result<Verdict, AgentError> {
+        let pod = &self.seen_from_here(pod);
         let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
         let known = self.known(&key, &pod.uid).await?;
-        let netns = self.open(pod)?;
         let mut sandbox = self.sandboxes.lock(&known.uid).await;
-        let cookie = self.claim(&known.uid, &netns, pod)?;
+        let opened = self.open(pod);
+        let opened = opened.and_then(|netns| Ok((self.claim(&known.uid, &netns, pod)?, netns)));
+        let (cookie, netns) = match (opened, self.decide(&known)) {
+            (Ok(opened), _) => opened,
+            (Err(error), Decision::Enroll(_)) => {
+                if sandbox.key.is_none() {
+                    self.sandboxes.remove(&known.uid, sandbox);
+                }
+                return Err(error);
+            }
+            // Networks that the kernel knows nothing of, for one: who is not to be captured need not be capturable.
+            (Err(error), Decision::Stay(reason)) => {
+                info!(%key, reason = reason.describe(), %error, "pod stays outside, and is not looked after");
+                self.forget(&known.uid, sandbox).await;
+                return Ok(passed(reason));
+            }
+        };
         if sandbox.cookie != cookie {
             self.sandboxes.release(&known.uid, sandbox.cookie);
         }
@@ -197,9 +215,7 @@ impl Agent {
                 self.probes.forget(&known.uid).await;
                 self.tell_outside(&known, &sandbox);
                 info!(pod = %pod.name, namespace = %pod.namespace, reason = reason.describe(), "pod stays outside");
-                Ok(Verdict::Passed {
-                    reason: reason.describe().to_owned(),
-                })
+                Ok(passed(reason))
             }
             Decision::Enroll(options) => {
                 self.enroll(&known, &mut sandbox, &netns, &options, Started::NotYet)
@@ -214,6 +230,7 @@ impl Agent {
     /// # Errors
     /// What is not.
     pub async fn check(&self, pod: &Pod) -> Result<(), AgentError> {
+        let pod = &self.seen_from_here(pod);
         let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
         let known = self.known(&key, &pod.uid).await?;
         let netns = self.open(pod)?;
@@ -287,21 +304,7 @@ impl Agent {
     }
 
     fn redirect(&self, options: &Options) -> RedirectConfig {
-        let default = self.config.redirect.clone();
-        RedirectConfig {
-            inbound: default.inbound && !options.bypass_inbound,
-            dns_capture: match options.dns_capture {
-                Some(false) => None,
-                Some(true) => RedirectConfig::default().dns_capture,
-                None => default.dns_capture,
-            },
-            virtual_interfaces: options.virtual_interfaces.clone(),
-            exclude_inbound_ports: options.exclude_inbound_ports.clone(),
-            exclude_outbound_ports: options.exclude_outbound_ports.clone(),
-            exclude_inbound: options.exclude_inbound.clone(),
-            exclude_outbound: options.exclude_outbound.clone(),
-            ..default
-        }
+        redirect_config(self.config.redirect.clone(), options)
     }
 
     /// Why a pod cannot be what its labels ask for.
@@ -383,6 +386,30 @@ impl Agent {
     }
 }
 
+/// How a pod with these options is redirected where others are redirected as `default` says.
+fn redirect_config(default: RedirectConfig, options: &Options) -> RedirectConfig {
+    RedirectConfig {
+        inbound: default.inbound && !options.bypass_inbound,
+        dns_capture: match options.dns_capture {
+            Some(false) => None,
+            Some(true) => RedirectConfig::default().dns_capture,
+            None => default.dns_capture,
+        },
+        virtual_interfaces: options.virtual_interfaces.clone(),
+        exclude_inbound_ports: options.exclude_inbound_ports.clone(),
+        exclude_outbound_ports: options.exclude_outbound_ports.clone(),
+        exclude_inbound: options.exclude_inbound.clone(),
+        exclude_outbound: options.exclude_outbound.clone(),
+        ..default
+    }
+}
+
+fn passed(reason: Reason) -> Verdict {
+    Verdict::Passed {
+        reason: reason.describe().to_owned(),
+    }
+}
+
 /// The ports of ztunnel on which nobody listens.
 fn not_listening(netns: &Netns, config: &RedirectConfig) -> io::Result<Vec<u16>> {
     let mut ports = vec![config.outbound_port, config.inbound_port, config.hbone_port];
@@ -416,4 +443,56 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, AgentError> {
     spawn_blocking(work).await.map_err(|_| AgentError::Ending)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_option_changes_its_own_part() {
+        let networks = |text: &str| BTreeSet::from([text.parse().unwrap()]);
+        let node = RedirectConfig {
+            dns_capture: None,
+            ipv6: false,
+            ..RedirectConfig::default()
+        };
+        let of = |options: &Options| redirect_config(node.clone(), options);
+        assert_eq!(of(&Options::default()), node);
+        let options = Options {
+            bypass_inbound: true,
+            dns_capture: Some(true),
+            virtual_interfaces: ["tap0".to_owned()].into(),
+            exclude_inbound_ports: [1].into(),
+            exclude_outbound_ports: [2].into(),
+            exclude_inbound: networks("10.0.0.0/8"),
+            exclude_outbound: networks("fd00::/8"),
+            ignored: Vec::new(),
+        };
+        let expected = RedirectConfig {
+            inbound: false,
+            dns_capture: Some(15053),
+            virtual_interfaces: ["tap0".to_owned()].into(),
+            exclude_inbound_ports: [1].into(),
+            exclude_outbound_ports: [2].into(),
+            exclude_inbound: networks("10.0.0.0/8"),
+            exclude_outbound: networks("fd00::/8"),
+            ..node.clone()
+        };
+        assert_eq!(of(&options), expected);
+        let capturing = RedirectConfig::default();
+        let options = Options {
+            dns_capture: Some(false),
+            ..Options::default()
+        };
+        assert_eq!(redirect_config(capturing, &options).dns_capture, None);
+        let untouched = RedirectConfig {
+            inbound: false,
+            ..node
+        };
+        let kept = redirect_config(untouched.clone(), &Options::default());
+        assert_eq!(kept, untouched);
+    }
 }

@@ -75,9 +75,10 @@ impl App {
         };
         let table = HostProbes::new(ProbeConfig {
             // Nearly every kubelet is root's.
-            uid: Some(kubelet_uid(&host).unwrap_or_default()),
+            uid: Some(kubelet_uid(&config.discovery.proc, &host).unwrap_or_default()),
             ipv6: config.agent.redirect.ipv6,
-            ..ProbeConfig::default()
+            probe_v4: config.agent.redirect.probe_v4,
+            probe_v6: config.agent.redirect.probe_v6,
         });
         let probes = Arc::new(Probes::new(host.clone(), table, metrics.clone()));
         let parts = AgentParts {

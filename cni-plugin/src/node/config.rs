@@ -2,7 +2,13 @@
 
 mod install;
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::{ArgGroup, Args as _, CommandFactory, FromArgMatches, Parser};
 use install::InstallArgs;
@@ -147,6 +153,25 @@ pub struct Args {
         action = clap::ArgAction::Set
     )]
     dns_capture: bool,
+    /// Source that health probes from the node get on their way to pods. To be the same in what lets them through elsewhere,
+    /// such as network policies.
+    #[arg(
+        long,
+        env = "HOST_PROBE_SNAT_IP",
+        value_name = "ADDRESS",
+        default_value_t = RedirectConfig::default().probe_v4,
+        value_parser = probe_source::<Ipv4Addr>
+    )]
+    probe_ip: Ipv4Addr,
+    /// The same for IPv6.
+    #[arg(
+        long,
+        env = "HOST_PROBE_SNAT_IPV6",
+        value_name = "ADDRESS",
+        default_value_t = RedirectConfig::default().probe_v6,
+        value_parser = probe_source::<Ipv6Addr>
+    )]
+    probe_ipv6: Ipv6Addr,
     /// What is logged: a level, or targets with levels.
     #[arg(
         long,
@@ -260,7 +285,7 @@ impl Args {
             discovery: DiscoveryConfig {
                 cache: self.cni_cache_dir,
                 nri: (!self.nri_socket.is_empty()).then(|| self.nri_socket.into()),
-                proc: self.proc,
+                proc: self.proc.clone(),
                 names: self.netns_dir,
             },
             host_netns: self.host_netns,
@@ -273,9 +298,12 @@ impl Args {
                 },
                 redirect: RedirectConfig {
                     ipv6: self.ipv6,
+                    probe_v4: self.probe_ip,
+                    probe_v6: self.probe_ipv6,
                     dns_capture: redirect.dns_capture.filter(|_| self.dns_capture),
                     ..redirect
                 },
+                proc: self.proc,
                 object_wait: OBJECT_WAIT,
                 sweep: SWEEP,
             },
@@ -295,6 +323,24 @@ fn selectors(yaml: &str) -> Result<SelectorList, String> {
         }
     }
     Ok(SelectorList(list))
+}
+
+/// An address that no pod or node can have: what comes from it passes by the mesh.
+fn probe_source<T>(text: &str) -> Result<T, String>
+where
+    T: FromStr<Err = AddrParseError> + Copy + Into<IpAddr>,
+{
+    let address: T = text
+        .parse()
+        .map_err(|error: AddrParseError| error.to_string())?;
+    let is_local = match address.into() {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unique_local() || address.is_unicast_link_local(),
+    };
+    match is_local {
+        true => Ok(address),
+        false => Err("a link-local address, or a unique local one, is needed".to_owned()),
+    }
 }
 
 const UNINSTALL: &str = "uninstall";
@@ -394,6 +440,25 @@ mod tests {
         assert_eq!(captured(&[]), Some(15053));
         assert_eq!(captured(&["--dns-capture=true"]), Some(15053));
         assert_eq!(captured(&["--dns-capture=false"]), None);
+    }
+
+    #[test]
+    fn source_of_probes_is_nobodys() {
+        let redirect = config(&["--probe-ip=169.254.9.9", "--probe-ipv6=fd00::9"]);
+        let redirect = redirect.agent.redirect;
+        assert_eq!(redirect.probe_v4, Ipv4Addr::new(169, 254, 9, 9));
+        assert_eq!(redirect.probe_v6, "fd00::9".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(config(&[]).agent.redirect, RedirectConfig::default());
+        for wrong in [
+            "--probe-ip=10.0.0.1",
+            "--probe-ip=fd00::9",
+            "--probe-ipv6=2001:db8::1",
+        ] {
+            assert!(
+                parse(&["--node", "a", "--manifests", "m", wrong]).is_err(),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

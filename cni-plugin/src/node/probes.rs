@@ -61,7 +61,8 @@ impl Probes {
         }
     }
 
-    /// Puts the table back whenever somebody else has changed it, for as long as it is polled.
+    /// Puts the table back whenever somebody else has changed it, for as long as it is polled. Looks at it each
+    /// `sweep` as well, give or take a tenth.
     pub async fn follow(&self, sweep: Duration) {
         // Others write to the node's tables too, and often.
         let mut announced = Announced::of(Ok(self.host.clone()), BURST);
@@ -77,7 +78,7 @@ impl Probes {
                         );
                     }
                     first = false;
-                    sweep
+                    sweep.mul_f64(0.9 + 0.2 * fastrand::f64())
                 }
                 Err(error) => {
                     self.tell(&error);

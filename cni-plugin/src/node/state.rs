@@ -26,9 +26,8 @@ pub struct StateDir {
     boot: String,
 }
 
-/// What is known of one pod.
+/// What is known of one pod. What a later version knows besides is no reason to forget it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SavedPod {
     /// Its namespace.
     pub namespace: String,

@@ -75,7 +75,9 @@ mod tests {
         let good = read(r#"{"action": "ALLOW", "rules": [{}]}"#);
         assert_eq!(good.spec.action, PolicyAction::Allow);
         let selector = r#"{"matchLabels": {"app": "web"}}"#;
-        let new = read(&format!(r#"{{"action": "PERHAPS", "selector": {selector}}}"#));
+        let new = read(&format!(
+            r#"{{"action": "PERHAPS", "selector": {selector}}}"#
+        ));
         assert_eq!(new.spec.action, PolicyAction::Deny);
         assert_eq!(new.spec.rules.len(), 1);
         let labels = &new.spec.selector.match_labels;

@@ -114,7 +114,10 @@ impl ReviewStatus {
 
 impl User {
     fn caller(mut self) -> Option<Caller> {
-        let (namespace, account) = self.username.strip_prefix(token::SUBJECT)?.split_once(':')?;
+        let (namespace, account) = self
+            .username
+            .strip_prefix(token::SUBJECT)?
+            .split_once(':')?;
         let account = ObjectKey::new(namespace, account);
         let is_account = self.groups.iter().any(|group| group == GROUP);
         let mut only = |key: &str| match self.extra.remove(key)?.as_mut_slice() {
@@ -190,7 +193,9 @@ mod tests {
             },
         });
         edit(&mut status);
-        serde_json::from_value::<ReviewStatus>(status).unwrap().caller()
+        serde_json::from_value::<ReviewStatus>(status)
+            .unwrap()
+            .caller()
     }
 
     #[test]
@@ -200,7 +205,10 @@ mod tests {
         assert_eq!((&*caller.pod, &*caller.pod_uid), ("zt1", "u1"));
         assert_eq!(caller.node.as_deref(), Some("n1"));
         let old = status(|status| {
-            status["user"]["extra"].as_object_mut().unwrap().remove(NODE_NAME);
+            status["user"]["extra"]
+                .as_object_mut()
+                .unwrap()
+                .remove(NODE_NAME);
         });
         assert_eq!(old.unwrap().node, None);
     }
@@ -208,9 +216,18 @@ mod tests {
     #[test]
     fn what_is_not_said_in_so_many_words_is_refused() {
         let refused = |edit: &dyn Fn(&mut serde_json::Value)| status(edit).unwrap_err();
-        assert_eq!(refused(&|s| s["authenticated"] = json!(false)), InvalidToken::Signature);
-        assert_eq!(refused(&|s| s["audiences"] = json!([])), InvalidToken::Audience);
-        assert_eq!(refused(&|s| s["audiences"] = json!(["api"])), InvalidToken::Audience);
+        assert_eq!(
+            refused(&|s| s["authenticated"] = json!(false)),
+            InvalidToken::Signature
+        );
+        assert_eq!(
+            refused(&|s| s["audiences"] = json!([])),
+            InvalidToken::Audience
+        );
+        assert_eq!(
+            refused(&|s| s["audiences"] = json!(["api"])),
+            InvalidToken::Audience
+        );
         for (pointer, value) in [
             ("/user/username", json!("admin")),
             ("/user/username", json!("system:node:n1")),
@@ -218,7 +235,10 @@ mod tests {
             ("/user/extra", json!({})),
             ("/user/extra", json!({POD_NAME: ["zt1"]})),
             ("/user/extra", json!({POD_NAME: ["zt1"], POD_UID: [""]})),
-            ("/user/extra", json!({POD_NAME: ["zt1", "zt2"], POD_UID: ["u1"]})),
+            (
+                "/user/extra",
+                json!({POD_NAME: ["zt1", "zt2"], POD_UID: ["u1"]}),
+            ),
         ] {
             let edit = |s: &mut serde_json::Value| *s.pointer_mut(pointer).unwrap() = value.clone();
             assert_eq!(refused(&edit), InvalidToken::Unbound, "{pointer} {value}");

@@ -172,6 +172,16 @@ impl Lab {
         Ok(self.pod(&name))
     }
 
+    /// Gives a pod without a network another namespace.
+    pub(crate) fn renew_pod(&mut self, name: &str) -> Result<()> {
+        let pod = self.pods.get_mut(name);
+        let pod = pod.with_context(|| format!("no pod {name}"))?;
+        pod.start_over()?;
+        let (path, netns) = (pod.netns_name(), pod.netns().clone());
+        Netns::unpersist(netns_path(&path))?;
+        publish(&netns, &path)
+    }
+
     /// Has the node's runtime give a pod its network. Returns how long the last plugin of the chain took.
     pub(crate) async fn connect_pod(&mut self, name: &str) -> Result<Duration> {
         let pod = self.pod(name);

@@ -227,6 +227,26 @@ impl Mesh {
         Ok(async move { runtime.del(&node, &pod).await })
     }
 
+    /// Tries again to start a pod that could not be started: in another namespace.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn retry_pod(&mut self, name: &str) -> Result<()> {
+        self.lab.renew_pod(name)?;
+        self.lab.connect_pod(name).await?;
+        self.reconcile().await
+    }
+
+    /// Has the runtime of a node tell its plugins which pods the lab still has there.
+    ///
+    /// # Errors
+    /// What a plugin says.
+    pub async fn collect_garbage(&self, node: &str) -> Result<()> {
+        let left: Vec<&Pod> = self.lab.pods().filter(|pod| pod.node() == node).collect();
+        let runtime = self.lab.runtime_of(node)?;
+        runtime.gc(self.lab.node(node), &left).await
+    }
+
     /// Lets go of a pod without a network.
     ///
     /// # Errors

@@ -71,6 +71,9 @@ pub struct Pod {
     addresses: Vec<IpAddr>,
     netns: Netns,
     node_link: String,
+    families: Families,
+    /// How often it was given another namespace.
+    attempt: u32,
 }
 
 impl Pod {
@@ -85,12 +88,24 @@ impl Pod {
         let pod = Self {
             uid: format!("00000000-0000-4000-8000-{serial:012x}"),
             addresses: families.keep(address::pod(node.number(), number)),
-            netns: Netns::create()?,
+            netns: namespace(families)?,
             node_link: format!("pod{serial}"),
+            families,
+            attempt: 0,
             spec,
         };
-        sysctls(&pod.netns, family_settings(families))?;
         Ok(pod)
+    }
+
+    /// Takes another namespace, as a pod does whose first one could not be given a network.
+    pub(crate) fn start_over(&mut self) -> Result<()> {
+        self.netns = namespace(self.families)?;
+        self.attempt += 1;
+        Ok(())
+    }
+
+    pub(crate) fn attempt(&self) -> u32 {
+        self.attempt
     }
 
     /// The pod's name without its namespace.
@@ -201,4 +216,11 @@ impl Pod {
     pub async fn exec(&self, program: &Program) -> Result<std::process::Output> {
         program.output_in(&self.netns).await
     }
+}
+
+/// A namespace without a network.
+fn namespace(families: Families) -> Result<Netns> {
+    let netns = Netns::create()?;
+    sysctls(&netns, family_settings(families))?;
+    Ok(netns)
 }

@@ -120,6 +120,28 @@ impl Runtime {
         Ok(())
     }
 
+    /// Tells the plugins behind the primary which pods are left, as after losing track of some.
+    pub(crate) async fn gc(&self, node: &Node, left: &[&Pod]) -> Result<()> {
+        let network = self.network()?;
+        let left: Vec<Value> = left
+            .iter()
+            .map(|pod| json!({"containerID": container(pod), "ifname": INTERFACE}))
+            .collect();
+        for plugin in network.plugins.iter().skip(1) {
+            let mut request = plugin.as_object().context("a plugin is an object")?.clone();
+            request.insert("name".into(), network.name.as_str().into());
+            request.insert("cniVersion".into(), network.version.as_str().into());
+            request.insert("cni.dev/valid-attachments".into(), json!(left));
+            let name = plugin_type(plugin)?;
+            let program = Program::new(format!("GC of {name}"), self.executable(name)?)
+                .env("CNI_COMMAND", "GC")
+                .env("CNI_PATH", text(&self.plugins()))
+                .input(Value::from(request).to_string());
+            run(node, program, "GC", name).await?;
+        }
+        Ok(())
+    }
+
     /// Takes a pod's network away.
     pub(crate) async fn del(&self, node: &Node, pod: &Pod) -> Result<()> {
         let network = self.network()?;
@@ -186,8 +208,7 @@ impl Runtime {
         node: &Node,
         pod: &Pod,
     ) -> Result<Value> {
-        let name = plugin.get("type").and_then(Value::as_str);
-        let name = name.context("a plugin without type")?;
+        let name = plugin_type(plugin)?;
         let path = self.executable(name)?;
         let program = Program::new(format!("{verb} of {name}"), path)
             .env("CNI_COMMAND", verb)
@@ -202,19 +223,7 @@ impl Runtime {
                     .join(";"),
             )
             .input(request(network, plugin, previous, pod)?.to_string());
-        let output = program.output_in(node.netns()).await?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let printed: Value = match text.trim() {
-            "" => Value::Null,
-            text => serde_json::from_str(text)
-                .with_context(|| format!("{name} printed no JSON: {text}"))?,
-        };
-        if !output.status.success() {
-            let message = printed.get("msg").and_then(Value::as_str);
-            let errors = String::from_utf8_lossy(&output.stderr);
-            bail!("{verb}: {}", message.unwrap_or(&errors));
-        }
-        Ok(printed)
+        run(node, program, verb, name).await
     }
 
     fn executable(&self, name: &str) -> Result<PathBuf> {
@@ -251,6 +260,29 @@ impl Runtime {
     }
 }
 
+/// Executes a plugin, and returns what it printed.
+async fn run(node: &Node, program: Program, verb: &str, name: &str) -> Result<Value> {
+    let output = program.output_in(node.netns()).await?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let printed: Value = match text.trim() {
+        "" => Value::Null,
+        text => {
+            serde_json::from_str(text).with_context(|| format!("{name} printed no JSON: {text}"))?
+        }
+    };
+    if !output.status.success() {
+        let message = printed.get("msg").and_then(Value::as_str);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!("{verb}: {}", message.unwrap_or(&errors));
+    }
+    Ok(printed)
+}
+
+fn plugin_type(plugin: &Value) -> Result<&str> {
+    let name = plugin.get("type").and_then(Value::as_str);
+    name.context("a plugin without type")
+}
+
 /// What a plugin reads: its entry, and what only the runtime knows.
 fn request(network: &Network, plugin: &Value, previous: &Value, pod: &Pod) -> Result<Value> {
     let mut request = plugin.as_object().context("a plugin is an object")?.clone();
@@ -279,7 +311,7 @@ fn request(network: &Network, plugin: &Value, previous: &Value, pod: &Pod) -> Re
 
 /// Unlike the pod's UID: each is asked for by its own name.
 fn container(pod: &Pod) -> String {
-    format!("sandbox-{}", pod.uid())
+    format!("sandbox-{}-{}", pod.uid(), pod.attempt())
 }
 
 fn arguments(pod: &Pod) -> [(&'static str, String); 5] {

@@ -6,6 +6,7 @@ use std::{process::ExitCode, time::Duration};
 
 use tulle_tests::{case, harness};
 
+mod added;
 mod agent;
 mod churn;
 mod control;
@@ -44,8 +45,11 @@ fn main() -> ExitCode {
         case!(local::file_is_reloaded),
         case!(node::agent_killed_at_each_step).limit(Duration::from_secs(120)),
         case!(node::ztunnel_killed_at_each_step),
+        case!(added::checked),
+        case!(added::garbage),
+        case!(added::uncapturable),
+        case!(added::killed_at_each_step),
         case!(node::annotated),
-        case!(node::checked),
         case!(node::flushed),
         case!(node::rebooted),
         case!(node::refused_by_ztunnel),

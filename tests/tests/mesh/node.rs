@@ -7,7 +7,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tulle_lab::{Mesh, Pod, PodSpec, Program, sandbox::Sandbox, wait_for};
+use tulle_lab::{Mesh, Pod, PodSpec, sandbox::Sandbox, wait_for};
 use tulle_net::{
     Netns,
     listeners::listening,
@@ -17,6 +17,7 @@ use tulle_net::{
 };
 
 use crate::{
+    added::flush,
     traffic::{Echo, Held, at, call, eventually, soon},
     world::{self, CART, LEGACY, MODE, OTHER, VISITOR, WEB},
 };
@@ -48,16 +49,6 @@ pub(crate) async fn flushed(sandbox: Sandbox) -> Result<()> {
     held.ping().await?;
     call(mesh.pod(CART), at(mesh.pod(WEB))).await?;
     call(mesh.pod(VISITOR), at(mesh.pod(WEB))).await
-}
-
-/// What an administrator does.
-async fn flush(netns: &Netns) -> Result<()> {
-    let script = "PATH=$PATH:/usr/sbin:/sbin nft flush ruleset";
-    let program = Program::new("nft", "sh").args(["-c", script]);
-    let output = soon("nft", program.output_in(netns)).await??;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "nft flush ruleset: {errors}");
-    Ok(())
 }
 
 async fn repairs(mesh: &mut Mesh, what: &str) -> Result<f64> {
@@ -197,19 +188,6 @@ pub(crate) async fn ztunnel_killed_at_each_step(sandbox: Sandbox) -> Result<()> 
     Ok(())
 }
 
-/// CHECK sees what is missing: rules, and a ztunnel that listens.
-pub(crate) async fn checked(sandbox: Sandbox) -> Result<()> {
-    let mut mesh = world::start(&sandbox).await?;
-    for pod in [WEB, LEGACY] {
-        mesh.check_pod(pod).await?;
-    }
-    mesh.ztunnel_mut("node2").process_mut().kill().await?;
-    let error = mesh.check_pod(WEB).await.expect_err("nobody listens");
-    let text = format!("{error:#}");
-    ensure!(text.contains("nobody listens on ztunnel's ports"), "{text}");
-    mesh.check_pod(LEGACY).await
-}
-
 /// A pod that ztunnel cannot serve is told of, tried again, and leaves nothing behind if it goes before.
 pub(crate) async fn refused_by_ztunnel(sandbox: Sandbox) -> Result<()> {
     let mut mesh = world::start(&sandbox).await?;
@@ -293,20 +271,32 @@ pub(crate) async fn rebooted(sandbox: Sandbox) -> Result<()> {
     let _web = Echo::start(mesh.pod(WEB))?;
     mesh.agent_mut("node2").process().kill().await?;
     mesh.ztunnel_mut("node2").process_mut().kill().await?;
-    let folder = mesh.lab().dir().join("node2/pods");
-    for entry in fs::read_dir(&folder)? {
-        let path = entry?.path();
-        let mut pod: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
-        pod["boot"] = "another".into();
-        // And the namespace is another's by now.
-        pod["cookie"] = 1.into();
-        fs::write(&path, pod.to_string())?;
-    }
+    // Its namespace is the same, but what a cookie was given for in another boot says nothing.
+    remember(&mesh, WEB, "boot", "another".into())?;
+    // Another namespace is at that place.
+    remember(&mesh, OTHER, "cookie", 1.into())?;
+    // One that went.
+    mesh.start_pod(PodSpec::new("out/brief", "node1")).await?;
+    let brief = state_file(&mesh, "out/brief");
+    eventually("it is remembered", async || brief.exists()).await?;
+    mesh.agent_mut("node1").process().kill().await?;
+    mesh.remove_pod("out/brief").await?;
+    mesh.agent_mut("node1").process().restart().await?;
+    mesh.agent_mut("node1").wait_listening().await?;
+    ensure!(!brief.exists(), "what went is still remembered");
     // The runtime is up long before the agent.
     refused(&mut mesh, "shop/early", "cannot talk to the node agent").await?;
     mesh.agent_mut("node2").process().restart().await?;
     mesh.agent_mut("node2").wait_listening().await?;
     refused(&mut mesh, "shop/next", "no ztunnel connected").await?;
+    let log = mesh.agent_mut("node2").process().log();
+    for (pod, why) in [
+        (WEB, "the node was restarted"),
+        (OTHER, "another namespace is in its place"),
+    ] {
+        let told = |line: &str| line.contains(pod) && line.contains(why);
+        ensure!(log.lines().any(told), "{pod} was taken over:\n{log}");
+    }
 
     let ztunnel = mesh.ztunnel_mut("node2");
     ztunnel.process_mut().restart().await?;
@@ -334,7 +324,16 @@ async fn ping_all(open: &mut [Held]) -> Result<()> {
     Ok(())
 }
 
-fn state_file(mesh: &Mesh, pod: &str) -> std::path::PathBuf {
+/// Changes what the agent remembers of a pod.
+fn remember(mesh: &Mesh, pod: &str, field: &str, value: serde_json::Value) -> Result<()> {
+    let path = state_file(mesh, pod);
+    let mut saved: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+    let field = saved.get_mut(field).context("no such field")?;
+    *field = value;
+    Ok(fs::write(&path, saved.to_string())?)
+}
+
+pub(crate) fn state_file(mesh: &Mesh, pod: &str) -> std::path::PathBuf {
     let pod: &Pod = mesh.pod(pod);
     let folder = mesh.lab().dir().join(pod.node()).join("pods");
     folder.join(format!("{}.json", pod.uid()))
@@ -349,16 +348,16 @@ fn state_file_of(mesh: &Mesh, node: &str) -> String {
         .collect()
 }
 
-fn listens(pod: &Netns) -> bool {
+pub(crate) fn listens(pod: &Netns) -> bool {
     listening(pod, &[15001, 15008]).is_ok_and(|found| found.len() == 2)
 }
 
-fn has_table(pod: &Netns) -> bool {
+pub(crate) fn has_table(pod: &Netns) -> bool {
     let found = redirect::verify(pod, &RedirectConfig::default());
     !matches!(found, Err(Drift::TableMissing))
 }
 
-fn is_right(mesh: &Mesh, pod: &str) -> bool {
+pub(crate) fn is_right(mesh: &Mesh, pod: &str) -> bool {
     redirect::verify(mesh.pod(pod).netns(), &RedirectConfig::default()).is_ok()
 }
 

@@ -34,15 +34,19 @@ pub(crate) async fn start_in(
         ..LabSpec::default()
     };
     let mut lab = Lab::create(sandbox, &spec).await?;
-    for (pod, node) in PODS {
+    for (pod, node) in EARLY {
         lab.add_pod(PodSpec::new(pod, node)).await?;
-    }
-    for server in SERVERS {
-        lab.add_service(ServiceSpec::new(server).port(SERVICE_PORT, PORT))?;
     }
     let mut config = MeshConfig::new()?;
     configure(&mut config);
     let mut mesh = Mesh::start(lab, config).await?;
+    mesh.apply(SHOP).await?;
+    for (pod, node) in PODS {
+        mesh.start_pod(PodSpec::new(pod, node)).await?;
+    }
+    for server in SERVERS {
+        mesh.add_service(ServiceSpec::new(server).port(SERVICE_PORT, PORT))?;
+    }
     mesh.label_namespace("shop", MODE, "ambient").await?;
     Ok(mesh)
 }
@@ -76,15 +80,20 @@ pub(crate) const NEIGHBOUR: &str = "out/neighbour";
 /// A server outside the mesh, on `node2`.
 pub(crate) const LEGACY: &str = "out/legacy";
 
-const PODS: [(&str, &str); 7] = [
+/// Pods that run when the mesh comes to their nodes.
+const EARLY: [(&str, &str); 3] = [(NEAR, "node1"), (VISITOR, "node1"), (OTHER, "node2")];
+/// Pods that the plugin is asked about.
+const PODS: [(&str, &str); 4] = [
     (CART, "node1"),
-    (NEAR, "node1"),
-    (VISITOR, "node1"),
     (NEIGHBOUR, "node1"),
     (WEB, "node2"),
-    (OTHER, "node2"),
     (LEGACY, "node2"),
 ];
+const SHOP: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
+";
 const SERVERS: [&str; 5] = [NEAR, WEB, OTHER, NEIGHBOUR, LEGACY];
 
 /// Where servers listen.

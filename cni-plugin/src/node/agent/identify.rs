@@ -63,6 +63,15 @@ impl Agent {
         known.unwrap_or(Err(AgentError::Unknown))
     }
 
+    /// The pod with the path that leads to its namespace from where the agent is.
+    pub(super) fn seen_from_here(&self, pod: &Pod) -> Pod {
+        let mut pod = pod.clone();
+        if let Ok(process) = pod.netns.strip_prefix("/proc") {
+            pod.netns = self.config.proc.join(process);
+        }
+        pod
+    }
+
     /// The namespace, if it can be this pod's: not the node's, and with the addresses that the pod was given.
     pub(super) fn open(&self, pod: &Pod) -> Result<Netns, AgentError> {
         let unusable = |source| AgentError::Namespace {

@@ -168,7 +168,9 @@ impl Kubernetes {
                 };
                 let path = format!("{path}/status?fieldManager={MANAGER}");
                 let body = patch.body();
-                self.client.call(Method::PATCH, &path, MERGE_PATCH, body).await
+                self.client
+                    .call(Method::PATCH, &path, MERGE_PATCH, body)
+                    .await
             }
             Work::Event(report) => {
                 let namespace = &report.key.namespace;

@@ -8,13 +8,13 @@ use crate::netns::Netns;
 
 /// The user that the kubelet of this node runs as, for [`ProbeConfig::uid`](super::ProbeConfig::uid).
 ///
-/// Looks through `/proc`, which must show the node's processes, for one in the namespace `host` that is named like the
+/// Looks through `proc`, a process file system that shows the node's processes, for one in the namespace `host` that is named like the
 /// kubelet or like a distribution's program that contains it. `None` if there is none, if it may not be looked at
 /// (`CAP_SYS_PTRACE`), or if several run as different users. It changes at most when the kubelet starts
 /// again.
 #[must_use]
-pub fn kubelet_uid(host: &Netns) -> Option<u32> {
-    let entries = fs::read_dir("/proc").ok()?;
+pub fn kubelet_uid(proc: &Path, host: &Netns) -> Option<u32> {
+    let entries = fs::read_dir(proc).ok()?;
     let processes = entries.filter_map(Result::ok).map(|entry| entry.path());
     let users: BTreeSet<_> = processes
         .filter_map(|process| kubelet(&process, host))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -240,17 +241,21 @@ fn the_kubelet_is_found_in_the_namespace_of_the_node() {
     isolated(|| {
         let (host, elsewhere) = (Netns::current().unwrap(), Netns::create().unwrap());
         let ours = nix::unistd::geteuid().as_raw();
-        assert_eq!(kubelet_uid(&host), None);
+        assert_eq!(kubelet_uid(Path::new("/proc"), &host), None);
         for name in ["kubelet", "k3s"] {
             let running = Named::start(name);
-            assert_eq!(kubelet_uid(&host), Some(ours), "{name}");
-            assert_eq!(kubelet_uid(&elsewhere), None, "{name}");
+            assert_eq!(kubelet_uid(Path::new("/proc"), &host), Some(ours), "{name}");
+            assert_eq!(kubelet_uid(Path::new("/proc"), &elsewhere), None, "{name}");
             drop(running);
-            assert_eq!(kubelet_uid(&host), None, "{name} has ended");
+            assert_eq!(
+                kubelet_uid(Path::new("/proc"), &host),
+                None,
+                "{name} has ended"
+            );
         }
         for name in ["kubelet2", "kubelite"] {
             let _running = Named::start(name);
-            assert_eq!(kubelet_uid(&host), None, "{name}");
+            assert_eq!(kubelet_uid(Path::new("/proc"), &host), None, "{name}");
         }
     });
 }
