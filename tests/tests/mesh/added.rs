@@ -1,5 +1,11 @@
 //! What the runtime has the plugin do: the agent behind it may end in the middle of it.
 
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    process::Output,
+};
+
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
@@ -144,9 +150,11 @@ pub(crate) async fn uncapturable(sandbox: Sandbox) -> Result<()> {
     mesh.apply(UNCAPTURABLE).await?;
     let netns = Netns::create()?;
     netns.persist("/run/netns/uncapturable")?;
-    let outside = add(&mesh, "out").await?;
+    let plugin = mesh.binaries().path("tulle-cni")?;
+    let plugin = Program::new("tulle-cni", plugin);
+    let outside = add(&mesh, "out", plugin.clone()).await?;
     ensure!(outside.status.success(), "{outside:?}");
-    let inside = add(&mesh, "shop").await?;
+    let inside = add(&mesh, "shop", plugin).await?;
     let text = String::from_utf8_lossy(&inside.stdout);
     ensure!(!inside.status.success(), "it has started");
     ensure!(
@@ -158,7 +166,7 @@ pub(crate) async fn uncapturable(sandbox: Sandbox) -> Result<()> {
 }
 
 /// ADD by hand for the pod `userspace` of a namespace, whose only address is on no interface.
-async fn add(mesh: &Mesh, namespace: &str) -> Result<std::process::Output> {
+async fn add(mesh: &Mesh, namespace: &str, plugin: Program) -> Result<Output> {
     let request = serde_json::json!({
         "cniVersion": "1.0.0",
         "name": "other",
@@ -167,7 +175,7 @@ async fn add(mesh: &Mesh, namespace: &str) -> Result<std::process::Output> {
         "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.99.0.1/24"}]},
     });
     let pod = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=userspace");
-    let program = Program::new("ADD", mesh.binaries().path("tulle-cni")?)
+    let program = plugin
         .env("CNI_COMMAND", "ADD")
         .env("CNI_CONTAINERID", format!("userspace-{namespace}"))
         .env("CNI_NETNS", "/run/netns/uncapturable")
@@ -233,6 +241,20 @@ pub(crate) async fn flush(netns: &Netns) -> Result<()> {
 pub(crate) async fn garbage(sandbox: Sandbox) -> Result<()> {
     let mut mesh = world::start(&sandbox).await?;
     mesh.collect_garbage("node2").await?;
+    for (stage, pods) in [
+        ("enrolled", 2.0),
+        ("outside", 1.0),
+        ("pending", 0.0),
+        ("leaving", 0.0),
+    ] {
+        let counted = counted(&mut mesh, "tulle_node_pods", ("stage", stage)).await?;
+        ensure!(counted == pods, "{counted} pods {stage}");
+    }
+    for outcome in ["enrolled", "passed"] {
+        let name = "tulle_node_add_duration_seconds_count";
+        let added = counted(&mut mesh, name, ("outcome", outcome)).await?;
+        ensure!(added == 1.0, "{added} pods {outcome}");
+    }
     let _web = Echo::start(mesh.pod(WEB))?;
     call(mesh.pod(CART), at(mesh.pod(WEB))).await?;
 
@@ -250,7 +272,50 @@ pub(crate) async fn garbage(sandbox: Sandbox) -> Result<()> {
     ztunnel.wait_for_config("it is gone", SOON, gone).await?;
     let node = mesh.lab().node("node2").netns();
     let probed = read_table(node, Family::Inet, probes::TABLE)?.context("no table of probes")?;
+    let enrolled = counted(&mut mesh, "tulle_node_pods", ("stage", "enrolled")).await?;
+    ensure!(enrolled == 1.0, "{enrolled} pods enrolled");
     let probed: usize = probed.sets.iter().map(|set| set.elements.len()).sum();
     ensure!(probed == ips.len(), "{probed} addresses, of one pod");
     call(mesh.pod(CART), at(mesh.pod(WEB))).await
+}
+
+async fn counted(mesh: &mut Mesh, name: &str, label: (&str, &str)) -> Result<f64> {
+    let metrics = mesh.agent_mut("node2").metrics().await?;
+    Ok(metrics.sum(name, &[label]))
+}
+
+/// Whoever is not root, or the agent's own user, is not answered, whatever the socket's mode.
+pub(crate) async fn of_other_users(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    mesh.apply(UNCAPTURABLE).await?;
+    let socket = mesh.lab().dir().join("node2/pluginevent.sock");
+    ensure!(fs::metadata(&socket)?.permissions().mode() & 0o777 == 0o600);
+    if !fs::read_to_string("/proc/self/uid_map")?.contains("4294967295") {
+        println!("skipped: there are no other users in this user namespace");
+        return Ok(());
+    }
+    let plugin = mesh.lab().dir().join("tulle-cni");
+    fs::copy(mesh.binaries().path("tulle-cni")?, &plugin)?;
+    for open in [
+        mesh.lab().dir(),
+        &mesh.lab().dir().join("node2"),
+        &socket,
+        &plugin,
+    ] {
+        fs::set_permissions(open, Permissions::from_mode(0o777))?;
+    }
+    let plugin = plugin.to_string_lossy().into_owned();
+    let by_root = add(&mesh, "out", Program::new("root", &plugin)).await?;
+    ensure!(by_root.status.success(), "{by_root:?}");
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", &plugin];
+    let by_nobody = add(&mesh, "out", Program::new("nobody", "setpriv").args(nobody)).await?;
+    let text = String::from_utf8_lossy(&by_nobody.stdout);
+    ensure!(
+        !by_nobody.status.success() && text.contains("the node agent"),
+        "{by_nobody:?}"
+    );
+    // It got as far as the agent itself.
+    let log = mesh.agent_mut("node2").process().log();
+    ensure!(log.contains("refused a caller of another user"), "{log}");
+    Ok(())
 }

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         case!(added::checked),
         case!(added::garbage),
         case!(added::uncapturable),
+        case!(added::of_other_users),
         case!(added::killed_at_each_step),
         case!(node::annotated),
         case!(node::flushed),

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use tokio::time::Instant;
 use tulle_lab::{
-    Flow,
+    Flow, PodSpec,
     capture::{ContentType, records},
 };
 
@@ -60,7 +60,31 @@ pub(super) async fn tell(world: &mut World, tale: &mut Tale) -> Result<()> {
         "no restart: same processes, and open connections go on",
         untouched,
     );
-    Ok(())
+    start_another(world, tale).await
+}
+
+/// A pod that is made from here on: the runtime starts its containers once the plugin says so.
+async fn start_another(world: &mut World, tale: &mut Tale) -> Result<()> {
+    let held_back = world
+        .mesh
+        .start_pod(PodSpec::new(NEWCOMER, "node1"))
+        .await?;
+    let outcome = [("outcome", "enrolled")];
+    let counted = world.mesh.agent_mut("node1").metrics().await?;
+    let enrolled = counted.sum("tulle_node_add_duration_seconds_count", &outcome);
+    let checked = world.mesh.check_pod(NEWCOMER).await;
+    tale.evidence(
+        "new pod",
+        format!(
+            "{NEWCOMER}, held back {} by tulle-cni until redirection and ztunnel were there",
+            human(held_back)
+        ),
+    );
+    tale.claim(
+        "new pods: in the mesh before their first packet",
+        enrolled == 1.0 && checked.is_ok(),
+    );
+    world.mesh.remove_pod(NEWCOMER).await
 }
 
 fn show(flows: &[Flow], tale: &mut Tale) -> Result<()> {
@@ -111,4 +135,5 @@ fn describe(flow: &Flow) -> String {
     }
 }
 
+const NEWCOMER: &str = "shop/newcomer";
 const HBONE_PORT: u16 = 15008;
