@@ -68,6 +68,8 @@ pub(crate) const FIGURES: &[Figure] = figures! {
     "rss_10k", "ztunnel RSS, 10 000 idle connections", "MB", Value, Some(35.0), Some(25.0);
     "add_p50", "time to add a pod, 20 a second, median", "ms", Value, None, None;
     "add_p99", "time to add a pod, 20 a second, p99", "ms", Value, Some(100.0), Some(100.0);
+    "repair_p50", "time until removed redirection is back, median", "ms", Value, None, None;
+    "repair_max", "time until removed redirection is back, longest", "ms", Value, Some(1000.0), Some(1000.0);
     "rss_agent", "node agent RSS, 100 pods", "MB", Value, Some(10.0), Some(10.0);
 };
 

@@ -69,7 +69,7 @@ struct BenchOptions {
     /// Seconds per figure and round.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
-    /// Only figures whose names begin so: bulk, requests, connections, latency, rss, add, or whole names.
+    /// Only figures whose names begin so: bulk, requests, connections, latency, rss, add, repair, or whole names.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Leave the rounds without the mesh out; nothing is compared then.
