@@ -10,11 +10,15 @@ use std::{
 
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 use tonic::transport::Server as GrpcServer;
 use tracing::{info, warn};
 use tulle_identity::{
-    ca::LoadError,
+    ca::{LoadError, SigningCa},
     control_tls::{IncomingConfig, incoming},
 };
 use tulle_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
@@ -34,13 +38,18 @@ use crate::{
     callers::Callers,
     debug::Debug,
     index::Index,
-    kubernetes::secret::SecretError,
+    kubernetes::{
+        lease::{self, LeaseConfig},
+        roots,
+        secret::SecretError,
+    },
     mesh::Mesh,
     metrics::{Metrics, Sources, StateCollector},
     serving::{Renewal, ServingConfig, ServingError, unix},
     source::{Opened, Source, SourceConfig},
     token::KeyError,
 };
+use tulle_kubernetes::Client;
 use tulle_manifest::source::directory::OpenError;
 
 /// What a control plane needs.
@@ -58,6 +67,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// Names of the server.
     pub serving: ServingConfig,
+    /// The name of this replica, unlike any other's.
+    pub identity: String,
     /// Life and pace of certificates.
     pub authority: AuthorityConfig,
 }
@@ -69,6 +80,7 @@ pub struct ControlPlane {
     xds: Server,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    writing: Option<Writing>,
     background: Vec<AbortOnDrop>,
 }
 
@@ -122,6 +134,7 @@ impl ControlPlane {
             tokens,
             ca,
             problems,
+            writes_to,
         } = Opened::new(&config, now).await?;
         let ca = Arc::new(ca);
         let mut writer = StoreWriter::new(StoreConfig::default());
@@ -148,6 +161,11 @@ impl ControlPlane {
             Arc::clone(&metrics),
         );
 
+        let (changed, changes) = watch::channel(());
+        let writing = writes_to.map(|client| {
+            let lease = LeaseConfig::new(&config.mesh.root_namespace, &config.identity);
+            Writing::start(client, lease, Arc::clone(&index), Arc::clone(&ca), changes)
+        });
         let debug = Debug {
             index: Arc::clone(&index),
             store: store.clone(),
@@ -193,7 +211,7 @@ impl ControlPlane {
         let background = vec![
             AbortOnDrop::spawn(async move { match http_server.run().await {} }),
             AbortOnDrop::spawn(async move { match renewal.run(serving_ready).await {} }),
-            AbortOnDrop::spawn(follow(source, index, writer)),
+            AbortOnDrop::spawn(follow(source, index, writer, changed)),
         ];
         info!(%address, http = ?http, "serving");
         Ok(Self {
@@ -202,6 +220,7 @@ impl ControlPlane {
             xds,
             stop,
             serving,
+            writing,
             background,
         })
     }
@@ -233,6 +252,9 @@ impl ControlPlane {
     /// Ends streams in good order, spread over most of `grace`, and then everything.
     pub async fn drain(self, grace: Duration) {
         self.xds.drain(grace * 4 / 5);
+        if let Some(writing) = self.writing {
+            writing.stop(grace / 5).await;
+        }
         // Receivers are gone only if the server has ended already.
         let _ = self.stop.send(());
         let mut serving = self.serving;
@@ -244,14 +266,56 @@ impl ControlPlane {
     }
 }
 
+/// What one replica does for all: in the background, ended in good order.
+struct Writing {
+    stop: oneshot::Sender<()>,
+    task: AbortOnDrop,
+}
+
+impl Writing {
+    fn start(
+        client: Client,
+        lease: LeaseConfig,
+        index: Arc<RwLock<Index>>,
+        ca: Arc<SigningCa>,
+        changes: watch::Receiver<()>,
+    ) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let task = AbortOnDrop::spawn(async move {
+            let work = || roots::keep(&client, &index, changes.clone(), ca.roots_pem());
+            let stopped = async {
+                // If nobody is left to stop us, that is the same.
+                let _ = stopped.await;
+            };
+            lease::lead(&client, lease, stopped, work).await;
+        });
+        Self { stop, task }
+    }
+
+    /// Gives the lease back, if that takes no longer than `limit`.
+    async fn stop(mut self, limit: Duration) {
+        // It has ended only if it panicked.
+        let _ = self.stop.send(());
+        if tokio::time::timeout(limit, &mut self.task.0).await.is_err() {
+            warn!("the lease was not given back in time");
+        }
+    }
+}
+
 /// Commits what the source changes, for as long as it exists.
-async fn follow(mut source: Source, index: Arc<RwLock<Index>>, mut writer: StoreWriter) {
+async fn follow(
+    mut source: Source,
+    index: Arc<RwLock<Index>>,
+    mut writer: StoreWriter,
+    changed: watch::Sender<()>,
+) {
     loop {
         let changes = source.next().await;
         let objects = changes.len();
         let transaction = index.write().apply(changes);
         let version = writer.commit(transaction);
         info!(objects, version = version.0, "changes committed");
+        changed.send_replace(());
     }
 }
 

@@ -155,6 +155,9 @@ pub struct ServeArgs {
     /// Send policies with annotation istio.io/dry-run to node proxies. Only those that know of it do not enforce them.
     #[arg(long, env = "TULLED_DRY_RUN_POLICIES")]
     dry_run_policies: bool,
+    /// Name of this replica, unlike any other's. Default: the name of the machine, with something random behind it.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    identity: Option<String>,
     /// How long open streams may take to end after SIGTERM.
     #[arg(long, env = "TULLED_DRAIN", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     drain: Duration,
@@ -196,6 +199,7 @@ impl ServeArgs {
         let advertised = self.advertise.iter().map(String::as_str);
         app::Config {
             serving: ServingConfig::new(&self.root_namespace, advertised),
+            identity: self.identity.unwrap_or_else(own_name),
             mesh: Mesh {
                 trust_domain: self.trust_domain,
                 trust_domain_aliases: self.trust_domain_alias,
@@ -227,6 +231,12 @@ impl ServeArgs {
             },
         }
     }
+}
+
+fn own_name() -> String {
+    let machine = nix::unistd::gethostname().unwrap_or_default();
+    let machine = machine.to_string_lossy();
+    format!("{machine}-{:08x}", fastrand::u32(..))
 }
 
 /// Whom a token is for.

@@ -4,7 +4,8 @@
 //! Namespace           -> services in it (root namespace: everything, if the network changed)
 //! Node                -> workloads on it
 //! Pod                 -> its workload
-//! Service             -> its service; workloads that it selects, or did
+//! Service             -> its service; workloads that it selects, or did; those of its slices
+//! EndpointSlice       -> its workloads, and those that it had; pods that it lists, or did
 //! AuthorizationPolicy -> its policy; workloads that it selects, or did
 //! PeerAuthentication  -> its derived policy; the static policy; workloads that it selects, or did
 //!   without selector  -> derived policies and workloads of the namespace, or of all
@@ -12,18 +13,21 @@
 //!
 //! Resources are not kept here: the store knows what it serves, and tells what a recomputed one changes.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tulle_model::{Authorization, PolicyKey, Workload};
 use tulle_xds::{Address, store::Transaction};
 
 use crate::{
     mesh::Mesh,
-    objects::{Objects, in_namespace},
+    objects::{Objects, in_namespace, service_of},
     translate::{self, Modes, PortMap, Surroundings, Untranslatable, WorkloadLevel, selects},
 };
 use tulle_manifest::{
-    Kind, Labels, MutualTlsMode, Object, ObjectId, ObjectKey, PeerAuthentication, Pod,
+    Kind, Labels, MutualTlsMode, Object, ObjectId, ObjectKey, PeerAuthentication, Pod, Service,
     source::Change,
 };
 
@@ -110,6 +114,13 @@ impl Index {
         for key in &dirty.pods {
             transaction.addresses.push(self.workload(key, &network));
         }
+        // First all that may be gone, so that those that are not have the last word.
+        let mut endpoints: BTreeMap<String, Option<Address>> =
+            dirty.endpoints.into_iter().map(|uid| (uid, None)).collect();
+        for key in &dirty.slices {
+            endpoints.extend(self.endpoints(key, &network));
+        }
+        transaction.addresses.extend(endpoints);
         transaction
     }
 
@@ -178,6 +189,28 @@ impl Index {
         (uid, workload.map(Address::from))
     }
 
+    /// The workloads of a slice.
+    fn endpoints(&self, key: &ObjectKey, network: &str) -> Vec<(String, Option<Address>)> {
+        let Some(slice) = self.objects.endpoint_slices().get(key) else {
+            return Vec::new();
+        };
+        let service = service_of(slice);
+        // Without the label nobody knows whose they are.
+        if service.is_none() {
+            return Vec::new();
+        }
+        let service = service.and_then(|key| self.objects.services().get(&key));
+        let service = service.map(AsRef::as_ref);
+        let addresses = translate::endpoint_addresses(slice);
+        let workloads = addresses.map(|at| {
+            let uid = translate::endpoint_uid(&self.mesh, slice, at.0);
+            let workload = translate::endpoint(&self.mesh, slice, at, service, network);
+            // Its namespace is one of the API server's, whose names can be part of anything.
+            (uid, workload.ok().map(Address::from))
+        });
+        workloads.collect()
+    }
+
     fn translate_pod(&self, pod: &Pod, network: &str) -> Result<Option<Workload>, Untranslatable> {
         let namespace = pod.metadata.namespace();
         let labels = &pod.metadata.labels;
@@ -185,7 +218,10 @@ impl Index {
             .map(|(_, service)| service.as_ref())
             .filter(|service| {
                 let selector = &service.spec.selector;
-                !selector.is_empty() && selects(selector, labels)
+                match selector.is_empty() {
+                    true => self.lists(service, pod),
+                    false => selects(selector, labels),
+                }
             });
         let around = Surroundings {
             network,
@@ -194,6 +230,20 @@ impl Index {
             policies: self.policies(namespace, labels),
         };
         translate::workload(&self.mesh, pod, &around)
+    }
+
+    /// Whether a slice of the service, which selects nothing by itself, lists the pod.
+    fn lists(&self, service: &Service, pod: &Pod) -> bool {
+        let (namespace, metadata) = (pod.metadata.namespace(), &pod.metadata);
+        let mut slices = self.objects.slices_of(&service.metadata.key());
+        slices.any(|slice| {
+            let mut listed = slice.endpoints.iter().filter_map(|endpoint| endpoint.pod());
+            listed.any(|target| {
+                target.name == metadata.name
+                    && target.namespace == namespace
+                    && (target.uid.is_empty() || target.uid == metadata.uid)
+            })
+        })
     }
 
     /// The policies that apply to a pod by selector: those written so, sorted, then the one of its PeerAuthentications.

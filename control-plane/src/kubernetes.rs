@@ -7,8 +7,11 @@
 //! - [`source`]: objects, listed as a whole before anything is served, then followed.
 //! - [`reviews`]: tokens of service accounts.
 //! - [`secret`]: the key of the certificate authority.
+//! - [`lease`]: which replica writes; [`roots`]: what clients are to trust, in every namespace.
 
+pub mod lease;
 pub mod reviews;
+pub mod roots;
 pub mod secret;
 pub mod source;
 

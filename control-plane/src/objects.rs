@@ -6,8 +6,8 @@ use std::{
 };
 
 use tulle_manifest::{
-    AuthorizationPolicy, Namespace, Node, Object, ObjectId, ObjectKey, PeerAuthentication, Pod,
-    Service,
+    AuthorizationPolicy, EndpointSlice, Namespace, Node, Object, ObjectId, ObjectKey,
+    PeerAuthentication, Pod, Service,
 };
 
 /// Objects by name. Clones are cheap enough to look at from another task: the objects are shared.
@@ -17,6 +17,8 @@ pub struct Objects {
     nodes: BTreeMap<Arc<str>, Arc<Node>>,
     pods: Table<Pod>,
     services: Table<Service>,
+    endpoint_slices: Table<EndpointSlice>,
+    slices_by_service: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     authorization_policies: Table<AuthorizationPolicy>,
     peer_authentications: Table<PeerAuthentication>,
     pods_by_node: BTreeMap<Arc<str>, BTreeSet<ObjectKey>>,
@@ -48,6 +50,14 @@ impl Objects {
             Object::Service(object) => {
                 self.services.insert(key, object);
             }
+            Object::EndpointSlice(object) => {
+                self.remove_slice(&key);
+                if let Some(service) = service_of(&object) {
+                    let slices = self.slices_by_service.entry(service).or_default();
+                    slices.insert(key.clone());
+                }
+                self.endpoint_slices.insert(key, object);
+            }
             Object::AuthorizationPolicy(object) => {
                 self.authorization_policies.insert(key, object);
             }
@@ -67,6 +77,7 @@ impl Objects {
             Kind::Node => drop(self.nodes.remove(&id.key.name)),
             Kind::Pod => self.remove_pod(&id.key),
             Kind::Service => drop(self.services.remove(&id.key)),
+            Kind::EndpointSlice => self.remove_slice(&id.key),
             Kind::AuthorizationPolicy => drop(self.authorization_policies.remove(&id.key)),
             Kind::PeerAuthentication => drop(self.peer_authentications.remove(&id.key)),
             Kind::NodeStatus => {}
@@ -86,9 +97,27 @@ impl Objects {
         }
     }
 
+    fn remove_slice(&mut self, key: &ObjectKey) {
+        let slice = self.endpoint_slices.remove(key);
+        let Some(service) = slice.as_deref().and_then(service_of) else {
+            return;
+        };
+        if let Some(slices) = self.slices_by_service.get_mut(&service) {
+            slices.remove(key);
+            if slices.is_empty() {
+                self.slices_by_service.remove(&service);
+            }
+        }
+    }
+
     /// A namespace.
     pub fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
         self.namespaces.get(name)
+    }
+
+    /// All namespaces.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
+        self.namespaces.values()
     }
 
     /// A node.
@@ -106,6 +135,20 @@ impl Objects {
         &self.services
     }
 
+    /// All endpoint slices.
+    pub fn endpoint_slices(&self) -> &Table<EndpointSlice> {
+        &self.endpoint_slices
+    }
+
+    /// The slices of a service.
+    pub fn slices_of(
+        &self,
+        service: &ObjectKey,
+    ) -> impl Iterator<Item = &Arc<EndpointSlice>> + use<'_> {
+        let keys = self.slices_by_service.get(service).into_iter().flatten();
+        keys.filter_map(|key| self.endpoint_slices.get(key))
+    }
+
     /// All authorization policies.
     pub fn authorization_policies(&self) -> &Table<AuthorizationPolicy> {
         &self.authorization_policies
@@ -121,6 +164,12 @@ impl Objects {
         let keys = self.pods_by_node.get(node).into_iter().flatten();
         keys.filter_map(|key| self.pods.get(key))
     }
+}
+
+/// The service that a slice belongs to.
+pub fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+    let name = slice.service()?;
+    Some(ObjectKey::new(slice.metadata.namespace(), name))
 }
 
 /// The objects of one namespace.

@@ -46,6 +46,8 @@ pub(crate) struct Opened {
     pub(crate) tokens: Tokens,
     pub(crate) ca: SigningCa,
     pub(crate) problems: Arc<Mutex<Problems>>,
+    /// Where things are to be written.
+    pub(crate) writes_to: Option<Client>,
 }
 
 impl Opened {
@@ -85,6 +87,7 @@ impl Opened {
             objects,
             tokens,
             ca,
+            writes_to: None,
         })
     }
 
@@ -108,7 +111,8 @@ impl Opened {
         Ok(Self {
             source: Source::Kubernetes(source),
             objects,
-            tokens: Tokens::Reviewed(Reviews::new(client)),
+            tokens: Tokens::Reviewed(Reviews::new(client.clone())),
+            writes_to: Some(client),
             ca,
             problems: Arc::default(),
         })

@@ -1,6 +1,7 @@
 //! Objects into resources: pure functions, one object's resource at a time, whose dependencies are their arguments.
 
 mod authorization;
+mod endpoint_slice;
 mod owner;
 mod peer_authentication;
 mod port;
@@ -9,6 +10,7 @@ mod service;
 mod workload;
 
 pub use authorization::{authorization, is_sent};
+pub use endpoint_slice::{endpoint, endpoint_addresses, endpoint_uid};
 pub use peer_authentication::{
     Enforcement, Modes, PortMap, WorkloadLevel, derived_policy, effective,
     peer_authentication_report, static_strict,

@@ -157,6 +157,7 @@ fn config(directory: &Path) -> Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         http: "127.0.0.1:0".parse().unwrap(),
         serving: ServingConfig::new("istio-system", []),
+        identity: "test".to_owned(),
         authority: AuthorityConfig::default(),
     }
 }

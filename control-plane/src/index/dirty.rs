@@ -6,15 +6,20 @@ use super::{is_workload_level, network_label, network_of};
 use crate::{
     mesh::Mesh,
     objects::{Objects, in_namespace},
-    translate::selects,
+    translate::{self, selects},
 };
-use tulle_manifest::{Kind, Labels, Object, ObjectId, ObjectKey, PeerAuthentication};
+use tulle_manifest::{
+    EndpointSlice, Kind, Labels, Object, ObjectId, ObjectKey, PeerAuthentication,
+};
 
 /// Objects whose resources have to be computed again.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
     pub(super) pods: BTreeSet<ObjectKey>,
     pub(super) services: BTreeSet<ObjectKey>,
+    pub(super) slices: BTreeSet<ObjectKey>,
+    /// Names of workloads that may be of no slice any more.
+    pub(super) endpoints: BTreeSet<String>,
     pub(super) authorization_policies: BTreeSet<ObjectKey>,
     pub(super) peer_authentications: BTreeSet<ObjectKey>,
     pub(super) static_strict: bool,
@@ -25,6 +30,8 @@ impl Dirty {
         Self {
             pods: objects.pods().keys().cloned().collect(),
             services: objects.services().keys().cloned().collect(),
+            slices: objects.endpoint_slices().keys().cloned().collect(),
+            endpoints: BTreeSet::new(),
             authorization_policies: objects.authorization_policies().keys().cloned().collect(),
             peer_authentications: objects.peer_authentications().keys().cloned().collect(),
             static_strict: true,
@@ -46,6 +53,8 @@ impl Dirty {
                 if is_root && network_label(objects, mesh) != network_of(new) {
                     self.pods.extend(objects.pods().keys().cloned());
                     self.services.extend(objects.services().keys().cloned());
+                    let slices = objects.endpoint_slices().keys();
+                    self.slices.extend(slices.cloned());
                 } else {
                     let services = in_namespace(objects.services(), &key.name);
                     self.services.extend(services.map(|(key, _)| key.clone()));
@@ -59,14 +68,36 @@ impl Dirty {
                 self.pods.insert(key.clone());
             }
             Kind::Service => self.service(objects, key, new),
+            Kind::EndpointSlice => self.slice(mesh, objects, key, new),
             Kind::AuthorizationPolicy => self.authorization(mesh, objects, key, new),
             Kind::PeerAuthentication => self.peer_authentication(mesh, objects, key, new),
             Kind::NodeStatus => {}
         }
     }
 
+    fn slice(&mut self, mesh: &Mesh, objects: &Objects, key: &ObjectKey, new: Option<&Object>) {
+        self.slices.insert(key.clone());
+        let old = objects.endpoint_slices().get(key).map(AsRef::as_ref);
+        let new = match new {
+            Some(Object::EndpointSlice(new)) => Some(new.as_ref()),
+            Some(_) | None => None,
+        };
+        if let Some(old) = old {
+            let addresses = translate::endpoint_addresses(old);
+            let uids = addresses.map(|(ip, _)| translate::endpoint_uid(mesh, old, ip));
+            self.endpoints.extend(uids);
+        }
+        for slice in [old, new].into_iter().flatten() {
+            self.pods.extend(pods_of(slice));
+        }
+    }
+
     fn service(&mut self, objects: &Objects, key: &ObjectKey, new: Option<&Object>) {
         self.services.insert(key.clone());
+        for slice in objects.slices_of(key) {
+            self.slices.insert(slice.metadata.key());
+            self.pods.extend(pods_of(slice));
+        }
         let old = objects.services().get(key).map(|old| &old.spec.selector);
         let new = match new {
             Some(Object::Service(new)) => Some(&new.spec.selector),
@@ -158,4 +189,10 @@ impl Dirty {
             }
         }
     }
+}
+
+/// The pods that a slice lists.
+fn pods_of(slice: &EndpointSlice) -> impl Iterator<Item = ObjectKey> {
+    let pods = slice.endpoints.iter().filter_map(|endpoint| endpoint.pod());
+    pods.map(|pod| ObjectKey::new(pod.namespace.as_str(), pod.name.as_str()))
 }

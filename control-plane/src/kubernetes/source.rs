@@ -11,8 +11,8 @@ use tokio::{
 use tracing::info;
 use tulle_kubernetes::{Client, Collection, Seen, Selection};
 use tulle_manifest::{
-    AuthorizationPolicy, Labels, Metadata, Namespace, Node, Object, ObjectId, PeerAuthentication,
-    Pod, Service, source::Change,
+    AuthorizationPolicy, EndpointSlice, Labels, Metadata, Namespace, Node, Object, ObjectId,
+    PeerAuthentication, Pod, Service, source::Change,
 };
 
 use super::{pending::Pending, readable::Readable};
@@ -92,6 +92,20 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
         list::<Node>(on, metadata("nodes", "/api/v1/nodes")),
         list::<Pod>(on, core("pods", "/api/v1/pods", LARGE)),
         list::<Service>(on, core("services", "/api/v1/services", LARGE)),
+        list::<EndpointSlice>(
+            on,
+            Selection {
+                // What selectors select is known without: those of others are what is left.
+                only: format!(
+                    "labelSelector=endpointslice.kubernetes.io%2Fmanaged-by%21%3D{CONTROLLER}&"
+                ),
+                ..core(
+                    "endpoint slices",
+                    "/apis/discovery.k8s.io/v1/endpointslices",
+                    LARGE,
+                )
+            },
+        ),
         list::<Readable<AuthorizationPolicy>>(
             on,
             defined(
@@ -192,6 +206,13 @@ impl Listed for Service {
     }
 }
 
+impl Listed for EndpointSlice {
+    fn into_object(mut self) -> Object {
+        self.metadata.annotations = Labels::new();
+        Object::EndpointSlice(Arc::new(self))
+    }
+}
+
 impl Listed for Readable<AuthorizationPolicy> {
     fn into_object(self) -> Object {
         let Self(mut policy) = self;
@@ -217,6 +238,8 @@ fn trim(metadata: &mut Metadata) {
     metadata.annotations.retain(|name, _| is_ours(name));
 }
 
+/// What makes the slices of services that have a selector.
+const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 /// Objects a page. Pods can be tens of kilobytes long each.
 const LARGE: usize = 250;
 const SMALL: usize = 1000;

@@ -30,6 +30,7 @@
 //!             what: "namespaces",
 //!             path: "/api/v1/namespaces",
 //!             only: String::new(),
+//!             definition: None,
 //!             metadata_only: true,
 //!             page: 250,
 //!         },

@@ -40,8 +40,8 @@ pub struct NodeAgent {
 pub(crate) struct AgentSetup<'a> {
     /// Where the programs are.
     pub(crate) binaries: &'a Binaries,
-    /// The folder of manifests.
-    pub(crate) manifests: &'a Path,
+    /// Where pods come from.
+    pub(crate) source: AgentSource,
     /// Where ztunnel will connect.
     pub(crate) ztunnel_socket: &'a Path,
     /// The agent's own folder.
@@ -56,6 +56,14 @@ pub(crate) struct AgentSetup<'a> {
     pub(crate) families: Families,
 }
 
+/// Where an agent's pods come from.
+pub(crate) enum AgentSource {
+    /// A folder.
+    Manifests(PathBuf),
+    /// The API server of a kubeconfig.
+    Kubernetes(PathBuf),
+}
+
 impl NodeAgent {
     /// Starts the agent of `node` and waits until it listens.
     pub(crate) async fn start(node: &Node, setup: AgentSetup<'_>) -> Result<Self> {
@@ -66,7 +74,6 @@ impl NodeAgent {
             setup.binaries.path("tulle-node")?,
         )
         .env("NODE_NAME", node.name())
-        .env("TULLE_NODE_MANIFESTS", text(setup.manifests))
         .env("TULLE_NODE_RUN_DIR", text(setup.run_dir))
         .env("TULLE_NODE_STATE", text(&setup.run_dir.join("pods")))
         .env("ZTUNNEL_UDS_ADDRESS", text(setup.ztunnel_socket))
@@ -87,6 +94,12 @@ impl NodeAgent {
         .env("AMBIENT_IPV6", ipv6.to_string())
         .env("LOG_FORMAT", "json")
         .env("RUST_LOG", setup.log_filter);
+        let program = match &setup.source {
+            AgentSource::Manifests(folder) => program.env("TULLE_NODE_MANIFESTS", text(folder)),
+            AgentSource::Kubernetes(kubeconfig) => program
+                .args(["--kubernetes"])
+                .env("KUBECONFIG", text(kubeconfig)),
+        };
         let mut agent = Self {
             node: node.name().to_owned(),
             netns: node.netns().clone(),

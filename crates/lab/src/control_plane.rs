@@ -4,23 +4,35 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    cluster::Cluster,
     http,
     lab::Lab,
     mesh::MeshConfig,
     node::Node,
     object::{SYSTEM_NAMESPACE, ZTUNNEL_ACCOUNT, ZtunnelPod},
-    process::{Process, Program},
+    process::{Process, Program, wait_for},
 };
 
-/// `tulled`, serving a folder of manifests.
+/// Where its objects come from.
+#[derive(Debug)]
+pub(crate) enum ObjectSource {
+    /// A folder of manifests.
+    Folder(PathBuf),
+    /// An API server.
+    Cluster(Arc<Cluster>),
+}
+
+/// `tulled`, and what it serves.
 #[derive(Debug)]
 pub struct ControlPlane {
+    source: ObjectSource,
     process: Process,
     program: PathBuf,
     node: Node,
@@ -29,7 +41,11 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    pub(crate) async fn start(lab: &Lab, config: &MeshConfig, manifests: &Path) -> Result<Self> {
+    pub(crate) async fn start(
+        lab: &Lab,
+        config: &MeshConfig,
+        source: ObjectSource,
+    ) -> Result<Self> {
         let node = lab.control().clone();
         let state = lab.dir().join("state");
         let ip = *node
@@ -39,14 +55,27 @@ impl ControlPlane {
         let address = SocketAddr::new(ip, PORT);
         let program = config.binaries.path("tulled")?;
         let serve = Program::new("tulled", &program)
-            .args(["serve".into(), "--manifests".into(), path_text(manifests)])
-            .args(["--state".into(), path_text(&state)])
+            .args(["serve"])
             .args(["--listen".into(), address.to_string()])
             .args(["--http".into(), SocketAddr::new(ip, HTTP_PORT).to_string()])
             .args(["--advertise".into(), ip.to_string()])
             .args(["--log", &config.log_filter]);
+        let serve = match &source {
+            ObjectSource::Folder(manifests) => serve
+                .args(["--manifests".into(), path_text(manifests)])
+                .args(["--state".into(), path_text(&state)]),
+            ObjectSource::Cluster(cluster) => {
+                let audience = Cluster::AUDIENCE;
+                let token = cluster.token(SYSTEM_NAMESPACE, "tulled", audience, None)?;
+                let kubeconfig = cluster.kubeconfig("tulled", &token)?;
+                serve
+                    .args(["--kubernetes"])
+                    .env("KUBECONFIG", path_text(&kubeconfig))
+            }
+        };
         let process = Process::spawn(node.netns(), &lab.logs(), serve)?;
         let mut control_plane = Self {
+            source,
             process,
             program,
             node,
@@ -54,6 +83,10 @@ impl ControlPlane {
             address,
         };
         control_plane.wait_ready(READY_LIMIT).await?;
+        if let ObjectSource::Cluster(cluster) = &control_plane.source {
+            fs::create_dir_all(&control_plane.state)?;
+            fs::write(control_plane.root(), root(cluster).await?)?;
+        }
         Ok(control_plane)
     }
 
@@ -91,6 +124,13 @@ impl ControlPlane {
 
     /// Writes the token of a ztunnel to a file in `dir`.
     pub(crate) async fn token(&self, pod: &ZtunnelPod, node: &str, dir: &Path) -> Result<PathBuf> {
+        let path = dir.join("token");
+        if let ObjectSource::Cluster(cluster) = &self.source {
+            let bound = Some((&*pod.name, &*pod.uid));
+            let token = cluster.token(SYSTEM_NAMESPACE, ZTUNNEL_ACCOUNT, "istio-ca", bound)?;
+            fs::write(&path, token)?;
+            return Ok(path);
+        }
         let program = Program::new("token", &self.program)
             .args(["token".into(), "--state".into(), path_text(&self.state)])
             .args([
@@ -108,10 +148,20 @@ impl ControlPlane {
             pod.name,
             String::from_utf8_lossy(&output.stderr)
         );
-        let path = dir.join("token");
         fs::write(&path, output.stdout)?;
         Ok(path)
     }
+}
+
+/// What clients are to trust, once it is in the namespace that they run in.
+async fn root(cluster: &Cluster) -> Result<String> {
+    let path = format!("/api/v1/namespaces/{SYSTEM_NAMESPACE}/configmaps/istio-ca-root-cert");
+    wait_for("roots of trust", READY_LIMIT, async || {
+        let roots = cluster.get(&path).ok()?;
+        let roots = roots.pointer("/data/root-cert.pem")?.as_str()?;
+        Some(roots.to_owned())
+    })
+    .await
 }
 
 /// A path of the lab as an argument; they are all plain text.

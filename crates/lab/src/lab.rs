@@ -172,6 +172,13 @@ impl Lab {
         Ok(self.pod(&name))
     }
 
+    /// The UID that a pod's object has.
+    pub(crate) fn set_uid(&mut self, name: &str, uid: &str) {
+        if let Some(pod) = self.pods.get_mut(name) {
+            pod.set_uid(uid);
+        }
+    }
+
     /// Gives a pod without a network another namespace.
     pub(crate) fn renew_pod(&mut self, name: &str) -> Result<()> {
         let pod = self.pods.get_mut(name);

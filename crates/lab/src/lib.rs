@@ -30,6 +30,7 @@ mod address;
 mod agent;
 mod binaries;
 pub mod capture;
+pub mod cluster;
 mod control_plane;
 pub mod http;
 mod lab;

@@ -1,13 +1,16 @@
-//! The folder of manifests that the control plane reads: one file per object, each replaced whole.
+//! The objects of a lab: a folder of manifests, one file per object, each replaced whole; or what an API server holds.
 
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+use crate::cluster::Cluster;
 
 /// What identifies an object: kind, namespace (empty for those without one) and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,10 +55,11 @@ impl ObjectId {
     }
 }
 
-/// A folder of manifests and the objects in it.
+/// The objects of a lab, and where they are written.
 #[derive(Debug)]
 pub struct Manifests {
     folder: PathBuf,
+    cluster: Option<Arc<Cluster>>,
     objects: BTreeMap<ObjectId, Value>,
 }
 
@@ -68,8 +72,18 @@ impl Manifests {
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(Self {
             folder,
+            cluster: None,
             objects: BTreeMap::new(),
         })
+    }
+
+    /// Objects in an API server: no file is written.
+    pub(crate) fn in_cluster(cluster: Arc<Cluster>, folder: PathBuf) -> Self {
+        Self {
+            folder,
+            cluster: Some(cluster),
+            objects: BTreeMap::new(),
+        }
     }
 
     /// Where the files are.
@@ -94,8 +108,8 @@ impl Manifests {
     pub fn put(&mut self, object: Value) -> Result<ObjectId> {
         let id = ObjectId::of(&object)?;
         if self.objects.get(&id) != Some(&object) {
-            self.write(&id, &object)?;
-            self.objects.insert(id.clone(), object);
+            let written = self.write(&id, object)?;
+            self.objects.insert(id.clone(), written);
         }
         Ok(id)
     }
@@ -105,10 +119,13 @@ impl Manifests {
     /// # Errors
     /// When there is none.
     pub fn remove(&mut self, id: &ObjectId) -> Result<()> {
-        if self.objects.remove(id).is_none() {
+        let Some(object) = self.objects.remove(id) else {
             bail!("there is no {id:?}");
+        };
+        match &self.cluster {
+            Some(cluster) => cluster.delete(&object),
+            None => Ok(fs::remove_file(self.folder.join(id.file_name()))?),
         }
-        Ok(fs::remove_file(self.folder.join(id.file_name()))?)
     }
 
     /// An object as it was last written.
@@ -147,12 +164,27 @@ impl Manifests {
         self.put(object).map(drop)
     }
 
-    /// Replaces the file in one step, so that a reader sees the old object or the new one.
-    fn write(&self, id: &ObjectId, object: &Value) -> Result<()> {
+    /// The UID of an object, if it has one.
+    pub(crate) fn uid(&self, id: &ObjectId) -> Option<&str> {
+        self.get(id)?.pointer("/metadata/uid")?.as_str()
+    }
+
+    /// Returns the object as it is then. A file is replaced in one step: a reader sees the old object or the new one.
+    fn write(&self, id: &ObjectId, mut object: Value) -> Result<Value> {
+        if let Some(cluster) = &self.cluster {
+            let written = cluster.put(&object)?;
+            let uid = written.pointer("/metadata/uid").cloned();
+            if let (Some(uid), Some(own)) = (uid, object.pointer_mut("/metadata")) {
+                let own = own.as_object_mut().context("metadata is not a map")?;
+                own.insert("uid".into(), uid);
+            }
+            return Ok(object);
+        }
         let path = self.folder.join(id.file_name());
         let draft = path.with_extension("draft");
-        fs::write(&draft, serde_saphyr::to_string(object)?)?;
-        fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))
+        fs::write(&draft, serde_saphyr::to_string(&object)?)?;
+        fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(object)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +12,8 @@ use serde_json::Value;
 use crate::{
     agent::NodeAgent,
     binaries::Binaries,
-    control_plane::ControlPlane,
+    cluster::Cluster,
+    control_plane::{ControlPlane, ObjectSource},
     lab::Lab,
     manifest::{Manifests, ObjectId},
     object::{self, SYSTEM_NAMESPACE, ZtunnelPod},
@@ -35,6 +37,8 @@ pub struct MeshConfig {
     pub ztunnel_env: Vec<(String, String)>,
     /// The log filter of all processes. Default `info`.
     pub log_filter: String,
+    /// Whether objects are in a Kubernetes API server, not in a folder of manifests. Default: no.
+    pub kubernetes: bool,
 }
 
 impl MeshConfig {
@@ -48,6 +52,7 @@ impl MeshConfig {
             certificate_lifetime: None,
             ztunnel_env: Vec::new(),
             log_filter: "info".into(),
+            kubernetes: false,
         })
     }
 }
@@ -61,6 +66,7 @@ pub struct Mesh {
     lab: Lab,
     config: MeshConfig,
     manifests: Manifests,
+    cluster: Option<Arc<Cluster>>,
     control_plane: ControlPlane,
     nodes: BTreeMap<String, MeshNode>,
     /// The full names of the pods in the mesh.
@@ -72,14 +78,33 @@ impl Mesh {
     ///
     /// # Errors
     /// When a program is missing, ends early or is not ready in time; the message has its last log lines.
-    pub async fn start(lab: Lab, config: MeshConfig) -> Result<Self> {
-        let mut manifests = Manifests::create(lab.dir().join("manifests"))?;
-        describe(&lab, &mut manifests)?;
-        let control_plane = ControlPlane::start(&lab, &config, manifests.folder()).await?;
+    pub async fn start(mut lab: Lab, config: MeshConfig) -> Result<Self> {
+        let folder = lab.dir().join("manifests");
+        let cluster = match config.kubernetes {
+            true => {
+                let (node, dir) = (lab.control(), lab.dir().join("cluster"));
+                Some(Arc::new(Cluster::start(node, dir, &lab.logs()).await?))
+            }
+            false => None,
+        };
+        let mut manifests = match &cluster {
+            Some(cluster) => Manifests::in_cluster(Arc::clone(cluster), folder),
+            None => Manifests::create(folder)?,
+        };
+        describe(&mut lab, &mut manifests)?;
+        if let Some(cluster) = &cluster {
+            cluster.prepare().await?;
+        }
+        let objects = match &cluster {
+            Some(cluster) => ObjectSource::Cluster(Arc::clone(cluster)),
+            None => ObjectSource::Folder(manifests.folder().to_owned()),
+        };
+        let control_plane = ControlPlane::start(&lab, &config, objects).await?;
         let mut mesh = Self {
             lab,
             config,
             manifests,
+            cluster,
             control_plane,
             nodes: BTreeMap::new(),
             enrolled: BTreeSet::new(),
@@ -152,6 +177,14 @@ impl Mesh {
         &mut self.control_plane
     }
 
+    /// The API server, if there is one.
+    ///
+    /// # Panics
+    /// When objects are in a folder.
+    pub fn cluster(&self) -> &Cluster {
+        self.cluster.as_ref().expect("no API server")
+    }
+
     /// The folder of manifests.
     pub fn manifests(&self) -> &Manifests {
         &self.manifests
@@ -189,12 +222,20 @@ impl Mesh {
     /// # Errors
     /// When it cannot be made.
     pub async fn start_pod(&mut self, spec: PodSpec) -> Result<Duration> {
-        let pod = self.lab.place_pod(spec)?;
-        let (name, namespace) = (pod.full_name(), pod.namespace().to_owned());
-        let object = object::pod(pod);
-        self.ensure_namespace(&namespace)?;
-        self.manifests.put(object)?;
+        let name = self.place_pod(spec)?;
         self.lab.connect_pod(&name).await
+    }
+
+    /// Makes a pod and its object, without a network.
+    fn place_pod(&mut self, spec: PodSpec) -> Result<String> {
+        let pod = self.lab.place_pod(spec)?.clone();
+        self.ensure_namespace(pod.namespace())?;
+        let id = self.manifests.put(object::pod(&pod))?;
+        let name = pod.full_name();
+        if let Some(uid) = self.manifests.uid(&id) {
+            self.lab.set_uid(&name, uid);
+        }
+        Ok(name)
     }
 
     /// As [`Mesh::start_pod`], for many at a time: what is returned does the work, on its own.
@@ -205,9 +246,8 @@ impl Mesh {
         &mut self,
         spec: PodSpec,
     ) -> Result<impl Future<Output = Result<Duration>> + use<>> {
-        let pod = self.lab.place_pod(spec)?.clone();
-        self.ensure_namespace(pod.namespace())?;
-        self.manifests.put(object::pod(&pod))?;
+        let name = self.place_pod(spec)?;
+        let pod = self.lab.pod(&name).clone();
         let node = self.lab.node(pod.node()).clone();
         let runtime = self.lab.runtime_of(pod.node())?.clone();
         Ok(async move { runtime.add(&node, &pod).await })
@@ -456,15 +496,19 @@ impl Mesh {
 }
 
 /// Writes down what is in the lab.
-fn describe(lab: &Lab, manifests: &mut Manifests) -> Result<()> {
+fn describe(lab: &mut Lab, manifests: &mut Manifests) -> Result<()> {
     manifests.put(object::namespace(SYSTEM_NAMESPACE))?;
     for node in lab.nodes() {
         manifests.put(object::node(node))?;
         manifests.put(ZtunnelPod::of(node).object(node))?;
     }
-    for pod in lab.pods() {
+    let pods: Vec<Pod> = lab.pods().cloned().collect();
+    for pod in pods {
         manifests.put(object::namespace(pod.namespace()))?;
-        manifests.put(object::pod(pod))?;
+        let id = manifests.put(object::pod(&pod))?;
+        if let Some(uid) = manifests.uid(&id) {
+            lab.set_uid(&pod.full_name(), uid);
+        }
     }
     for service in lab.services() {
         manifests.put(object::namespace(service.namespace()))?;

@@ -27,7 +27,7 @@ impl ZtunnelPod {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": self.name, "namespace": SYSTEM_NAMESPACE, "uid": self.uid, "labels": {"app": "ztunnel"}},
-            "spec": {"nodeName": node.name(), "serviceAccountName": ZTUNNEL_ACCOUNT, "hostNetwork": true, "containers": [{"name": "istio-proxy"}]},
+            "spec": {"nodeName": node.name(), "serviceAccountName": ZTUNNEL_ACCOUNT, "hostNetwork": true, "containers": [{"name": "istio-proxy", "image": IMAGE}]},
             "status": status(&node.addresses()),
         })
     }
@@ -46,7 +46,7 @@ pub(crate) fn pod(pod: &Pod) -> Value {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": pod.name(), "namespace": pod.namespace(), "uid": pod.uid(), "labels": pod.labels()},
-        "spec": {"nodeName": pod.node(), "serviceAccountName": pod.service_account(), "containers": [{"name": "app"}]},
+        "spec": {"nodeName": pod.node(), "serviceAccountName": pod.service_account(), "containers": [{"name": "app", "image": IMAGE}]},
         "status": status(pod.addresses()),
     })
 }
@@ -87,5 +87,7 @@ fn status(addresses: &[IpAddr]) -> Value {
     })
 }
 
+/// Nothing is ever pulled.
+const IMAGE: &str = "lab";
 pub(crate) const SYSTEM_NAMESPACE: &str = "istio-system";
 pub(crate) const ZTUNNEL_ACCOUNT: &str = "ztunnel";

@@ -104,6 +104,10 @@ impl Pod {
         Ok(())
     }
 
+    pub(crate) fn set_uid(&mut self, uid: &str) {
+        uid.clone_into(&mut self.uid);
+    }
+
     pub(crate) fn attempt(&self) -> u32 {
         self.attempt
     }

@@ -14,7 +14,10 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer};
+
 mod core;
+mod discovery;
 mod meta;
 mod security;
 pub mod source;
@@ -24,6 +27,7 @@ pub use self::core::{
     Condition, Container, ContainerPort, Namespace, Node, Pod, PodIp, PodPhase, PodSpec, PodStatus,
     Service, ServicePort, ServiceSpec, TargetPort,
 };
+pub use discovery::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, TargetReference};
 pub use meta::{Labels, Metadata, ObjectKey, OwnerReference};
 pub use security::{
     AuthorizationPolicy, AuthorizationSpec, MutualTls, MutualTlsMode, Operation,
@@ -32,111 +36,101 @@ pub use security::{
 };
 pub use status::{NodeStatus, PodRedirection, REDIRECTION};
 
-/// One object of a kind that we translate, shared by all that hold it.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "the names are the kinds")]
-pub enum Object {
-    Namespace(Arc<Namespace>),
-    Node(Arc<Node>),
-    Pod(Arc<Pod>),
-    Service(Arc<Service>),
-    AuthorizationPolicy(Arc<AuthorizationPolicy>),
-    PeerAuthentication(Arc<PeerAuthentication>),
-    NodeStatus(Arc<NodeStatus>),
+macro_rules! kinds {
+    ($($kind:ident, $($version:literal)|+, $namespaced:literal;)*) => {
+        /// One object of a kind that we translate, shared by all that hold it.
+        #[derive(Clone, Debug, PartialEq)]
+        #[allow(missing_docs, reason = "the names are the kinds")]
+        pub enum Object {
+            $($kind(Arc<$kind>),)*
+        }
+
+        /// The kinds that we translate.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[allow(missing_docs, reason = "the names are the kinds")]
+        pub enum Kind {
+            $($kind,)*
+        }
+
+        impl Object {
+            /// What kind of object it is.
+            pub fn kind(&self) -> Kind {
+                match self {
+                    $(Self::$kind(_) => Kind::$kind,)*
+                }
+            }
+
+            /// Its metadata.
+            pub fn metadata(&self) -> &Metadata {
+                match self {
+                    $(Self::$kind(object) => &object.metadata,)*
+                }
+            }
+        }
+
+        $(impl From<$kind> for Object {
+            fn from(object: $kind) -> Self {
+                Self::$kind(Arc::new(object))
+            }
+        })*
+
+        impl Kind {
+            /// The kind of an object by its `apiVersion` and `kind`; `None` for a kind that we do not translate.
+            pub fn from_type(api_version: &str, kind: &str) -> Option<Self> {
+                match (api_version, kind) {
+                    $(($($version)|+, stringify!($kind)) => Some(Self::$kind),)*
+                    _ => None,
+                }
+            }
+
+            /// The kind as it is written in a manifest.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$kind => stringify!($kind),)*
+                }
+            }
+
+            fn is_namespaced(self) -> bool {
+                match self {
+                    $(Self::$kind => $namespaced,)*
+                }
+            }
+
+            /// Reads an object as what its kind says.
+            fn read<'de, D: Deserializer<'de>>(self, object: D) -> Result<Object, D::Error> {
+                Ok(match self {
+                    $(Self::$kind => Object::$kind(Deserialize::deserialize(object)?),)*
+                })
+            }
+        }
+    };
+}
+
+// Each with its API versions, and whether it has a namespace.
+kinds! {
+    Namespace, "v1", false;
+    Node, "v1", false;
+    Pod, "v1", true;
+    Service, "v1", true;
+    EndpointSlice, "discovery.k8s.io/v1", true;
+    AuthorizationPolicy, "security.istio.io/v1" | "security.istio.io/v1beta1", true;
+    PeerAuthentication, "security.istio.io/v1" | "security.istio.io/v1beta1", true;
+    NodeStatus, "mesh.tulle.io/v1", false;
 }
 
 impl Object {
-    /// What kind of object it is.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Namespace(_) => Kind::Namespace,
-            Self::Node(_) => Kind::Node,
-            Self::Pod(_) => Kind::Pod,
-            Self::Service(_) => Kind::Service,
-            Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
-            Self::PeerAuthentication(_) => Kind::PeerAuthentication,
-            Self::NodeStatus(_) => Kind::NodeStatus,
-        }
-    }
-
-    /// Its metadata.
-    pub fn metadata(&self) -> &Metadata {
-        match self {
-            Self::Namespace(object) => &object.metadata,
-            Self::Node(object) => &object.metadata,
-            Self::Pod(object) => &object.metadata,
-            Self::Service(object) => &object.metadata,
-            Self::AuthorizationPolicy(object) => &object.metadata,
-            Self::PeerAuthentication(object) => &object.metadata,
-            Self::NodeStatus(object) => &object.metadata,
-        }
-    }
-
     /// Kind, namespace and name: what identifies it in its source.
     pub fn id(&self) -> ObjectId {
         let kind = self.kind();
         let metadata = self.metadata();
+        let namespace = match kind.is_namespaced() {
+            true => metadata.namespace(),
+            false => "",
+        };
         ObjectId {
             kind,
-            key: ObjectKey {
-                namespace: if kind.is_namespaced() {
-                    metadata.namespace().into()
-                } else {
-                    "".into()
-                },
-                name: metadata.name.as_str().into(),
-            },
+            key: ObjectKey::new(namespace, metadata.name.as_str()),
         }
-    }
-}
-
-/// The kinds that we translate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "the names are the kinds")]
-pub enum Kind {
-    Namespace,
-    Node,
-    Pod,
-    Service,
-    AuthorizationPolicy,
-    PeerAuthentication,
-    NodeStatus,
-}
-
-impl Kind {
-    /// The kind of an object by its `apiVersion` and `kind`; `None` for a kind that we do not translate.
-    pub fn from_type(api_version: &str, kind: &str) -> Option<Self> {
-        match (api_version, kind) {
-            ("v1", "Namespace") => Some(Self::Namespace),
-            ("v1", "Node") => Some(Self::Node),
-            ("v1", "Pod") => Some(Self::Pod),
-            ("v1", "Service") => Some(Self::Service),
-            ("security.istio.io/v1" | "security.istio.io/v1beta1", "AuthorizationPolicy") => {
-                Some(Self::AuthorizationPolicy)
-            }
-            ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
-                Some(Self::PeerAuthentication)
-            }
-            (status::API_VERSION, status::KIND) => Some(Self::NodeStatus),
-            _ => None,
-        }
-    }
-
-    /// The kind as it is written in a manifest.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Namespace => "Namespace",
-            Self::Node => "Node",
-            Self::Pod => "Pod",
-            Self::Service => "Service",
-            Self::AuthorizationPolicy => "AuthorizationPolicy",
-            Self::PeerAuthentication => "PeerAuthentication",
-            Self::NodeStatus => status::KIND,
-        }
-    }
-
-    fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node | Self::NodeStatus)
     }
 }
 

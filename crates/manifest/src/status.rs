@@ -68,5 +68,5 @@ impl NodeStatus {
 
 /// The annotation that it stands in for.
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";
-pub(crate) const API_VERSION: &str = "mesh.tulle.io/v1";
-pub(crate) const KIND: &str = "NodeStatus";
+const API_VERSION: &str = "mesh.tulle.io/v1";
+const KIND: &str = "NodeStatus";

@@ -12,6 +12,7 @@ mod churn;
 mod control;
 mod dns;
 mod isolation;
+mod kubernetes;
 mod local;
 mod node;
 mod observed;
@@ -50,6 +51,9 @@ fn main() -> ExitCode {
         case!(added::uncapturable),
         case!(added::of_other_users),
         case!(added::killed_at_each_step),
+        case!(kubernetes::followed).limit(Duration::from_secs(120)),
+        case!(kubernetes::replicas).limit(Duration::from_secs(180)),
+        case!(kubernetes::interrupted).limit(Duration::from_secs(120)),
         case!(node::annotated),
         case!(node::flushed),
         case!(node::rebooted),

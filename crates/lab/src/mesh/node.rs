@@ -4,7 +4,9 @@ use anyhow::Result;
 
 use super::Mesh;
 use crate::{
-    agent::{AgentSetup, NodeAgent},
+    agent::{AgentSetup, AgentSource, NodeAgent},
+    cluster::Cluster,
+    manifest::ObjectId,
     object::{self, SYSTEM_NAMESPACE, ZtunnelPod},
     process::{Process, Program},
     ztunnel::Ztunnel,
@@ -28,7 +30,18 @@ impl Mesh {
             node,
             AgentSetup {
                 binaries: &self.config.binaries,
-                manifests: self.manifests.folder(),
+                source: match &self.cluster {
+                    Some(cluster) => {
+                        let token = cluster.token(
+                            SYSTEM_NAMESPACE,
+                            "tulle-node",
+                            Cluster::AUDIENCE,
+                            None,
+                        )?;
+                        AgentSource::Kubernetes(cluster.kubeconfig("tulle-node", &token)?)
+                    }
+                    None => AgentSource::Manifests(self.manifests.folder().to_owned()),
+                },
                 ztunnel_socket: &socket,
                 run_dir: &dir,
                 runtime: self.lab.runtime_of(name)?,
@@ -38,7 +51,11 @@ impl Mesh {
             },
         )
         .await?;
-        let pod = ZtunnelPod::of(node);
+        let mut pod = ZtunnelPod::of(node);
+        let id = ObjectId::new("Pod", SYSTEM_NAMESPACE, &pod.name);
+        if let Some(uid) = self.manifests.uid(&id) {
+            uid.clone_into(&mut pod.uid);
+        }
         let token = self.control_plane.token(&pod, name, &dir).await?;
         let control_plane = self.control_plane.address();
         let yes_no = |value: bool| if value { "true" } else { "false" };

@@ -184,19 +184,7 @@ impl<'de> DeserializeSeed<'de> for ObjectSeed {
     type Value = Object;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Object, D::Error> {
-        Ok(match self.0 {
-            Kind::Namespace => Object::Namespace(Deserialize::deserialize(deserializer)?),
-            Kind::Node => Object::Node(Deserialize::deserialize(deserializer)?),
-            Kind::Pod => Object::Pod(Deserialize::deserialize(deserializer)?),
-            Kind::Service => Object::Service(Deserialize::deserialize(deserializer)?),
-            Kind::AuthorizationPolicy => {
-                Object::AuthorizationPolicy(Deserialize::deserialize(deserializer)?)
-            }
-            Kind::PeerAuthentication => {
-                Object::PeerAuthentication(Deserialize::deserialize(deserializer)?)
-            }
-            Kind::NodeStatus => Object::NodeStatus(Deserialize::deserialize(deserializer)?),
-        })
+        self.0.read(deserializer)
     }
 }
 

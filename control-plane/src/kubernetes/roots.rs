@@ -1,0 +1,206 @@
+//! What clients are to trust, in every namespace: ConfigMap `istio-ca-root-cert`, made again whenever it is not as it should be.
+//!
+//! Spec: `control-plane.md` §5.5.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{Method, StatusCode};
+use parking_lot::{Mutex, RwLock};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, info, warn};
+use tulle_kubernetes::{Client, Collection, Outage, Seen, Selection, delay};
+
+use crate::index::Index;
+
+/// Keeps them, for as long as it is polled. `changed` is told when namespaces may have changed.
+pub async fn keep(
+    client: &Client,
+    index: &RwLock<Index>,
+    mut changed: watch::Receiver<()>,
+    roots: &str,
+) {
+    let selection = Selection {
+        what: "roots of trust in namespaces",
+        path: "/api/v1/configmaps",
+        only: format!("fieldSelector=metadata.name%3D{NAME}&"),
+        definition: None,
+        metadata_only: false,
+        page: PAGE,
+    };
+    let mut collection = Collection::<ConfigMap>::new(client, selection);
+    let (all, version) = collection.list().await;
+    let there = Arc::new(There::default());
+    there.all(all);
+    let follow = collection.follow(version, {
+        let there = Arc::clone(&there);
+        move |seen| match seen {
+            Seen::All(all) => there.all(all),
+            Seen::Put(one) => there.put(one),
+            Seen::Gone(one) => there.gone(&one.metadata.namespace),
+        }
+    });
+    let write = async {
+        let mut writer = Writer {
+            client,
+            roots,
+            outage: Outage::of("roots of trust in namespaces"),
+            refused: BTreeMap::new(),
+        };
+        loop {
+            changed.mark_unchanged();
+            let next = writer.write(&namespaces(index), &there).await;
+            tokio::select! {
+                // Without a sender there is nobody who could change anything.
+                Ok(()) = changed.changed() => {}
+                () = there.changed.notified() => {}
+                () = sleep_until(next) => {}
+            }
+        }
+    };
+    tokio::select! {
+        never = follow => match never {},
+        () = write => {}
+    }
+}
+
+/// The namespaces that are to have one.
+fn namespaces(index: &RwLock<Index>) -> BTreeSet<String> {
+    let index = index.read();
+    let namespaces = index.objects().namespaces();
+    namespaces
+        .filter(|namespace| namespace.metadata.deletion_timestamp.is_none())
+        .map(|namespace| namespace.metadata.name.clone())
+        .filter(|name| !WITHOUT.contains(&name.as_str()))
+        .collect()
+}
+
+/// What each namespace has.
+#[derive(Default)]
+struct There {
+    roots: Mutex<BTreeMap<String, Option<String>>>,
+    changed: Notify,
+}
+
+impl There {
+    fn all(&self, all: Vec<ConfigMap>) {
+        let roots = all.into_iter().map(ConfigMap::into_entry).collect();
+        *self.roots.lock() = roots;
+        self.changed.notify_one();
+    }
+
+    fn put(&self, one: ConfigMap) {
+        let (namespace, roots) = one.into_entry();
+        self.roots.lock().insert(namespace, roots);
+        self.changed.notify_one();
+    }
+
+    fn gone(&self, namespace: &str) {
+        self.roots.lock().remove(namespace);
+        self.changed.notify_one();
+    }
+}
+
+struct Writer<'a> {
+    client: &'a Client,
+    roots: &'a str,
+    outage: Outage,
+    /// Where it was refused: how often, and when to try again.
+    refused: BTreeMap<String, (u32, Instant)>,
+}
+
+impl Writer<'_> {
+    /// Writes where it is wrong. Returns when to look again.
+    async fn write(&mut self, namespaces: &BTreeSet<String>, there: &There) -> Instant {
+        self.refused.retain(|name, _| namespaces.contains(name));
+        for namespace in namespaces {
+            let found = there.roots.lock().get(namespace).cloned().flatten();
+            if found.as_deref() == Some(self.roots) {
+                self.refused.remove(namespace);
+                continue;
+            }
+            let tried = self.refused.get(namespace).copied();
+            if tried.is_some_and(|(_, again)| Instant::now() < again) {
+                continue;
+            }
+            match self.apply(namespace).await {
+                Ok(()) => {
+                    self.outage.over();
+                    self.refused.remove(namespace);
+                    debug!(namespace, "roots of trust written");
+                    let roots = Some(self.roots.to_owned());
+                    there.roots.lock().insert(namespace.clone(), roots);
+                }
+                Err(error) if error.is_outage() => self.outage.failed(&error).await,
+                Err(error) => {
+                    let failures = tried.map_or(0, |(failures, _)| failures);
+                    // One that is being deleted refuses, and is gone soon.
+                    match failures == 0 && error.code() != Some(StatusCode::FORBIDDEN) {
+                        true => warn!(namespace, %error, "roots of trust cannot be written"),
+                        false => info!(namespace, %error, "roots of trust cannot be written"),
+                    }
+                    let again = Instant::now() + delay(FIRST, LAST, failures);
+                    let again = (failures.saturating_add(1), again);
+                    self.refused.insert(namespace.clone(), again);
+                }
+            }
+        }
+        let next = self.refused.values().map(|(_, again)| *again).min();
+        next.unwrap_or_else(|| Instant::now() + IDLE)
+    }
+
+    async fn apply(&self, namespace: &str) -> Result<(), tulle_kubernetes::CallError> {
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": NAME,
+                "namespace": namespace,
+                "labels": {"istio.io/config": "true"},
+            },
+            "data": {KEY: self.roots},
+        });
+        let path = format!(
+            "/api/v1/namespaces/{namespace}/configmaps/{NAME}?fieldManager=tulled&force=true"
+        );
+        let body = object.to_string().into_bytes();
+        let kind = "application/apply-patch+yaml";
+        let applied = self.client.call(Method::PATCH, &path, kind, body);
+        applied.await.map(drop)
+    }
+}
+
+#[derive(Deserialize)]
+struct ConfigMap {
+    metadata: ConfigMapMetadata,
+    #[serde(default)]
+    data: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct ConfigMapMetadata {
+    namespace: String,
+}
+
+impl ConfigMap {
+    fn into_entry(mut self) -> (String, Option<String>) {
+        (self.metadata.namespace, self.data.remove(KEY))
+    }
+}
+
+const NAME: &str = "istio-ca-root-cert";
+const KEY: &str = "root-cert.pem";
+/// Namespaces in which nothing runs that could ask for it.
+const WITHOUT: [&str; 3] = ["kube-public", "kube-node-lease", "local-path-storage"];
+const PAGE: usize = 500;
+const FIRST: Duration = Duration::from_secs(1);
+const LAST: Duration = Duration::from_secs(300);
+const IDLE: Duration = Duration::from_secs(300);

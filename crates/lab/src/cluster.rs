@@ -1,0 +1,290 @@
+//! A real Kubernetes API server, and the etcd that it needs, in a namespace of the lab.
+//!
+//! No controllers and no kubelet run: what they would do, the lab does, as far as it is needed.
+//!
+//! ```text
+//! <dir>/etcd                 etcd's data
+//! <dir>/certificates         the API server's own, which everybody trusts
+//! <dir>/<who>.kubeconfig     for [`Cluster::kubeconfig`]
+//! ```
+
+mod rest;
+mod worker;
+
+use std::{
+    env, fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::Method;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::{
+    binaries::Binaries,
+    node::Node,
+    process::{Process, Program, TAIL_LINES, wait_for},
+};
+use rest::Rest;
+use worker::Worker;
+
+/// The API server of a lab.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: PathBuf,
+    address: SocketAddr,
+    etcd: Mutex<Process>,
+    server: Mutex<Process>,
+    api: Arc<Rest>,
+}
+
+impl Cluster {
+    /// The folder of `kube-apiserver` and `etcd`, if there is one: `KUBEBUILDER_ASSETS`, or what `scripts/peers.sh kubernetes`
+    /// has built.
+    pub fn programs() -> Option<PathBuf> {
+        let built = || Some(Binaries::find().ok()?.folder().parent()?.join(BUILT));
+        let folder = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+        let folder = folder.or_else(built)?;
+        let is_there = |name: &&str| folder.join(name).is_file();
+        ["kube-apiserver", "etcd"]
+            .iter()
+            .all(is_there)
+            .then_some(folder)
+    }
+
+    /// Starts both on `node` and waits until they answer.
+    ///
+    /// # Errors
+    /// When a program is missing or ends early; the message has its last log lines.
+    pub async fn start(node: &Node, dir: PathBuf, logs: &Path) -> Result<Self> {
+        let programs = Self::programs().context("no kube-apiserver and etcd")?;
+        let addresses = node.addresses();
+        let ip = *addresses.first().context("a node without address")?;
+        fs::create_dir_all(&dir)?;
+        let netns = node.netns();
+        let etcd = Program::new("etcd", programs.join("etcd"))
+            .args(["--data-dir".into(), text(&dir.join("etcd"))])
+            .args([
+                "--listen-client-urls",
+                ETCD,
+                "--advertise-client-urls",
+                ETCD,
+            ])
+            .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
+            // What is kept goes with the lab.
+            .args(["--unsafe-no-fsync", "--log-level", "warn"]);
+        let etcd = Process::spawn(netns, logs, etcd)?;
+        let server = server(&programs, &dir, ip, &addresses)?;
+        let mut server = Process::spawn(netns, logs, server)?;
+        let address = SocketAddr::new(ip, PORT);
+        let certificate = dir.join("certificates/apiserver.crt");
+        let made = async || certificate.is_file().then_some(());
+        server.wait_until("certificate", START_LIMIT, made).await?;
+        let kubeconfig = kubeconfig(&dir, address, "admin", ADMIN)?;
+        let worker = Worker::start(netns, &kubeconfig)?;
+        let api = Arc::new(Rest::new(worker));
+        let cluster = Self {
+            dir,
+            address,
+            etcd: Mutex::new(etcd),
+            server: Mutex::new(server),
+            api,
+        };
+        cluster.wait_ready().await?;
+        Ok(cluster)
+    }
+
+    /// Waits until the API server says that it is ready.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn wait_ready(&self) -> Result<()> {
+        let ready = async || self.api.call(Method::GET, "/readyz", "", "").ok().map(drop);
+        let waited = wait_for("API server ready", START_LIMIT, ready).await;
+        let tail = self.server.lock().await.log_tail(TAIL_LINES);
+        waited.context(tail)
+    }
+
+    /// etcd, to be stopped, paused or started again.
+    pub async fn etcd(&self) -> MutexGuard<'_, Process> {
+        self.etcd.lock().await
+    }
+
+    /// The API server, to be stopped, killed or started again.
+    pub async fn server(&self) -> MutexGuard<'_, Process> {
+        self.server.lock().await
+    }
+
+    /// Makes or changes an object, and its status if it has one. Returns it as it is then.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn put(&self, object: &Value) -> Result<Value> {
+        self.api.put(object)
+    }
+
+    /// Removes an object, at once. One that is not there is none to remove.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn delete(&self, object: &Value) -> Result<()> {
+        self.api.delete(object)
+    }
+
+    /// Makes what a mesh needs to be there before it: kinds of objects, and what its parts may do.
+    ///
+    /// # Errors
+    /// When the API server refuses, or does not serve the kinds in time.
+    pub async fn prepare(&self) -> Result<()> {
+        for definition in DEFINITIONS {
+            let definition: Value = serde_saphyr::from_str(definition)?;
+            let name = definition.pointer("/metadata/name").and_then(Value::as_str);
+            let name = name.context("a definition without name")?.to_owned();
+            self.put(&definition)?;
+            let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
+            let established = async || {
+                let definition = self.get(&path).ok()?;
+                let conditions = definition.pointer("/status/conditions")?.as_array()?;
+                let is_it = |condition: &Value| {
+                    condition.get("type").and_then(Value::as_str) == Some("Established")
+                        && condition.get("status").and_then(Value::as_str) == Some("True")
+                };
+                conditions.iter().any(is_it).then_some(())
+            };
+            wait_for(&name, SERVED_LIMIT, established).await?;
+        }
+        let roles: Vec<Value> = serde_saphyr::from_multiple(ROLES)?;
+        roles.iter().try_for_each(|role| self.put(role).map(drop))
+    }
+
+    /// What is at a path.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        self.api.call(Method::GET, path, "", "")
+    }
+
+    /// A token of a service account, which is made if it is not there; bound to a pod by name and UID if one is given.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn token(
+        &self,
+        namespace: &str,
+        account: &str,
+        audience: &str,
+        pod: Option<(&str, &str)>,
+    ) -> Result<String> {
+        self.put(&json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": account, "namespace": namespace},
+        }))?;
+        let bound = pod.map(
+            |(name, uid)| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}),
+        );
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": [audience], "expirationSeconds": 7200, "boundObjectRef": bound},
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let answer = self.api.call(
+            Method::POST,
+            &path,
+            "application/json",
+            &request.to_string(),
+        )?;
+        let token = answer.pointer("/status/token").and_then(Value::as_str);
+        Ok(token.context("no token")?.to_owned())
+    }
+
+    /// A file by which whoever has this token finds the API server.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig(&self, who: &str, token: &str) -> Result<PathBuf> {
+        kubeconfig(&self.dir, self.address, who, token)
+    }
+
+    /// The audience of tokens for the API server itself.
+    pub const AUDIENCE: &str = "https://kubernetes.default.svc";
+}
+
+fn server(programs: &Path, dir: &Path, ip: IpAddr, addresses: &[IpAddr]) -> Result<Program> {
+    let tokens = dir.join("tokens.csv");
+    fs::write(&tokens, format!("{ADMIN},admin,1,system:masters\n"))?;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let (private, public) = (dir.join("accounts.key"), dir.join("accounts.pub"));
+    fs::write(&private, key.serialize_pem())?;
+    fs::write(&public, key.public_key_pem())?;
+    let has = |v6: bool| addresses.iter().any(|ip| ip.is_ipv6() == v6);
+    let mut services = Vec::new();
+    services.extend(has(false).then_some("10.96.0.0/16"));
+    services.extend(has(true).then_some("fd00:10:96::/112"));
+    let option = |name: &str, value: &str| format!("--{name}={value}");
+    Ok(
+        Program::new("kube-apiserver", programs.join("kube-apiserver")).args([
+            option("etcd-servers", ETCD),
+            option("cert-dir", &text(&dir.join("certificates"))),
+            option("secure-port", &PORT.to_string()),
+            option("bind-address", &ip.to_string()),
+            option("advertise-address", &ip.to_string()),
+            option("token-auth-file", &text(&tokens)),
+            option("authorization-mode", "RBAC"),
+            option("service-account-issuer", Cluster::AUDIENCE),
+            option("api-audiences", Cluster::AUDIENCE),
+            option("service-account-signing-key-file", &text(&private)),
+            option("service-account-key-file", &text(&public)),
+            option("service-cluster-ip-range", &services.join(",")),
+            option("disable-admission-plugins", "ServiceAccount"),
+            option("allow-privileged", "true"),
+            // Nobody serves the service `kubernetes`.
+            option("endpoint-reconciler-type", "none"),
+            option("profiling", "false"),
+        ]),
+    )
+}
+
+fn kubeconfig(dir: &Path, address: SocketAddr, who: &str, token: &str) -> Result<PathBuf> {
+    let authority = fs::read(dir.join("certificates/apiserver.crt"))?;
+    ensure!(!authority.is_empty(), "the API server has no certificate");
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "lab", "cluster": {
+            "server": format!("https://{address}"),
+            "certificate-authority-data": BASE64_STANDARD.encode(authority),
+        }}],
+        "users": [{"name": who, "user": {"token": token}}],
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": who}}],
+        "current-context": "lab",
+    });
+    let path = dir.join(format!("{who}.kubeconfig"));
+    fs::write(&path, config.to_string())?;
+    Ok(path)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+const DEFINITIONS: [&str; 2] = [
+    include_str!("../../../deploy/crds/authorizationpolicies.yaml"),
+    include_str!("../../../deploy/crds/peerauthentications.yaml"),
+];
+const ROLES: &str = include_str!("../../../deploy/manifests/roles.yaml");
+const SERVED_LIMIT: Duration = Duration::from_secs(20);
+/// Below the folder of all that is built.
+const BUILT: &str = "peers/kubernetes";
+const ETCD: &str = "http://127.0.0.1:2379";
+const PORT: u16 = 6443;
+const ADMIN: &str = "the-administrators-token";
+const START_LIMIT: Duration = Duration::from_secs(60);

@@ -1,0 +1,203 @@
+//! The mesh in a cluster: objects in a real API server, tokens that it reviews, annotations that the agent writes there.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tulle_lab::{
+    Access, Lab, LabSpec, Mesh, MeshConfig, PodSpec, Process, Program, cluster::Cluster,
+    sandbox::Sandbox, wait_for,
+};
+
+use crate::{
+    paths::STRICT,
+    traffic::{Echo, Held, at, call, call_until_reached, call_until_refused, eventually},
+    world::{CART, MODE, SOON, VISITOR, WEB},
+};
+
+/// Labels, policies and their removal take effect, as from a folder, and the pods' objects say what became of them.
+pub(crate) async fn followed(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let to = at(mesh.pod(WEB));
+    call(mesh.pod(CART), to).await?;
+    ensure!(
+        annotation(&mesh, WEB)?.is_none(),
+        "it is not in the mesh yet"
+    );
+    let mut before = Held::open(mesh.pod(CART), to).await?;
+
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    for pod in [CART, WEB] {
+        eventually("it is annotated", async || {
+            annotation(&mesh, pod).is_ok_and(|found| found.as_deref() == Some("enabled"))
+        })
+        .await?;
+    }
+    before.ping().await?;
+    call(mesh.pod(CART), to).await?;
+    let identity = "spiffe://cluster.local/ns/shop/sa/cart";
+    let proven = |line: &Access| line.is("src.identity", identity);
+    let server = mesh.ztunnel("node2");
+    server.wait_for_access("an identity", SOON, proven).await?;
+
+    mesh.apply(STRICT).await?;
+    call_until_refused(mesh.pod(VISITOR), to).await?;
+    call(mesh.pod(CART), to).await?;
+    mesh.apply(&deny().to_string()).await?;
+    call_until_refused(mesh.pod(CART), to).await?;
+    mesh.remove("AuthorizationPolicy", "shop", "nobody").await?;
+    call_until_reached(mesh.pod(CART), to).await?;
+
+    // One that starts now, by the plugin.
+    mesh.add_pod(PodSpec::new("shop/late", "node1")).await?;
+    call(mesh.pod("shop/late"), to).await?;
+    mesh.remove_pod("shop/late").await?;
+    mesh.unlabel_namespace("shop", MODE).await?;
+    eventually("it is no longer annotated", async || {
+        annotation(&mesh, WEB).is_ok_and(|found| found.is_none())
+    })
+    .await?;
+    call_until_reached(mesh.pod(VISITOR), to).await
+}
+
+/// An API server that goes and comes back, or a control plane, changes nothing of what is known, and loses nothing.
+pub(crate) async fn interrupted(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let to = at(mesh.pod(WEB));
+    let mut held = Held::open(mesh.pod(CART), to).await?;
+
+    mesh.cluster().server().await.kill().await?;
+    held.ping().await?;
+    call(mesh.pod(CART), to).await?;
+    mesh.cluster().server().await.restart().await?;
+    mesh.cluster().wait_ready().await?;
+    mesh.apply(&deny().to_string()).await?;
+    call_until_refused(mesh.pod(CART), to).await?;
+    mesh.remove("AuthorizationPolicy", "shop", "nobody").await?;
+    call_until_reached(mesh.pod(CART), to).await?;
+
+    let mut held = Held::open(mesh.pod(CART), to).await?;
+    let control_plane = mesh.control_plane();
+    control_plane.process_mut().kill().await?;
+    held.ping().await?;
+    mesh.cluster().put(&deny())?;
+    let control_plane = mesh.control_plane();
+    control_plane.process_mut().restart().await?;
+    control_plane.wait_ready(SOON).await?;
+    call_until_refused(mesh.pod(CART), to).await
+}
+
+/// Of two replicas one writes. When it is killed the other one does, and nobody else notices.
+pub(crate) async fn replicas(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    let first = holder(&mesh)?;
+    let second = start_second(&mesh)?;
+    for namespace in ["shop", "out", "istio-system"] {
+        put_back(&mesh, namespace).await?;
+    }
+    ensure!(holder(&mesh)? == first, "the lease has changed hands");
+
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let mut held = Held::open(mesh.pod(CART), at(mesh.pod(WEB))).await?;
+    mesh.control_plane().process_mut().kill().await?;
+    let taken = async || (holder(&mesh).ok()? == SECOND).then_some(());
+    wait_for("another holder", TAKE_OVER, taken).await?;
+    put_back(&mesh, "shop").await?;
+    held.ping().await?;
+
+    // In good order it is given back at once.
+    let control_plane = mesh.control_plane().process_mut();
+    control_plane.restart().await?;
+    mesh.control_plane().wait_ready(SOON).await?;
+    second.signal(Signal::SIGTERM)?;
+    eventually("the first has it again", async || {
+        holder(&mesh).is_ok_and(|holder| !holder.is_empty() && holder != SECOND)
+    })
+    .await
+}
+
+/// Another control plane of the same cluster.
+fn start_second(mesh: &Mesh) -> Result<Process> {
+    let node = mesh.lab().control();
+    let kubeconfig = mesh.lab().dir().join("cluster/tulled.kubeconfig");
+    let program = Program::new("tulled-2", mesh.binaries().path("tulled")?)
+        .args(["serve", "--kubernetes", "--identity", SECOND])
+        .args(["--listen", "0.0.0.0:16012", "--http", "127.0.0.1:16014"])
+        .env("KUBECONFIG", kubeconfig.to_string_lossy());
+    Process::spawn(node.netns(), &mesh.lab().logs(), program)
+}
+
+fn holder(mesh: &Mesh) -> Result<String> {
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/istio-system/leases";
+    let lease = mesh.cluster().get(&format!("{leases}/tulled"))?;
+    let holder = lease
+        .pointer("/spec/holderIdentity")
+        .and_then(Value::as_str);
+    Ok(holder.context("nobody holds it")?.to_owned())
+}
+
+/// Somebody deletes what clients of a namespace are to trust.
+async fn put_back(mesh: &Mesh, namespace: &str) -> Result<()> {
+    let roots = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "istio-ca-root-cert", "namespace": namespace},
+    });
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps/istio-ca-root-cert");
+    let is_there = async || mesh.cluster().get(&path).is_ok();
+    eventually("roots of trust", is_there).await?;
+    mesh.cluster().delete(&roots)?;
+    eventually("roots of trust are back", is_there).await
+}
+
+const SECOND: &str = "the-second";
+/// A lease ends after 15 s, and is looked at each 2.5 s.
+const TAKE_OVER: Duration = Duration::from_secs(30);
+
+/// Three pods on two nodes, none in the mesh. None where there is no API server to be had.
+async fn start(sandbox: &Sandbox) -> Result<Option<Mesh>> {
+    if Cluster::programs().is_none() {
+        println!("skipped: it takes what `scripts/peers.sh kubernetes` provides");
+        return Ok(None);
+    }
+    let lab = Lab::create(sandbox, &LabSpec::default()).await?;
+    let config = MeshConfig {
+        kubernetes: true,
+        ..MeshConfig::new()?
+    };
+    let mut mesh = Mesh::start(lab, config).await?;
+    for (pod, node) in [(CART, "node1"), (VISITOR, "node1"), (WEB, "node2")] {
+        mesh.add_pod(PodSpec::new(pod, node)).await?;
+    }
+    Ok(Some(mesh))
+}
+
+/// What the agent has written to a pod's object.
+fn annotation(mesh: &Mesh, pod: &str) -> Result<Option<String>> {
+    let (namespace, name) = pod.split_once('/').context("no namespace")?;
+    let object = mesh
+        .cluster()
+        .get(&format!("/api/v1/namespaces/{namespace}/pods/{name}"))?;
+    let annotation = object.pointer("/metadata/annotations/ambient.istio.io~1redirection");
+    Ok(annotation.and_then(Value::as_str).map(str::to_owned))
+}
+
+fn deny() -> Value {
+    json!({
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "nobody", "namespace": "shop"},
+        "spec": {"action": "DENY", "rules": [{}]},
+    })
+}
