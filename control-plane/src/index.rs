@@ -27,8 +27,8 @@ use crate::{
     translate::{self, Modes, PortMap, Surroundings, Untranslatable, WorkloadLevel, selects},
 };
 use tulle_manifest::{
-    Kind, Labels, MutualTlsMode, Object, ObjectId, ObjectKey, PeerAuthentication, Pod, Service,
-    source::Change,
+    EndpointSlice, Kind, Labels, MutualTlsMode, Object, ObjectId, ObjectKey, PeerAuthentication,
+    Pod, Service, source::Change,
 };
 
 mod dirty;
@@ -216,11 +216,11 @@ impl Index {
         let labels = &pod.metadata.labels;
         let services = in_namespace(self.objects.services(), namespace)
             .map(|(_, service)| service.as_ref())
-            .filter(|service| {
+            .filter_map(|service| {
                 let selector = &service.spec.selector;
                 match selector.is_empty() {
-                    true => self.lists(service, pod),
-                    false => selects(selector, labels),
+                    true => Some((service, Some(self.listing(service, pod)?))),
+                    false => selects(selector, labels).then_some((service, None)),
                 }
             });
         let around = Surroundings {
@@ -232,18 +232,19 @@ impl Index {
         translate::workload(&self.mesh, pod, &around)
     }
 
-    /// Whether a slice of the service, which selects nothing by itself, lists the pod.
-    fn lists(&self, service: &Service, pod: &Pod) -> bool {
+    /// The slice of the service, which selects nothing by itself, that lists the pod.
+    fn listing(&self, service: &Service, pod: &Pod) -> Option<&EndpointSlice> {
         let (namespace, metadata) = (pod.metadata.namespace(), &pod.metadata);
         let mut slices = self.objects.slices_of(&service.metadata.key());
-        slices.any(|slice| {
+        let slice = slices.find(|slice| {
             let mut listed = slice.endpoints.iter().filter_map(|endpoint| endpoint.pod());
             listed.any(|target| {
                 target.name == metadata.name
                     && target.namespace == namespace
                     && (target.uid.is_empty() || target.uid == metadata.uid)
             })
-        })
+        });
+        slice.map(AsRef::as_ref)
     }
 
     /// The policies that apply to a pod by selector: those written so, sorted, then the one of its PeerAuthentications.

@@ -271,6 +271,21 @@ fn any_object() -> impl Strategy<Value = String> {
             )),
         (
             key.clone(),
+            prop_oneof![Just("x"), Just("y"), Just("")],
+            prop_oneof![
+                Just("{addresses: [192.0.2.1, 192.0.2.2]}"),
+                Just("{addresses: [192.0.2.2], conditions: {ready: false}}"),
+                Just("{addresses: [10.0.0.1], targetRef: {kind: Pod, namespace: a, name: x}}"),
+            ],
+            1..3_u16
+        )
+            .prop_map(|(key, service, endpoint, port)| format!(
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                 metadata: {{{key}, labels: {{kubernetes.io/service-name: '{service}'}}}}\n\
+                 addressType: IPv4\nports: [{{port: {port}}}]\nendpoints: [{endpoint}]\n"
+            )),
+        (
+            key.clone(),
             selector(),
             prop_oneof![Just("ALLOW"), Just("DENY"), Just("AUDIT")]
         )

@@ -43,11 +43,7 @@ pub fn endpoint(
     let namespace = slice.metadata.namespace();
     let start = Workload::new(&uid, mesh.trust_domain.clone(), namespace, "default")?;
     let service = service.filter(|service| service.spec.service_type != "ExternalName");
-    let services = service.map(|service| {
-        let ports = service.spec.ports.iter();
-        let mappings = ports.filter_map(|port| mapping(slice, port)).collect();
-        (service_key(mesh, service), mappings)
-    });
+    let services = service.map(|service| (service_key(mesh, service), mappings(slice, service)));
     Ok(Workload {
         name: slice.metadata.name.as_str().into(),
         addresses: vec![address],
@@ -62,6 +58,12 @@ pub fn endpoint(
         cluster_id: mesh.cluster_id.as_str().into(),
         ..start
     })
+}
+
+/// Where the ports of the service lead on what the slice lists.
+pub(super) fn mappings(slice: &EndpointSlice, service: &Service) -> Vec<PortMapping> {
+    let ports = service.spec.ports.iter();
+    ports.filter_map(|port| mapping(slice, port)).collect()
 }
 
 /// Where a port of the service leads: what the slice says of the port of that name.

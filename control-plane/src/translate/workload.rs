@@ -6,9 +6,9 @@ use tulle_model::{
     Health, InvalidSpiffeId, Locality, NetworkMode, PolicyKey, TunnelProtocol, Workload,
 };
 
-use super::{first_label, owner::workload_name, port::mappings, service_key};
+use super::{endpoint_slice, first_label, owner::workload_name, port::mappings, service_key};
 use crate::mesh::Mesh;
-use tulle_manifest::{Labels, Node, Pod, Service};
+use tulle_manifest::{EndpointSlice, Labels, Node, Pod, Service};
 
 /// What a workload depends on besides its pod.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +17,8 @@ pub struct Surroundings<'a> {
     pub network: &'a str,
     /// The node that the pod runs on, if it is known.
     pub node: Option<&'a Node>,
-    /// Services that select the pod.
-    pub services: Vec<&'a Service>,
+    /// Services that the pod is an endpoint of: those that select it, and those of which a slice lists it.
+    pub services: Vec<(&'a Service, Option<&'a EndpointSlice>)>,
     /// Policies that apply to the pod by selector, each of which is sent as well.
     pub policies: Vec<PolicyKey>,
 }
@@ -78,8 +78,14 @@ pub fn workload(
     };
     let services = around.services.iter();
     let services: BTreeMap<_, _> = services
-        .filter(|service| service.spec.service_type != "ExternalName")
-        .map(|service| (service_key(mesh, service), mappings(service, pod)))
+        .filter(|(service, _)| service.spec.service_type != "ExternalName")
+        .map(|(service, slice)| {
+            let mappings = match slice {
+                Some(slice) => endpoint_slice::mappings(slice, service),
+                None => mappings(service, pod),
+            };
+            (service_key(mesh, service), mappings)
+        })
         .collect();
     Ok(Some(Workload {
         name: metadata.name.as_str().into(),

@@ -13,7 +13,7 @@ use tulle_lab::{
 use crate::{
     paths::STRICT,
     traffic::{Echo, Held, at, call, call_until_reached, call_until_refused, eventually},
-    world::{CART, MODE, SOON, VISITOR, WEB},
+    world::{CART, LEGACY, MODE, PORT, SOON, VISITOR, WEB},
 };
 
 /// Labels, policies and their removal take effect, as from a folder, and the pods' objects say what became of them.
@@ -93,6 +93,87 @@ pub(crate) async fn interrupted(sandbox: Sandbox) -> Result<()> {
     control_plane.process_mut().restart().await?;
     control_plane.wait_ready(SOON).await?;
     call_until_refused(mesh.pod(CART), to).await
+}
+
+/// A kind whose definition is removed takes its objects with it, and counts again once it is back.
+pub(crate) async fn kinds_come_and_go(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let to = at(mesh.pod(WEB));
+    mesh.cluster().put(&deny())?;
+    call_until_refused(mesh.pod(CART), to).await?;
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "authorizationpolicies.security.istio.io"},
+    });
+    mesh.cluster().delete(&definition)?;
+    call_until_reached(mesh.pod(CART), to).await?;
+    // A control plane that starts now waits for nothing.
+    let control_plane = mesh.control_plane();
+    control_plane.process_mut().restart().await?;
+    control_plane.wait_ready(SOON).await?;
+    call(mesh.pod(CART), to).await?;
+    mesh.cluster().prepare().await?;
+    mesh.cluster().put(&deny())?;
+    call_until_refused(mesh.pod(CART), to).await
+}
+
+/// Endpoints that somebody lists by hand for a service without a selector: addresses outside the mesh, and a pod in it.
+pub(crate) async fn listed_endpoints(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    mesh.add_pod(PodSpec::new(LEGACY, "node2")).await?;
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "listed", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.7.7", "ports": [{"name": "echo", "port": 7000}]},
+    });
+    mesh.cluster().put(&service)?;
+    let to = "10.96.7.7:7000".parse()?;
+    let (outside, inside) = (mesh.pod(LEGACY), mesh.pod(WEB));
+    let (at_outside, at_inside) = (Echo::start(outside)?, Echo::start(inside)?);
+    mesh.cluster()
+        .put(&slice(json!({"addresses": [outside.ip()]})))?;
+    call_until_reached(mesh.pod(CART), to).await?;
+    ensure!(at_outside.accepted() > 0 && at_inside.accepted() == 0);
+
+    let target = json!({"kind": "Pod", "namespace": "shop", "name": "web", "uid": inside.uid()});
+    let pod = json!({"addresses": [inside.ip()], "targetRef": target});
+    mesh.cluster().put(&slice(pod))?;
+    eventually("the pod is called", async || {
+        let called = call(mesh.pod(CART), to).await.is_ok();
+        called && at_inside.accepted() > 0
+    })
+    .await?;
+    let identity = "spiffe://cluster.local/ns/shop/sa/web";
+    let proven = |line: &Access| line.is("dst.identity", identity);
+    let client = mesh.ztunnel("node1");
+    client.wait_for_access("its identity", SOON, proven).await?;
+    mesh.cluster().delete(&slice(json!({})))?;
+    call_until_refused(mesh.pod(CART), to).await
+}
+
+/// The endpoints of the service `listed`.
+fn slice(endpoint: Value) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "listed-1",
+            "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": "listed"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [endpoint],
+        "ports": [{"name": "echo", "port": PORT}],
+    })
 }
 
 /// Of two replicas one writes. When it is killed the other one does, and nobody else notices.

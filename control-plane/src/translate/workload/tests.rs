@@ -46,7 +46,7 @@ fn a_pod_with_everything() {
     let around = Surroundings {
         network: "net",
         node: Some(&node),
-        services: vec![&service, &external],
+        services: vec![(&service, None), (&external, None)],
         policies: vec![PolicyKey::new("a", "policy")],
     };
     let got = workload(&Mesh::default(), &testing::pod(WEB), &around)
