@@ -12,10 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 mod options;
-mod selector;
 
 pub use options::{Ignored, Options};
-pub use selector::{InvalidSelector, LabelSelector, Operator, Requirement};
+pub use tulle_manifest::{InvalidSelector, LabelSelector, Operator, Requirement};
 
 /// Labels or annotations.
 pub type Texts = BTreeMap<String, String>;

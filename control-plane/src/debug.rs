@@ -10,7 +10,7 @@ use serde_json::json;
 use tulle_runtime::http::{Response, Router, json as json_response};
 use tulle_xds::{ServerMetrics, store::Store};
 
-use crate::index::Index;
+use crate::{index::Index, translate::Unbound};
 use tulle_manifest::source::directory::Problems;
 
 /// What the pages show.
@@ -29,8 +29,8 @@ pub struct Debug {
 impl Debug {
     /// The pages.
     pub fn routes(&self) -> Router {
-        let (snapshot, policies, streams, source) =
-            (self.clone(), self.clone(), self.clone(), self.clone());
+        let (snapshot, policies, waypoints) = (self.clone(), self.clone(), self.clone());
+        let (streams, source) = (self.clone(), self.clone());
         Router::new("debug")
             .route(
                 Method::GET,
@@ -43,6 +43,12 @@ impl Debug {
                 "/debug/policies",
                 "what became of each policy, and why it is not enforced as written",
                 move |_| ready(policies.policies()),
+            )
+            .route(
+                Method::GET,
+                "/debug/waypoints",
+                "which waypoint each service and pod asks for, and why it does not get it",
+                move |_| ready(waypoints.waypoints()),
             )
             .route(
                 Method::GET,
@@ -70,6 +76,19 @@ impl Debug {
             .pods()
             .map(|(pod, reason)| json!({"pod": pod.to_string(), "reason": reason.to_string()}));
         json_response(&json!({"policies": policies, "podsLeftOut": pods.collect::<Vec<_>>()}))
+    }
+
+    fn waypoints(&self) -> Response {
+        let reports = self.index.read().reports().clone();
+        let waypoints = reports.waypoints().map(|(id, report)| {
+            json!({
+                "object": id.to_string(),
+                "waypoint": report.waypoint.to_string(),
+                "refused": report.refused.map(Unbound::reason),
+                "canary": report.canary.map(Unbound::reason),
+            })
+        });
+        json_response(&json!({"waypoints": waypoints.collect::<Vec<_>>()}))
     }
 
     fn streams(&self) -> Response {

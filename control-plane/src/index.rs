@@ -6,6 +6,7 @@
 //! Pod                 -> its workload
 //! Service             -> its service; workloads that it selects, or did; those of its slices
 //! EndpointSlice       -> its workloads, and those that it had; pods that it lists, or did
+//! Gateway, its class  -> services and workloads that ask for it
 //! AuthorizationPolicy -> its policy; workloads that it selects, or did
 //! PeerAuthentication  -> its derived policy; the static policy; workloads that it selects, or did
 //!   without selector  -> derived policies and workloads of the namespace, or of all
@@ -18,17 +19,20 @@ use std::{
     sync::Arc,
 };
 
-use tulle_model::{Authorization, PolicyKey, Workload};
+use tulle_model::{Authorization, GatewayAddress, PolicyKey, Workload};
 use tulle_xds::{Address, store::Transaction};
 
 use crate::{
     mesh::Mesh,
     objects::{Objects, in_namespace, service_of},
-    translate::{self, Modes, PortMap, Surroundings, Untranslatable, WorkloadLevel, selects},
+    translate::{
+        self, Binding, Gateways, Modes, PortMap, Surroundings, Traffic, Untranslatable,
+        WorkloadLevel, selects,
+    },
 };
 use tulle_manifest::{
-    EndpointSlice, Kind, Labels, MutualTlsMode, Object, ObjectId, ObjectKey, PeerAuthentication,
-    Pod, Service, source::Change,
+    EndpointSlice, Gateway, GatewayClass, Kind, Labels, Metadata, MutualTlsMode, Object, ObjectId,
+    ObjectKey, PeerAuthentication, Pod, Service, source::Change,
 };
 
 mod dirty;
@@ -161,11 +165,20 @@ impl Index {
         translate::derived_policy(key, &ports)
     }
 
-    fn service(&self, key: &ObjectKey, network: &str) -> (String, Option<Address>) {
-        let namespace = self.objects.namespace(&key.namespace);
-        let resource = self.objects.services().get(key).and_then(|service| {
-            translate::service(&self.mesh, service, namespace.map(Arc::as_ref), network)
+    fn service(&mut self, key: &ObjectKey, network: &str) -> (String, Option<Address>) {
+        let namespace = self.objects.namespace(&key.namespace).map(Arc::as_ref);
+        let service = self.objects.services().get(key);
+        let binding =
+            service.map(|service| self.binding(&service.metadata, Traffic::Service, network));
+        let report = binding.as_ref().and_then(|binding| binding.report.clone());
+        let resource = service.zip(binding).and_then(|(service, binding)| {
+            translate::service(&self.mesh, service, namespace, network, binding)
         });
+        let id = ObjectId {
+            kind: Kind::Service,
+            key: key.clone(),
+        };
+        self.reports.waypoint(id, report);
         let name = match &resource {
             Some(resource) => resource.key.to_string(),
             None => self.service_name(key),
@@ -181,10 +194,18 @@ impl Index {
 
     fn workload(&mut self, key: &ObjectKey, network: &str) -> (String, Option<Address>) {
         let uid = translate::workload_uid(&self.mesh, &key.namespace, &key.name);
-        let workload = match self.objects.pods().get(key) {
-            Some(pod) => self.translate_pod(pod, network),
+        let pod = self.objects.pods().get(key);
+        let binding = pod.map(|pod| self.binding(&pod.metadata, Traffic::Workload, network));
+        let binding = binding.unwrap_or_default();
+        let workload = match pod {
+            Some(pod) => self.translate_pod(pod, network, binding.waypoint),
             None => Ok(None),
         };
+        let id = ObjectId {
+            kind: Kind::Pod,
+            key: key.clone(),
+        };
+        self.reports.waypoint(id, binding.report);
         let workload = self.reports.pod(key, workload);
         (uid, workload.map(Address::from))
     }
@@ -211,7 +232,22 @@ impl Index {
         workloads.collect()
     }
 
-    fn translate_pod(&self, pod: &Pod, network: &str) -> Result<Option<Workload>, Untranslatable> {
+    /// What serves an object, if that is a waypoint.
+    fn binding(&self, metadata: &Metadata, traffic: Traffic, network: &str) -> Binding {
+        let namespace = self.objects.namespace(metadata.namespace());
+        let gateways = Known {
+            objects: &self.objects,
+            network,
+        };
+        translate::binding(metadata, namespace.map(Arc::as_ref), traffic, &gateways)
+    }
+
+    fn translate_pod(
+        &self,
+        pod: &Pod,
+        network: &str,
+        waypoint: Option<GatewayAddress>,
+    ) -> Result<Option<Workload>, Untranslatable> {
         let namespace = pod.metadata.namespace();
         let labels = &pod.metadata.labels;
         let services = in_namespace(self.objects.services(), namespace)
@@ -227,6 +263,7 @@ impl Index {
             network,
             node: self.objects.node(&pod.spec.node_name).map(Arc::as_ref),
             services: services.collect(),
+            waypoint,
             policies: self.policies(namespace, labels),
         };
         translate::workload(&self.mesh, pod, &around)
@@ -309,6 +346,26 @@ impl Index {
                 let created = policy.metadata.creation_timestamp;
                 (created.is_none(), created, policy.metadata.name.clone())
             })
+    }
+}
+
+/// Gateways as they are known.
+struct Known<'a> {
+    objects: &'a Objects,
+    network: &'a str,
+}
+
+impl Gateways for Known<'_> {
+    fn gateway(&self, key: &ObjectKey) -> Option<&Gateway> {
+        self.objects.gateways().get(key).map(AsRef::as_ref)
+    }
+
+    fn class(&self, name: &str) -> Option<&GatewayClass> {
+        self.objects.gateway_class(name).map(AsRef::as_ref)
+    }
+
+    fn network(&self) -> &str {
+        self.network
     }
 }
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use tulle_manifest::{
-    AuthorizationPolicy, EndpointSlice, Namespace, Node, Object, ObjectId, ObjectKey,
-    PeerAuthentication, Pod, Service,
+    AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Namespace, Node, Object, ObjectId,
+    ObjectKey, PeerAuthentication, Pod, Service,
 };
 
 /// Objects by name. Clones are cheap enough to look at from another task: the objects are shared.
@@ -19,6 +19,8 @@ pub struct Objects {
     services: Table<Service>,
     endpoint_slices: Table<EndpointSlice>,
     slices_by_service: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    gateways: Table<Gateway>,
+    gateway_classes: BTreeMap<Arc<str>, Arc<GatewayClass>>,
     authorization_policies: Table<AuthorizationPolicy>,
     peer_authentications: Table<PeerAuthentication>,
     pods_by_node: BTreeMap<Arc<str>, BTreeSet<ObjectKey>>,
@@ -58,6 +60,12 @@ impl Objects {
                 }
                 self.endpoint_slices.insert(key, object);
             }
+            Object::Gateway(object) => {
+                self.gateways.insert(key, object);
+            }
+            Object::GatewayClass(object) => {
+                self.gateway_classes.insert(key.name, object);
+            }
             Object::AuthorizationPolicy(object) => {
                 self.authorization_policies.insert(key, object);
             }
@@ -78,6 +86,8 @@ impl Objects {
             Kind::Pod => self.remove_pod(&id.key),
             Kind::Service => drop(self.services.remove(&id.key)),
             Kind::EndpointSlice => self.remove_slice(&id.key),
+            Kind::Gateway => drop(self.gateways.remove(&id.key)),
+            Kind::GatewayClass => drop(self.gateway_classes.remove(&id.key.name)),
             Kind::AuthorizationPolicy => drop(self.authorization_policies.remove(&id.key)),
             Kind::PeerAuthentication => drop(self.peer_authentications.remove(&id.key)),
             Kind::NodeStatus => {}
@@ -147,6 +157,16 @@ impl Objects {
     ) -> impl Iterator<Item = &Arc<EndpointSlice>> + use<'_> {
         let keys = self.slices_by_service.get(service).into_iter().flatten();
         keys.filter_map(|key| self.endpoint_slices.get(key))
+    }
+
+    /// All gateways.
+    pub fn gateways(&self) -> &Table<Gateway> {
+        &self.gateways
+    }
+
+    /// A class of gateways.
+    pub fn gateway_class(&self, name: &str) -> Option<&Arc<GatewayClass>> {
+        self.gateway_classes.get(name)
     }
 
     /// All authorization policies.

@@ -7,6 +7,7 @@ mod peer_authentication;
 mod port;
 mod report;
 mod service;
+mod waypoint;
 mod workload;
 
 pub use authorization::{authorization, is_sent};
@@ -17,6 +18,9 @@ pub use peer_authentication::{
 };
 pub use report::{Finding, Outcome, PolicyReport};
 pub use service::{service, service_key};
+pub use waypoint::{
+    Binding, Gateways, Traffic, Unbound, WaypointReport, asked as asked_waypoint, binding,
+};
 pub(crate) use workload::terminates_hbone;
 pub use workload::{Surroundings, Untranslatable, locality, workload, workload_uid};
 

@@ -9,7 +9,7 @@ use crate::{
     translate::{self, selects},
 };
 use tulle_manifest::{
-    EndpointSlice, Kind, Labels, Object, ObjectId, ObjectKey, PeerAuthentication,
+    EndpointSlice, Kind, Labels, Metadata, Object, ObjectId, ObjectKey, PeerAuthentication,
 };
 
 /// Objects whose resources have to be computed again.
@@ -58,6 +58,9 @@ impl Dirty {
                 } else {
                     let services = in_namespace(objects.services(), &key.name);
                     self.services.extend(services.map(|(key, _)| key.clone()));
+                    // Its labels may bind them to a waypoint.
+                    let pods = in_namespace(objects.pods(), &key.name);
+                    self.pods.extend(pods.map(|(key, _)| key.clone()));
                 }
             }
             Kind::Node => {
@@ -69,6 +72,14 @@ impl Dirty {
             }
             Kind::Service => self.service(objects, key, new),
             Kind::EndpointSlice => self.slice(mesh, objects, key, new),
+            Kind::Gateway => self.bound(objects, |waypoint| waypoint == key),
+            Kind::GatewayClass => {
+                let is_of_class = |waypoint: &ObjectKey| {
+                    let gateway = objects.gateways().get(waypoint);
+                    gateway.is_some_and(|gateway| *gateway.spec.gateway_class_name == *key.name)
+                };
+                self.bound(objects, is_of_class);
+            }
             Kind::AuthorizationPolicy => self.authorization(mesh, objects, key, new),
             Kind::PeerAuthentication => self.peer_authentication(mesh, objects, key, new),
             Kind::NodeStatus => {}
@@ -107,6 +118,21 @@ impl Dirty {
         for selector in [old, new].into_iter().flatten().filter(|s| !s.is_empty()) {
             self.selected(objects, Some(&key.namespace), selector);
         }
+    }
+
+    /// What asks for one of these waypoints.
+    fn bound(&mut self, objects: &Objects, is_it: impl Fn(&ObjectKey) -> bool) {
+        let asks = |metadata: &Metadata| {
+            let namespace = objects.namespace(metadata.namespace());
+            let asked = translate::asked_waypoint(metadata, namespace.map(AsRef::as_ref));
+            let mut asked = asked;
+            asked.any(|asked| is_it(&asked))
+        };
+        let pods = objects.pods().iter().filter(|(_, pod)| asks(&pod.metadata));
+        self.pods.extend(pods.map(|(key, _)| key.clone()));
+        let services = objects.services().iter();
+        let services = services.filter(|(_, service)| asks(&service.metadata));
+        self.services.extend(services.map(|(key, _)| key.clone()));
     }
 
     fn authorization(

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tracing::{info, warn};
 use tulle_model::Workload;
 
-use crate::translate::{Outcome, PolicyReport, Untranslatable};
+use crate::translate::{Outcome, PolicyReport, Untranslatable, WaypointReport};
 use tulle_manifest::{ObjectId, ObjectKey};
 
 /// What became of policies, and of pods that are no workload although they run. Cheap to clone.
@@ -13,6 +13,7 @@ use tulle_manifest::{ObjectId, ObjectKey};
 pub struct Reports {
     policies: Arc<BTreeMap<ObjectId, PolicyReport>>,
     pods: Arc<BTreeMap<ObjectKey, Untranslatable>>,
+    waypoints: Arc<BTreeMap<ObjectId, WaypointReport>>,
 }
 
 impl Reports {
@@ -24,6 +25,32 @@ impl Reports {
     /// Pods that are left out.
     pub fn pods(&self) -> impl Iterator<Item = (&ObjectKey, &Untranslatable)> {
         self.pods.iter()
+    }
+
+    /// What became of each wish for a waypoint.
+    pub fn waypoints(&self) -> impl Iterator<Item = (&ObjectId, &WaypointReport)> {
+        self.waypoints.iter()
+    }
+
+    /// Takes what became of a wish, and logs what is new about it; `None` if there is no wish.
+    pub(super) fn waypoint(&mut self, id: ObjectId, report: Option<WaypointReport>) {
+        let last = self.waypoints.get(&id);
+        if last == report.as_ref() {
+            return;
+        }
+        let waypoints = Arc::make_mut(&mut self.waypoints);
+        let Some(report) = report else {
+            waypoints.remove(&id);
+            return;
+        };
+        let waypoint = &report.waypoint;
+        if let Some(why) = report.refused {
+            warn!(object = %id, %waypoint, %why, "not served by the waypoint that it asks for");
+        }
+        if let Some(why) = report.canary {
+            warn!(object = %id, %waypoint, %why, "not served by the canary that it asks for");
+        }
+        waypoints.insert(id, report);
     }
 
     /// Takes a report, and logs what is new about it.

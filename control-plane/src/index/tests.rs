@@ -240,6 +240,13 @@ fn any_object() -> impl Strategy<Value = String> {
     let namespace = prop_oneof![Just("a"), Just("b"), Just("istio-system")];
     let name = prop_oneof![Just("x"), Just("y")];
     let selector = || prop_oneof![Just(""), Just("l: p"), Just("l: q"), Just("l: p, m: p")];
+    let labels = || {
+        prop_oneof![
+            selector(),
+            Just("istio.io/use-waypoint: x"),
+            Just("l: p, istio.io/use-waypoint: y")
+        ]
+    };
     let mode = || {
         prop_oneof![
             Just("UNSET"),
@@ -252,7 +259,7 @@ fn any_object() -> impl Strategy<Value = String> {
     prop_oneof![
         (
             key.clone(),
-            selector(),
+            labels(),
             1..3_u8,
             prop_oneof![Just("Running"), Just("Failed")]
         )
@@ -263,12 +270,29 @@ fn any_object() -> impl Strategy<Value = String> {
         (
             key.clone(),
             selector(),
+            labels(),
             prop_oneof![Just("ClusterIP"), Just("ExternalName")]
         )
-            .prop_map(|(key, labels, kind)| format!(
-                "apiVersion: v1\nkind: Service\nmetadata: {{{key}}}\n\
-                 spec: {{type: {kind}, selector: {{{labels}}}, ports: [{{port: 80}}]}}\n"
+            .prop_map(|(key, selector, labels, kind)| format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{{key}, labels: {{{labels}}}}}\n\
+                 spec: {{type: {kind}, selector: {{{selector}}}, ports: [{{port: 80}}]}}\n"
             )),
+        (
+            key.clone(),
+            prop_oneof![Just("service"), Just("all")],
+            prop_oneof![Just("istio-waypoint"), Just("own")],
+            prop_oneof![Just("[]"), Just("[{value: 10.9.9.9}]")],
+        )
+            .prop_map(|(key, traffic, class, addresses)| format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
+                 metadata: {{{key}, labels: {{istio.io/waypoint-for: {traffic}}}}}\n\
+                 spec: {{gatewayClassName: {class}, listeners: [{{port: 15008, protocol: HBONE}}]}}\n\
+                 status: {{addresses: {addresses}}}\n"
+            )),
+        prop_oneof![Just("tulle.io/mesh-controller"), Just("other")].prop_map(|controller| format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\n\
+             metadata: {{name: own}}\nspec: {{controllerName: {controller}}}\n"
+        )),
         (
             key.clone(),
             prop_oneof![Just("x"), Just("y"), Just("")],
@@ -310,11 +334,13 @@ fn any_object() -> impl Strategy<Value = String> {
         (prop_oneof![Just("a"), Just("istio-system")], 0..2_u8).prop_map(|(name, network)| {
             format!(
                 "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: \
-             {{topology.istio.io/network: net{network}}}, annotations: \
+             {{topology.istio.io/network: net{network}, istio.io/use-waypoint: [x, none][{network}]}}, annotations: \
              {{networking.istio.io/traffic-distribution: [PreferClose, Any][{network}]}}}}\n"
             )
             .replace("[PreferClose, Any][0]", "PreferClose")
             .replace("[PreferClose, Any][1]", "Any")
+            .replace("[x, none][0]", "x")
+            .replace("[x, none][1]", "none")
         }),
     ]
 }

@@ -11,8 +11,8 @@ use tokio::{
 use tracing::info;
 use tulle_kubernetes::{Client, Collection, Seen, Selection};
 use tulle_manifest::{
-    AuthorizationPolicy, EndpointSlice, Labels, Metadata, Namespace, Node, Object, ObjectId,
-    PeerAuthentication, Pod, Service, source::Change,
+    AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Labels, Metadata, Namespace, Node,
+    Object, ObjectId, PeerAuthentication, Pod, Service, source::Change,
 };
 
 use super::{pending::Pending, readable::Readable};
@@ -106,6 +106,22 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
                 )
             },
         ),
+        list::<GatewayClass>(
+            on,
+            defined(
+                "classes of gateways",
+                "/apis/gateway.networking.k8s.io/v1/gatewayclasses",
+                "gatewayclasses.gateway.networking.k8s.io",
+            ),
+        ),
+        list::<Gateway>(
+            on,
+            defined(
+                "gateways",
+                "/apis/gateway.networking.k8s.io/v1/gateways",
+                "gateways.gateway.networking.k8s.io",
+            ),
+        ),
         list::<Readable<AuthorizationPolicy>>(
             on,
             defined(
@@ -178,7 +194,7 @@ trait Listed: DeserializeOwned + Send + 'static {
 impl Listed for Namespace {
     fn into_object(mut self) -> Object {
         trim(&mut self.metadata);
-        Object::Namespace(Arc::new(self))
+        self.into()
     }
 }
 
@@ -187,7 +203,7 @@ impl Listed for Node {
         self.metadata.annotations = Labels::new();
         let is_topology = |name: &str| name.starts_with("topology.");
         self.metadata.labels.retain(|name, _| is_topology(name));
-        Object::Node(Arc::new(self))
+        self.into()
     }
 }
 
@@ -195,21 +211,35 @@ impl Listed for Pod {
     fn into_object(mut self) -> Object {
         trim(&mut self.metadata);
         self.trim();
-        Object::Pod(Arc::new(self))
+        self.into()
     }
 }
 
 impl Listed for Service {
     fn into_object(mut self) -> Object {
         trim(&mut self.metadata);
-        Object::Service(Arc::new(self))
+        self.into()
     }
 }
 
 impl Listed for EndpointSlice {
     fn into_object(mut self) -> Object {
         self.metadata.annotations = Labels::new();
-        Object::EndpointSlice(Arc::new(self))
+        self.into()
+    }
+}
+
+impl Listed for GatewayClass {
+    fn into_object(mut self) -> Object {
+        trim(&mut self.metadata);
+        self.into()
+    }
+}
+
+impl Listed for Gateway {
+    fn into_object(mut self) -> Object {
+        trim(&mut self.metadata);
+        self.into()
     }
 }
 
@@ -217,7 +247,7 @@ impl Listed for Readable<AuthorizationPolicy> {
     fn into_object(self) -> Object {
         let Self(mut policy) = self;
         trim(&mut policy.metadata);
-        Object::AuthorizationPolicy(Arc::new(policy))
+        policy.into()
     }
 }
 
@@ -225,7 +255,7 @@ impl Listed for Readable<PeerAuthentication> {
     fn into_object(self) -> Object {
         let Self(mut policy) = self;
         trim(&mut policy.metadata);
-        Object::PeerAuthentication(Arc::new(policy))
+        policy.into()
     }
 }
 

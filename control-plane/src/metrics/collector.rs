@@ -70,6 +70,7 @@ impl StateCollector {
             let counts = [
                 ("Pod", objects.pods().len()),
                 ("Service", objects.services().len()),
+                ("Gateway", objects.gateways().len()),
                 ("EndpointSlice", objects.endpoint_slices().len()),
                 (
                     "AuthorizationPolicy",

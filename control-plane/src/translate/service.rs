@@ -7,7 +7,7 @@ use tulle_model::{
     Service as Resource, ServiceKey, ServicePort, Vip,
 };
 
-use super::port::app_protocol;
+use super::{port::app_protocol, waypoint::Binding};
 use crate::mesh::Mesh;
 use tulle_manifest::{Labels, Namespace, Service, TargetPort};
 
@@ -24,6 +24,7 @@ pub fn service(
     service: &Service,
     namespace: Option<&Namespace>,
     network: &str,
+    waypoint: Binding,
 ) -> Option<Resource> {
     if service.spec.service_type == "ExternalName" {
         return None;
@@ -36,6 +37,8 @@ pub fn service(
         load_balancing: load_balancing(service, namespace),
         ip_families: ip_families(service),
         canonical: true,
+        waypoint: waypoint.waypoint,
+        weighted_waypoints: waypoint.weighted,
         ..start
     })
 }

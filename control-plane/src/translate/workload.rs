@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use tulle_model::{
-    Health, InvalidSpiffeId, Locality, NetworkMode, PolicyKey, TunnelProtocol, Workload,
+    GatewayAddress, Health, InvalidSpiffeId, Locality, NetworkMode, PolicyKey, TunnelProtocol,
+    Workload,
 };
 
 use super::{endpoint_slice, first_label, owner::workload_name, port::mappings, service_key};
@@ -19,6 +20,8 @@ pub struct Surroundings<'a> {
     pub node: Option<&'a Node>,
     /// Services that the pod is an endpoint of: those that select it, and those of which a slice lists it.
     pub services: Vec<(&'a Service, Option<&'a EndpointSlice>)>,
+    /// What serves the pod's own addresses.
+    pub waypoint: Option<GatewayAddress>,
     /// Policies that apply to the pod by selector, each of which is sent as well.
     pub policies: Vec<PolicyKey>,
 }
@@ -95,6 +98,7 @@ pub fn workload(
         tunnel_protocol,
         native_tunnel,
         services,
+        waypoint: around.waypoint.clone(),
         authorization_policies: around.policies.clone(),
         health,
         node: pod.spec.node_name.as_str().into(),

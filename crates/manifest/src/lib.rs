@@ -18,8 +18,10 @@ use serde::{Deserialize, Deserializer};
 
 mod core;
 mod discovery;
+mod gateway;
 mod meta;
 mod security;
+mod selector;
 pub mod source;
 mod status;
 
@@ -28,12 +30,17 @@ pub use self::core::{
     Service, ServicePort, ServiceSpec, TargetPort,
 };
 pub use discovery::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, TargetReference};
+pub use gateway::{
+    AllowedRoutes, FromNamespaces, Gateway, GatewayClass, GatewayClassSpec, GatewaySpec,
+    GatewayStatus, GatewayStatusAddress, Listener, RouteNamespaces,
+};
 pub use meta::{Labels, Metadata, ObjectKey, OwnerReference};
 pub use security::{
     AuthorizationPolicy, AuthorizationSpec, MutualTls, MutualTlsMode, Operation,
     PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyCondition, PolicyRule,
     PolicySelector, RuleFrom, RuleTo, SourceMatch, TargetRef, UnknownFields,
 };
+pub use selector::{InvalidSelector, LabelSelector, Operator, Requirement};
 pub use status::{NodeStatus, PodRedirection, REDIRECTION};
 
 macro_rules! kinds {
@@ -113,6 +120,8 @@ kinds! {
     Pod, "v1", true;
     Service, "v1", true;
     EndpointSlice, "discovery.k8s.io/v1", true;
+    GatewayClass, "gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", false;
+    Gateway, "gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", true;
     AuthorizationPolicy, "security.istio.io/v1" | "security.istio.io/v1beta1", true;
     PeerAuthentication, "security.istio.io/v1" | "security.istio.io/v1beta1", true;
     NodeStatus, "mesh.tulle.io/v1", false;

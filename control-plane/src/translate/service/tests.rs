@@ -10,7 +10,13 @@ fn translated(spec: &str, annotations: &str, of_namespace: &str) -> Option<Resou
     let namespace = testing::namespace(&format!(
         "metadata: {{name: shop, annotations: {{{of_namespace}}}}}"
     ));
-    service(&Mesh::default(), &object, Some(&namespace), "net")
+    service(
+        &Mesh::default(),
+        &object,
+        Some(&namespace),
+        "net",
+        Binding::default(),
+    )
 }
 
 #[test]

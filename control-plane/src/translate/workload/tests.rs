@@ -1,4 +1,4 @@
-use tulle_model::{PortMapping, ServiceKey, WorkloadType};
+use tulle_model::{Destination, PortMapping, ServiceKey, WorkloadType};
 
 use super::*;
 use crate::testing;
@@ -47,6 +47,7 @@ fn a_pod_with_everything() {
         network: "net",
         node: Some(&node),
         services: vec![(&service, None), (&external, None)],
+        waypoint: Some(waypoint()),
         policies: vec![PolicyKey::new("a", "policy")],
     };
     let got = workload(&Mesh::default(), &testing::pod(WEB), &around)
@@ -61,6 +62,7 @@ fn a_pod_with_everything() {
         name: "p".into(),
         addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         network: "net".into(),
+        waypoint: Some(waypoint()),
         tunnel_protocol: TunnelProtocol::Hbone,
         services: [(
             ServiceKey::new("a", "web.a.svc.cluster.local"),
@@ -191,4 +193,11 @@ fn host_network_and_defaults() {
         got.identity.to_string(),
         "spiffe://cluster.local/ns/a/sa/default"
     );
+}
+
+fn waypoint() -> GatewayAddress {
+    GatewayAddress {
+        destination: Destination::Hostname(ServiceKey::new("a", "w.a.svc.cluster.local")),
+        hbone_mtls_port: 15008,
+    }
 }

@@ -1,10 +1,8 @@
 //! Label selectors of Kubernetes.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
-use super::Texts;
+use super::meta::Labels;
 
 /// What labels must be like; all of it must hold. The default matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -12,7 +10,7 @@ use super::Texts;
 pub struct LabelSelector {
     /// Labels with exactly these values.
     #[serde(default)]
-    pub match_labels: BTreeMap<String, String>,
+    pub match_labels: Labels,
     /// Further requirements.
     #[serde(default)]
     pub match_expressions: Vec<Requirement>,
@@ -74,7 +72,7 @@ impl LabelSelector {
     }
 
     /// Whether labels are as required.
-    pub fn matches(&self, labels: &Texts) -> bool {
+    pub fn matches(&self, labels: &Labels) -> bool {
         let mut equal = self.match_labels.iter();
         equal.all(|(key, value)| labels.get(key) == Some(value))
             && self.match_expressions.iter().all(|r| r.matches(labels))
@@ -82,7 +80,7 @@ impl LabelSelector {
 }
 
 impl Requirement {
-    fn matches(&self, labels: &Texts) -> bool {
+    fn matches(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
         let listed = value.is_some_and(|value| self.values.contains(value));
         match self.operator {
@@ -99,12 +97,12 @@ mod tests {
     use super::*;
 
     fn selector(json: &str) -> LabelSelector {
-        serde_json::from_str(json).unwrap()
+        serde_saphyr::from_str(json).unwrap()
     }
 
     #[test]
     fn requirements_hold_together() {
-        let labels: Texts = [("a", "1"), ("b", "2")]
+        let labels: Labels = [("a", "1"), ("b", "2")]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into();
         for (json, expected) in [
@@ -162,7 +160,7 @@ mod tests {
             r#"{"matchExpressions": [{"key": "a", "operator": "Is"}]}"#,
         ] {
             assert!(
-                serde_json::from_str::<LabelSelector>(unknown).is_err(),
+                serde_saphyr::from_str::<LabelSelector>(unknown).is_err(),
                 "{unknown}"
             );
         }
