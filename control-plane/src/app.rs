@@ -81,6 +81,7 @@ pub struct ControlPlane {
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     writing: Option<Writing>,
+    following: JoinHandle<()>,
     background: Vec<AbortOnDrop>,
 }
 
@@ -211,8 +212,8 @@ impl ControlPlane {
         let background = vec![
             AbortOnDrop::spawn(async move { match http_server.run().await {} }),
             AbortOnDrop::spawn(async move { match renewal.run(serving_ready).await {} }),
-            AbortOnDrop::spawn(follow(source, index, writer, changed)),
         ];
+        let following = tokio::spawn(follow(source, index, writer, changed));
         info!(%address, http = ?http, "serving");
         Ok(Self {
             address,
@@ -221,6 +222,7 @@ impl ControlPlane {
             stop,
             serving,
             writing,
+            following,
             background,
         })
     }
@@ -235,17 +237,25 @@ impl ControlPlane {
         &self.http
     }
 
-    /// Returns when the server failed; never, as long as it serves.
+    /// Returns when serving failed, or following what changes; never, as long as both go on.
     ///
     /// # Errors
     /// Always.
     pub async fn failed(&mut self) -> Result<(), RunError> {
-        match (&mut self.serving).await {
-            Ok(ended) => ended.map_err(RunError::Grpc),
-            Err(panic) => Err(RunError::Io {
-                what: "the gRPC server".to_owned(),
-                source: io::Error::other(panic),
-            }),
+        let panicked = |what: &str, panic| RunError::Io {
+            what: what.to_owned(),
+            source: io::Error::other(panic),
+        };
+        tokio::select! {
+            ended = &mut self.serving => match ended {
+                Ok(ended) => ended.map_err(RunError::Grpc),
+                Err(panic) => Err(panicked("the gRPC server", panic)),
+            },
+            // What is served would never change again.
+            ended = &mut self.following => match ended {
+                Ok(()) => Ok(()),
+                Err(panic) => Err(panicked("following the objects", panic)),
+            },
         }
     }
 
@@ -262,6 +272,7 @@ impl ControlPlane {
             warn!("connections were still open at the end of the drain");
             serving.abort();
         }
+        self.following.abort();
         drop(self.background);
     }
 }

@@ -62,14 +62,17 @@ pub async fn lead<W: Future<Output = ()>>(
     let leading = async {
         let mut outage = Outage::of("the lease of whoever writes");
         loop {
+            let asked = Instant::now();
             match candidate.acquire().await {
+                // By the time of the answer it may be another's again.
+                Ok(Some(_)) if asked.elapsed() >= candidate.config.duration / 3 => {}
                 Ok(Some(lease)) => {
                     outage.over();
                     info!(identity = candidate.config.identity, "this replica writes");
                     held = Some(lease);
                     tokio::select! {
                         () = work() => {}
-                        () = candidate.renew(&mut held) => {
+                        () = candidate.renew(asked, &mut held) => {
                             warn!("the lease is lost: another replica writes");
                         }
                     }
@@ -139,17 +142,19 @@ impl Candidate<'_> {
         }
     }
 
-    /// Renews for as long as that succeeds in time.
-    async fn renew(&self, held: &mut Option<Lease>) {
-        let third = self.config.duration / 3;
-        let mut deadline = Instant::now() + third * 2;
+    /// Renews for as long as that succeeds in time. What counts is when it was `asked` for: others may have seen it then.
+    async fn renew(&self, asked: Instant, held: &mut Option<Lease>) {
+        // A little before others may take over.
+        let third = self.config.duration.mul_f64(0.3);
+        let mut deadline = asked + third * 2;
         loop {
             sleep(third).await;
             let Some(lease) = held.clone() else { return };
-            let renewed = loop {
+            let (asked, renewed) = loop {
                 let lease = self.mine(lease.clone());
+                let asked = Instant::now();
                 match timeout_at(deadline, self.put(&lease)).await {
-                    Ok(Ok(renewed)) => break renewed,
+                    Ok(Ok(renewed)) => break (asked, renewed),
                     // Somebody has taken it.
                     Ok(Err(error)) if error.code() == Some(StatusCode::CONFLICT) => {
                         *held = None;
@@ -162,7 +167,7 @@ impl Candidate<'_> {
                     }
                 }
             };
-            deadline = Instant::now() + third * 2;
+            deadline = asked + third * 2;
             *held = Some(renewed);
         }
     }

@@ -47,7 +47,14 @@ impl Reviews {
         if let Some(said) = self.said.lock().get(token) {
             return said;
         }
-        let _permit = tokio::time::timeout(PATIENCE, self.asking.acquire()).await;
+        let asking = tokio::time::timeout(PATIENCE, self.asking.acquire()).await;
+        let Ok(Ok(_permit)) = asking else {
+            return Err(InvalidToken::Unanswered);
+        };
+        // Somebody may have asked the same meanwhile.
+        if let Some(said) = self.said.lock().get(token) {
+            return said;
+        }
         let said = self.ask(token).await;
         let keep = match said {
             Ok(_) => KEPT.min(left),

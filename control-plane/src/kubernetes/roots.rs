@@ -103,6 +103,16 @@ impl There {
         self.changed.notify_one();
     }
 
+    fn is_right(&self, namespace: &str, wanted: &str) -> bool {
+        let roots = self.roots.lock();
+        roots.get(namespace).and_then(Option::as_deref) == Some(wanted)
+    }
+
+    fn written(&self, namespace: &str, roots: &str) {
+        let roots = Some(roots.to_owned());
+        self.roots.lock().insert(namespace.to_owned(), roots);
+    }
+
     fn gone(&self, namespace: &str) {
         self.roots.lock().remove(namespace);
         self.changed.notify_one();
@@ -113,7 +123,7 @@ struct Writer<'a> {
     client: &'a Client,
     roots: &'a str,
     outage: Outage,
-    /// Where it was refused: how often, and when to try again.
+    /// Where it was written or refused: how often in a row, and when to try again at the earliest.
     refused: BTreeMap<String, (u32, Instant)>,
 }
 
@@ -122,25 +132,32 @@ impl Writer<'_> {
     async fn write(&mut self, namespaces: &BTreeSet<String>, there: &There) -> Instant {
         self.refused.retain(|name, _| namespaces.contains(name));
         for namespace in namespaces {
-            let found = there.roots.lock().get(namespace).cloned().flatten();
-            if found.as_deref() == Some(self.roots) {
-                self.refused.remove(namespace);
+            let tried = self.refused.get(namespace).copied();
+            if there.is_right(namespace, self.roots) {
                 continue;
             }
-            let tried = self.refused.get(namespace).copied();
             if tried.is_some_and(|(_, again)| Instant::now() < again) {
                 continue;
             }
+            // What is seen from now on is newer.
+            there.written(namespace, self.roots);
             match self.apply(namespace).await {
                 Ok(()) => {
                     self.outage.over();
-                    self.refused.remove(namespace);
                     debug!(namespace, "roots of trust written");
-                    let roots = Some(self.roots.to_owned());
-                    there.roots.lock().insert(namespace.clone(), roots);
+                    // Whoever replaces it again and again is another control plane: there is no sense in a race.
+                    let failures = tried.map_or(0, |(failures, _)| failures);
+                    let again = Instant::now() + delay(FIRST, LAST, failures);
+                    let again = (failures.saturating_add(1), again);
+                    self.refused.insert(namespace.clone(), again);
                 }
-                Err(error) if error.is_outage() => self.outage.failed(&error).await,
+                Err(error) if error.is_outage() => {
+                    there.gone(namespace);
+                    self.outage.failed(&error).await;
+                    return Instant::now();
+                }
                 Err(error) => {
+                    there.gone(namespace);
                     let failures = tried.map_or(0, |(failures, _)| failures);
                     // One that is being deleted refuses, and is gone soon.
                     match failures == 0 && error.code() != Some(StatusCode::FORBIDDEN) {
@@ -153,7 +170,14 @@ impl Writer<'_> {
                 }
             }
         }
-        let next = self.refused.values().map(|(_, again)| *again).min();
+        let now = Instant::now();
+        let calm = |failures: u32| delay(FIRST, LAST, failures) * 4;
+        self.refused.retain(|name, (failures, again)| {
+            !there.is_right(name, self.roots) || now < *again + calm(*failures)
+        });
+        let wrong = |name: &&String| !there.is_right(name, self.roots);
+        let waiting = self.refused.iter().filter(|(name, _)| wrong(name));
+        let next = waiting.map(|(_, (_, again))| *again).min();
         next.unwrap_or_else(|| Instant::now() + IDLE)
     }
 

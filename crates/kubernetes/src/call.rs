@@ -30,6 +30,16 @@ pub enum CallError {
         /// When to ask again, if it says so.
         after: Option<Duration>,
     },
+    /// A kind is defined, but not in the version that is asked for; or not yet.
+    #[error(
+        "{name} is defined, but nothing is served at {path}: install its definition in that version"
+    )]
+    NotServed {
+        /// The definition.
+        name: String,
+        /// What is asked for.
+        path: String,
+    },
     /// There is more than anybody would say.
     #[error("the answer is longer than {MAX_ANSWER} bytes")]
     TooLong,
@@ -48,6 +58,7 @@ impl CallError {
             Self::Refused { code, .. } => Some(*code),
             Self::Unreachable(_)
             | Self::Timeout(_)
+            | Self::NotServed { .. }
             | Self::TooLong
             | Self::Unreadable(_)
             | Self::Request(_) => None,
@@ -65,7 +76,9 @@ impl CallError {
             Self::Unreachable(_) | Self::Timeout(_) => true,
             // Not 500: that may be an admission webhook's view of one object.
             Self::Refused { code, .. } => matches!(code.as_u16(), 429 | 502..=504),
-            Self::TooLong | Self::Unreadable(_) | Self::Request(_) => false,
+            Self::NotServed { .. } | Self::TooLong | Self::Unreadable(_) | Self::Request(_) => {
+                false
+            }
         }
     }
 

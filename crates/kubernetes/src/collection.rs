@@ -49,7 +49,7 @@ pub struct Selection {
     pub definition: Option<&'static str>,
     /// Whether their metadata suffices.
     pub metadata_only: bool,
-    /// How many are asked for at a time: it is what memory is needed for.
+    /// How many are asked for at a time, or fewer where they are large: it is what memory is needed for.
     pub page: usize,
 }
 
@@ -58,6 +58,8 @@ pub struct Collection<T> {
     client: Client,
     selection: Selection,
     outage: Outage,
+    /// How many objects are asked for at a time.
+    page: usize,
     objects: PhantomData<fn() -> T>,
 }
 
@@ -67,6 +69,7 @@ impl<T: DeserializeOwned> Collection<T> {
         Self {
             client: client.clone(),
             outage: Outage::of(selection.what),
+            page: selection.page.max(1),
             selection,
             objects: PhantomData,
         }
@@ -76,7 +79,15 @@ impl<T: DeserializeOwned> Collection<T> {
     pub async fn list(&mut self) -> (Vec<T>, Option<String>) {
         loop {
             let listed = match self.pages().await {
-                Ok((all, version)) => Ok((all, Some(version))),
+                Ok((all, version)) => {
+                    self.page = self.selection.page;
+                    Ok((all, Some(version)))
+                }
+                // Large objects: smaller pages of them fit an answer.
+                Err(CallError::TooLong | CallError::Timeout(_)) if self.page > 1 => {
+                    self.page /= 2;
+                    continue;
+                }
                 Err(error) => self.unless_undefined(error).await,
             };
             match listed {
@@ -104,7 +115,11 @@ impl<T: DeserializeOwned> Collection<T> {
             Err(undefined) if undefined.code() == Some(StatusCode::NOT_FOUND) => {
                 Ok((Vec::new(), None))
             }
-            Ok(_) => Err(error),
+            // To go on without would be to go on without what is written in another version.
+            Ok(_) => Err(CallError::NotServed {
+                name: name.to_owned(),
+                path: self.selection.path.to_owned(),
+            }),
             Err(error) => Err(error),
         }
     }
@@ -149,9 +164,8 @@ impl<T: DeserializeOwned> Collection<T> {
 
     /// What is there now, not what some cache had: no version is named.
     async fn pages(&self) -> Result<(Vec<T>, String), CallError> {
-        let Selection {
-            path, only, page, ..
-        } = &self.selection;
+        let Selection { path, only, .. } = &self.selection;
+        let page = self.page;
         let (mut all, mut rest) = (Vec::new(), String::new());
         loop {
             let path = format!("{path}?{only}limit={page}{rest}");

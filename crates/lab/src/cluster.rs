@@ -129,6 +129,14 @@ impl Cluster {
         self.api.put(object)
     }
 
+    /// Makes an object exactly as it is written, `null` included.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn create(&self, object: &Value) -> Result<Value> {
+        self.api.create(object)
+    }
+
     /// Removes an object, at once. One that is not there is none to remove.
     ///
     /// # Errors

@@ -176,6 +176,40 @@ fn slice(endpoint: Value) -> Value {
     })
 }
 
+/// What is written as nothing, or in words that nobody knows, is no permission.
+pub(crate) async fn half_written(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let to = at(mesh.pod(WEB));
+    call(mesh.pod(CART), to).await?;
+    for rule in [
+        json!({"from": null}),
+        json!({"from": [{"source": null}]}),
+        json!({"from": [{"source": {"namespaces": ["shop"], "notYetKnown": ["x"]}}]}),
+        json!({"when": null}),
+    ] {
+        let policy = json!({
+            "apiVersion": "security.istio.io/v1",
+            "kind": "AuthorizationPolicy",
+            "metadata": {"name": "half", "namespace": "shop"},
+            "spec": {"action": "ALLOW", "rules": [rule]},
+        });
+        // That the API server takes none of it is as good.
+        if let Err(error) = mesh.cluster().create(&policy) {
+            ensure!(format!("{error:#}").contains("422"), "{error:#}");
+            continue;
+        }
+        let refused = call_until_refused(mesh.pod(CART), to).await;
+        refused.with_context(|| rule.to_string())?;
+        mesh.cluster().delete(&policy)?;
+        call_until_reached(mesh.pod(CART), to).await?;
+    }
+    Ok(())
+}
+
 /// Of two replicas one writes. When it is killed the other one does, and nobody else notices.
 pub(crate) async fn replicas(sandbox: Sandbox) -> Result<()> {
     let Some(mut mesh) = start(&sandbox).await? else {

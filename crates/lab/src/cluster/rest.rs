@@ -47,6 +47,12 @@ impl Rest {
         self.apply(&format!("{path}/status"), &only)
     }
 
+    pub(super) fn create(&self, object: &Value) -> Result<Value> {
+        let path = self.path(object)?;
+        let (folder, _) = path.rsplit_once('/').context("no folder")?;
+        self.call(Method::POST, folder, JSON, &object.to_string())
+    }
+
     fn apply(&self, path: &str, object: &Value) -> Result<Value> {
         let path = format!("{path}?fieldManager=lab&force=true");
         self.call(Method::PATCH, &path, APPLY, &object.to_string())
