@@ -6,23 +6,27 @@
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::value::RawValue;
 use tracing::warn;
-use tulle_manifest::{AuthorizationPolicy, Metadata, PeerAuthentication, PolicySelector};
+use tulle_manifest::{
+    AuthorizationPolicy, Metadata, PeerAuthentication, PolicySelector, TargetRef,
+};
 
 /// A kind whose objects stand for refusal where they cannot be understood.
 pub(super) trait Restriction: for<'de> Deserialize<'de> {
     /// One that refuses everything that it is about.
-    fn refusal(metadata: Metadata, selector: PolicySelector) -> Self;
+    fn refusal(metadata: Metadata, about: AboutSpec) -> Self;
 }
 
 impl Restriction for AuthorizationPolicy {
-    fn refusal(metadata: Metadata, selector: PolicySelector) -> Self {
-        Self::refusal(metadata, selector)
+    fn refusal(metadata: Metadata, about: AboutSpec) -> Self {
+        let mut targets = about.target_refs;
+        targets.extend(about.target_ref);
+        Self::refusal(metadata, about.selector, targets)
     }
 }
 
 impl Restriction for PeerAuthentication {
-    fn refusal(metadata: Metadata, selector: PolicySelector) -> Self {
-        Self::strict(metadata, selector)
+    fn refusal(metadata: Metadata, about: AboutSpec) -> Self {
+        Self::strict(metadata, about.selector)
     }
 }
 
@@ -37,9 +41,9 @@ impl<'de, T: Restriction> Deserialize<'de> for Readable<T> {
             let Named { metadata } = serde_json::from_str(text).map_err(D::Error::custom)?;
             let key = metadata.key();
             warn!(%key, %error, "policy cannot be understood, and refuses everything that it is about");
-            // Without a selector that can be read it is about the whole namespace.
-            let selector = serde_json::from_str(text).map(|about: About| about.spec.selector);
-            Ok(Self(T::refusal(metadata, selector.unwrap_or_default())))
+            // If that cannot be read either, it is about the whole namespace.
+            let about = serde_json::from_str(text).map(|about: About| about.spec);
+            Ok(Self(T::refusal(metadata, about.unwrap_or_default())))
         })
     }
 }
@@ -54,9 +58,13 @@ struct About {
     spec: AboutSpec,
 }
 
-#[derive(Deserialize)]
-struct AboutSpec {
+/// What a policy is about.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct AboutSpec {
     selector: PolicySelector,
+    target_ref: Option<TargetRef>,
+    target_refs: Vec<TargetRef>,
 }
 
 #[cfg(test)]
@@ -82,7 +90,17 @@ mod tests {
         assert_eq!(new.spec.rules.len(), 1);
         let labels = &new.spec.selector.match_labels;
         assert_eq!(labels.get("app").map(String::as_str), Some("web"));
+        let target = r#"{"kind": "Gateway", "name": "w"}"#;
+        let new = read(&format!(
+            r#"{{"action": "PERHAPS", "targetRefs": [{target}]}}"#
+        ));
+        assert_eq!(new.spec.target_refs[0].name, "w");
+        let new = read(&format!(
+            r#"{{"action": "PERHAPS", "targetRef": {target}}}"#
+        ));
+        assert_eq!(new.spec.target_refs[0].kind, "Gateway");
         let new = read(r#"{"action": "PERHAPS", "selector": 7}"#);
+        assert_eq!(new.spec.target_refs, []);
         assert_eq!(new.metadata.name, "a");
         assert_eq!(new.spec.selector, PolicySelector::default());
         assert!(serde_json::from_str::<Readable<AuthorizationPolicy>>("{}").is_err());

@@ -23,10 +23,11 @@ pub struct AuthorizationPolicy {
 }
 
 impl AuthorizationPolicy {
-    /// A policy that refuses everything to what it selects.
-    pub fn refusal(metadata: Metadata, selector: PolicySelector) -> Self {
+    /// A policy that refuses everything to what it selects, or has as targets.
+    pub fn refusal(metadata: Metadata, selector: PolicySelector, targets: Vec<TargetRef>) -> Self {
         let spec = AuthorizationSpec {
             selector,
+            target_refs: targets,
             action: PolicyAction::Deny,
             rules: vec![PolicyRule::default()],
             ..AuthorizationSpec::default()
