@@ -53,7 +53,7 @@ pub async fn keep(
             client,
             roots,
             outage: Outage::of("roots of trust in namespaces"),
-            refused: BTreeMap::new(),
+            tries: BTreeMap::new(),
         };
         loop {
             changed.mark_unchanged();
@@ -123,20 +123,42 @@ struct Writer<'a> {
     client: &'a Client,
     roots: &'a str,
     outage: Outage,
-    /// Where it was written or refused: how often in a row, and when to try again at the earliest.
-    refused: BTreeMap<String, (u32, Instant)>,
+    /// Where it was written, or refused, not long ago.
+    tries: BTreeMap<String, Try>,
+}
+
+/// What was tried in a namespace.
+#[derive(Clone, Copy)]
+struct Try {
+    /// How often in a row.
+    times: u32,
+    /// Not to be tried again before.
+    again: Instant,
+}
+
+impl Try {
+    fn after(last: Option<Self>) -> Self {
+        let times = last.map_or(0, |last| last.times);
+        Self {
+            times: times.saturating_add(1),
+            again: Instant::now() + delay(FIRST, LAST, times),
+        }
+    }
+
+    /// When it is over, if nothing was wrong again by then.
+    fn calm(&self) -> Instant {
+        self.again + delay(FIRST, LAST, self.times) * 4
+    }
 }
 
 impl Writer<'_> {
     /// Writes where it is wrong. Returns when to look again.
     async fn write(&mut self, namespaces: &BTreeSet<String>, there: &There) -> Instant {
-        self.refused.retain(|name, _| namespaces.contains(name));
+        self.tries.retain(|name, _| namespaces.contains(name));
         for namespace in namespaces {
-            let tried = self.refused.get(namespace).copied();
-            if there.is_right(namespace, self.roots) {
-                continue;
-            }
-            if tried.is_some_and(|(_, again)| Instant::now() < again) {
+            let tried = self.tries.get(namespace).copied();
+            let is_early = tried.is_some_and(|tried| Instant::now() < tried.again);
+            if there.is_right(namespace, self.roots) || is_early {
                 continue;
             }
             // What is seen from now on is newer.
@@ -145,11 +167,6 @@ impl Writer<'_> {
                 Ok(()) => {
                     self.outage.over();
                     debug!(namespace, "roots of trust written");
-                    // Whoever replaces it again and again is another control plane: there is no sense in a race.
-                    let failures = tried.map_or(0, |(failures, _)| failures);
-                    let again = Instant::now() + delay(FIRST, LAST, failures);
-                    let again = (failures.saturating_add(1), again);
-                    self.refused.insert(namespace.clone(), again);
                 }
                 Err(error) if error.is_outage() => {
                     there.gone(namespace);
@@ -158,27 +175,23 @@ impl Writer<'_> {
                 }
                 Err(error) => {
                     there.gone(namespace);
-                    let failures = tried.map_or(0, |(failures, _)| failures);
                     // One that is being deleted refuses, and is gone soon.
-                    match failures == 0 && error.code() != Some(StatusCode::FORBIDDEN) {
+                    match tried.is_none() && error.code() != Some(StatusCode::FORBIDDEN) {
                         true => warn!(namespace, %error, "roots of trust cannot be written"),
                         false => info!(namespace, %error, "roots of trust cannot be written"),
                     }
-                    let again = Instant::now() + delay(FIRST, LAST, failures);
-                    let again = (failures.saturating_add(1), again);
-                    self.refused.insert(namespace.clone(), again);
                 }
             }
+            // Also where it was written: whoever replaces it again and again is another control plane, and not to be raced.
+            self.tries.insert(namespace.clone(), Try::after(tried));
         }
         let now = Instant::now();
-        let calm = |failures: u32| delay(FIRST, LAST, failures) * 4;
-        self.refused.retain(|name, (failures, again)| {
-            !there.is_right(name, self.roots) || now < *again + calm(*failures)
-        });
-        let wrong = |name: &&String| !there.is_right(name, self.roots);
-        let waiting = self.refused.iter().filter(|(name, _)| wrong(name));
-        let next = waiting.map(|(_, (_, again))| *again).min();
-        next.unwrap_or_else(|| Instant::now() + IDLE)
+        let is_right = |name: &str| there.is_right(name, self.roots);
+        self.tries
+            .retain(|name, tried| !is_right(name) || now < tried.calm());
+        let wrong = self.tries.iter().filter(|(name, _)| !is_right(name));
+        let next = wrong.map(|(_, tried)| tried.again).min();
+        next.unwrap_or(now + IDLE)
     }
 
     async fn apply(&self, namespace: &str) -> Result<(), tulle_kubernetes::CallError> {
