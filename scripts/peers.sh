@@ -3,7 +3,7 @@
 #
 #   scripts/peers.sh build    a C compiler and make: the cryptography and the allocator contain C
 #   scripts/peers.sh test     what `make test` needs
-#   scripts/peers.sh runtime  container runtimes; without them two tests say that they are skipped
+#   scripts/peers.sh runtime  container runtimes; without them three tests say that they are skipped
 #   scripts/peers.sh kubernetes  a Kubernetes API server and etcd, built from their Go modules unless KUBEBUILDER_ASSETS names
 #                             a folder with both; without them tests that need a cluster say that they are skipped
 #   scripts/peers.sh bench    what `make bench` needs besides: web server and load generators
@@ -133,6 +133,18 @@ build_crio() {
     }
 }
 
+# The runtime's side of NRI, which the packaged containerd is too old for.
+build_nri() {
+    local target go
+    target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/peers
+    go=$(recent_go "$target")
+    cd "$(dirname "$0")/../tests/nri"
+    CGO_ENABLED=0 GOTOOLCHAIN=local "$go" build -tags nri_no_wasm -o "$target/nri" . || {
+        echo "peers: cannot build tests/nri, which takes Go modules" >&2
+        return 1
+    }
+}
+
 # Both are built from the versions that tests/kubernetes/go.mod names: about five minutes of two cores, once.
 build_kubernetes() {
     local target source version go
@@ -183,7 +195,7 @@ main() {
     programs=$(wanted "${1-}")
     provide "$1" "$programs"
     case $1 in
-    runtime) build_crio ;;
+    runtime) (build_crio) && build_nri ;;
     kubernetes) build_kubernetes ;;
     esac
 }

@@ -36,9 +36,10 @@ impl Probes {
         }
     }
 
-    /// These addresses are a pod's, whoever had them before. To be followed by a write.
+    /// These addresses are a pod's, whoever had them before, and no others. To be followed by a write.
     pub(super) fn note(&self, uid: &str, ips: &[IpAddr]) {
         let mut owners = self.owners.lock();
+        owners.retain(|_, owner| owner != uid);
         owners.extend(ips.iter().map(|ip| (*ip, uid.to_owned())));
     }
 

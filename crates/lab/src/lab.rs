@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,10 +14,12 @@ use tulle_net::Netns;
 use crate::{
     address::Families,
     capture::Capture,
+    link::Links,
     node::Node,
     pod::{Pod, PodSpec},
+    primary::give,
     process::{Process, Program},
-    runtime::Runtime,
+    runtime::{INTERFACE, Runtime},
     sandbox::Sandbox,
     service::{self, Service, ServiceSpec},
 };
@@ -170,6 +173,19 @@ impl Lab {
         publish(pod.netns(), &pod.netns_name())?;
         self.pods.insert(name.clone(), pod);
         Ok(self.pod(&name))
+    }
+
+    /// Gives a running pod a further address.
+    pub(crate) async fn readdress(&self, name: &str, address: IpAddr) -> Result<()> {
+        let pod = self.pod(name);
+        let node = self.node(pod.node());
+        let mut sources = node.addresses().into_iter();
+        let source = sources.find(|source| source.is_ipv4() == address.is_ipv4());
+        let source = source.with_context(|| format!("{} has no such address", node.name()))?;
+        let (outside, inside) = (Links::open(node.netns())?, Links::open(pod.netns())?);
+        let node_end = outside.index(pod.node_link()).await?;
+        let pod_end = inside.index(INTERFACE).await?;
+        give(&outside, node_end, &inside, pod_end, address, source).await
     }
 
     /// The UID that a pod's object has.

@@ -2,11 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 use crate::{
     agent::NodeAgent,
@@ -308,6 +310,15 @@ impl Mesh {
         Ok(())
     }
 
+    /// Takes the network of a pod away that has been removed, once more: the kubelet repeats itself where it missed an answer.
+    ///
+    /// # Errors
+    /// What a plugin says.
+    pub async fn remove_again(&self, pod: &Pod) -> Result<()> {
+        let runtime = self.lab.runtime_of(pod.node())?;
+        runtime.del(self.lab.node(pod.node()), pod).await
+    }
+
     /// Adds a service.
     ///
     /// # Errors
@@ -377,6 +388,21 @@ impl Mesh {
         let pod = self.lab.pod(name);
         let id = ObjectId::new("Pod", pod.namespace(), pod.name());
         self.manifests.mark(&id, "labels", label, value)
+    }
+
+    /// Gives a running pod a further address, and then its object. Nothing is waited for.
+    ///
+    /// # Errors
+    /// When the pod has no network, or its node none of that family.
+    pub async fn readdress_pod(&mut self, name: &str, address: IpAddr) -> Result<()> {
+        self.lab.readdress(name, address).await?;
+        let pod = self.lab.pod(name);
+        let mut object = object::pod(pod);
+        let ips = object.pointer_mut("/status/podIPs");
+        let ips = ips.and_then(Value::as_array_mut);
+        ips.context("a pod has addresses")?
+            .push(json!({"ip": address}));
+        self.manifests.put(object).map(drop)
     }
 
     /// Sets or removes an annotation of a pod. Nothing is waited for.

@@ -89,18 +89,30 @@ async fn join(
     inside.up(pod_end).await?;
     for (address, source) in addresses.iter().map(IpNet::addr).zip(sources) {
         let gateway = gateway(address);
-        inside.address(pod_end, address).await?;
+        give(node, node_end, &inside, pod_end, address, *source).await?;
         inside.route(default_route(pod_end, gateway)).await?;
         node.address(node_end, gateway).await?;
-        let to_pod = Route {
-            to: address.into(),
-            index: node_end,
-            via: None,
-            source: Some(*source),
-        };
-        node.route(to_pod).await?;
     }
     Ok(())
+}
+
+/// Gives a pod an address, and its node the route to it, over the cable between these two ends.
+pub(crate) async fn give(
+    node: &Links,
+    node_end: u32,
+    pod: &Links,
+    pod_end: u32,
+    address: IpAddr,
+    source: IpAddr,
+) -> Result<()> {
+    pod.address(pod_end, address).await?;
+    let to_pod = Route {
+        to: address.into(),
+        index: node_end,
+        via: None,
+        source: Some(source),
+    };
+    node.route(to_pod).await
 }
 
 fn result(netns: &str, link: &str, interface: &str, addresses: &[IpNet]) -> Value {

@@ -333,4 +333,4 @@ fn text(path: &Path) -> String {
 }
 
 const NETWORK: &str = "lab";
-const INTERFACE: &str = "eth0";
+pub(crate) const INTERFACE: &str = "eth0";

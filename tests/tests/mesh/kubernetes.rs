@@ -64,6 +64,67 @@ pub(crate) async fn followed(sandbox: Sandbox) -> Result<()> {
     call_until_reached(mesh.pod(VISITOR), to).await
 }
 
+/// A pod that cannot be in the mesh says why, where people look for it: among its events.
+pub(crate) async fn told(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    let on_the_node = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "agent", "namespace": "shop"},
+        "spec": {
+            "nodeName": "node1",
+            "hostNetwork": true,
+            "containers": [{"name": "app", "image": "none"}],
+        },
+    });
+    let made = mesh.cluster().put(&on_the_node)?;
+    let uid = made.pointer("/metadata/uid").context("no UID")?.clone();
+    let events = "/apis/events.k8s.io/v1/namespaces/shop/events";
+    let told = async || {
+        let events = mesh.cluster().get(events).ok()?;
+        let mut events = events.get("items")?.as_array()?.iter();
+        let is_it = |event: &&Value| event.pointer("/regarding/uid") == Some(&uid);
+        events.find(is_it).cloned()
+    };
+    let event = wait_for("an event", SOON, told).await?;
+    let note = event.get("note").and_then(Value::as_str);
+    ensure!(note == Some("not capturable: hostNetwork"), "{event}");
+    ensure!(event.get("type").is_some_and(|kind| kind == "Warning"));
+    Ok(())
+}
+
+/// A pod starts in the mesh although its node's agent has not been told of it: it is asked for.
+pub(crate) async fn asked_for(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    // The agents may get single objects only, and are told of no others.
+    mesh.cluster().put(&json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "tulle-node"},
+        "rules": [
+            {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get"]},
+            {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
+        ],
+    }))?;
+    mesh.cluster().server().await.restart().await?;
+    mesh.cluster().wait_ready().await?;
+    mesh.start_pod(PodSpec::new("shop/late", "node1")).await?;
+    mesh.check_pod("shop/late").await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    call(mesh.pod("shop/late"), at(mesh.pod(WEB))).await?;
+    let identity = "spiffe://cluster.local/ns/shop/sa/late";
+    let proven = |line: &Access| line.is("src.identity", identity);
+    let server = mesh.ztunnel("node2");
+    server.wait_for_access("an identity", SOON, proven).await?;
+    Ok(())
+}
+
 /// An API server that goes and comes back, or a control plane, changes nothing of what is known, and loses nothing.
 pub(crate) async fn interrupted(sandbox: Sandbox) -> Result<()> {
     let Some(mut mesh) = start(&sandbox).await? else {

@@ -52,6 +52,8 @@ fn main() -> ExitCode {
         case!(added::of_other_users),
         case!(added::killed_at_each_step),
         case!(kubernetes::followed).limit(Duration::from_secs(120)),
+        case!(kubernetes::told).limit(Duration::from_secs(120)),
+        case!(kubernetes::asked_for).limit(Duration::from_secs(120)),
         case!(kubernetes::kinds_come_and_go).limit(Duration::from_secs(120)),
         case!(kubernetes::listed_endpoints).limit(Duration::from_secs(120)),
         case!(kubernetes::half_written).limit(Duration::from_secs(120)),

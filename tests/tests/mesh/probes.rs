@@ -16,8 +16,8 @@ use tulle_net::connect::{ConnectOptions, connect};
 
 use crate::{
     paths::STRICT,
-    traffic::{call_from, call_until_refused, eventually, soon},
-    world::{self, LEGACY, PORT, VISITOR, WEB},
+    traffic::{Echo, call, call_from, call_until_refused, eventually, soon},
+    world::{self, CART, LEGACY, PORT, VISITOR, WEB},
 };
 
 /// Under strict policy nobody reaches a pod in the clear but processes of its own node, by an address that says so.
@@ -32,6 +32,15 @@ pub(crate) async fn by_address(sandbox: Sandbox) -> Result<()> {
             ensure!(is_probe == (server == WEB), "{server} saw {seen}");
         }
     }
+
+    // An address that a pod is given while it runs.
+    let further = "10.244.2.77".parse()?;
+    mesh.readdress_pod(WEB, further).await?;
+    eventually("probes reach it there", async || {
+        let seen = probe(&mesh, WEB, further).await;
+        seen.is_ok_and(|seen| seen.starts_with("169.254"))
+    })
+    .await?;
 
     // An address that is another pod's at once is what that pod is.
     let address = mesh.pod(WEB).ip();
@@ -49,7 +58,19 @@ pub(crate) async fn by_address(sandbox: Sandbox) -> Result<()> {
     );
     let seen = probe(&mesh, "shop/successor", address).await?;
     ensure!(seen.starts_with("169.254"), "shop/successor saw {seen}");
-    Ok(())
+
+    // What is told of one that is gone comes late, and does nothing to the one that has its address.
+    let gone = mesh.pod("shop/successor").clone();
+    mesh.remove_pod("shop/successor").await?;
+    mesh.add_pod(PodSpec::new("shop/last", "node2")).await?;
+    ensure!(mesh.pod("shop/last").ip() == address, "another address");
+    mesh.remove_again(&gone).await?;
+    let seen = probe(&mesh, "shop/last", address).await?;
+    ensure!(seen.starts_with("169.254"), "shop/last saw {seen}");
+    mesh.check_pod("shop/last").await?;
+    call_until_refused(mesh.pod(VISITOR), (address, PORT).into()).await?;
+    let _echo = Echo::start(mesh.pod("shop/last"))?;
+    call(mesh.pod(CART), (address, PORT).into()).await
 }
 
 /// Connects from the pod's node, and returns the address that the app sees.
@@ -64,9 +85,8 @@ async fn probe(mesh: &Mesh, server: &str, ip: IpAddr) -> Result<String> {
         anyhow::Ok(peer.ip().to_canonical().to_string())
     };
     let called = call_from(node.netns(), node.name(), (ip, PORT).into());
-    let (seen, called) = soon("a probe", async { tokio::join!(echo, called) }).await?;
-    called?;
-    seen
+    let probed = soon("a probe", async { tokio::try_join!(echo, called) }).await?;
+    probed.map(|(seen, _)| seen)
 }
 
 /// The kubelet's probes by HTTP and by gRPC, in both families; from another node they would be refused.

@@ -1,18 +1,13 @@
 //! The network library of CRI-O, in a program of `tests/crio` that does as CRI-O does.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::{fs, net::SocketAddr, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
 };
-use tulle_lab::{Binaries, sandbox::Sandbox, wait_for};
+use tulle_lab::{sandbox::Sandbox, wait_for};
 use tulle_net::{
     Netns,
     listen::{ListenOptions, listen},
@@ -21,12 +16,12 @@ use tulle_net::{
 use crate::{
     SOON, find,
     node::{Node, is_redirected},
-    uid,
+    peer, uid,
 };
 
 /// Configuration is seen without a restart, whoever writes it; pods start in the mesh or not at all, and end.
 pub(crate) async fn pods_enter(sandbox: Sandbox) -> Result<()> {
-    let program = program()?;
+    let program = peer("crio")?;
     if sandbox.is_rootless() || !program.is_file() || find("ptp").is_none() {
         println!("skipped: it takes root, ptp and the program of tests/crio");
         return Ok(());
@@ -104,13 +99,6 @@ pub(crate) async fn pods_enter(sandbox: Sandbox) -> Result<()> {
         "{refused:#}"
     );
     Ok(())
-}
-
-/// Where `scripts/peers.sh` puts it.
-fn program() -> Result<PathBuf> {
-    let binaries = Binaries::find()?;
-    let target = binaries.folder().parent().context("no target directory")?;
-    Ok(target.join("peers/crio"))
 }
 
 /// A pod's sandbox.

@@ -3,6 +3,7 @@
 //! ```text
 //! test ──CRI──▶ containerd ──exec──▶ ptp, portmap, tulle-cni ──▶ tulle-node ◀──ZDS── test, which says yes to every pod
 //! test ──────▶ CRI-O's library ──exec──▶ the same
+//! test ──────▶ NRI's library ◀──NRI── tulle-node
 //! ```
 //!
 //! They take root, and what `scripts/peers.sh runtime` provides; without, a test says that it was skipped.
@@ -10,12 +11,13 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{ExitCode, Stdio},
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
-use tokio::process::Command;
+use anyhow::{Context, Result, ensure};
+use tokio::{io::AsyncWriteExt, process::Command};
+use tulle_lab::Binaries;
 use tulle_tests::{case, harness};
 
 mod cgroups;
@@ -23,16 +25,32 @@ mod containerd;
 mod cri;
 mod crio;
 mod node;
+mod nri;
 
 fn main() -> ExitCode {
     harness::main(&[
         case!(containerd::pods_enter).limit(Duration::from_secs(120)),
         case!(crio::pods_enter).limit(Duration::from_secs(120)),
+        case!(nri::pods_are_found).limit(Duration::from_secs(120)),
     ])
 }
 
-async fn run(mut command: Command) -> Result<String> {
-    let output = command.kill_on_drop(true).output().await?;
+async fn run(command: Command) -> Result<String> {
+    run_with(command, "").await
+}
+
+/// Runs a command to its end, and returns what it printed.
+async fn run_with(mut command: Command, input: &str) -> Result<String> {
+    let mut process = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut stdin) = process.stdin.take() {
+        stdin.write_all(input.as_bytes()).await?;
+    }
+    let output = process.wait_with_output().await?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {text}{errors}");
@@ -45,6 +63,13 @@ fn find(program: &str) -> Option<PathBuf> {
     let folders = env::split_paths(&path).chain(["/usr/sbin".into(), PLUGINS.into()]);
     let mut all = folders.map(|folder: PathBuf| folder.join(program));
     all.find(|path: &PathBuf| Path::is_file(path))
+}
+
+/// A program of ours, where `scripts/peers.sh` puts it.
+fn peer(name: &str) -> Result<PathBuf> {
+    let binaries = Binaries::find()?;
+    let target = binaries.folder().parent().context("no target directory")?;
+    Ok(target.join("peers").join(name))
 }
 
 fn uid(number: u32) -> String {

@@ -2,8 +2,9 @@
 
 use std::{fs, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
+use serde_json::Value;
 use tokio::task::JoinHandle;
 use tulle_lab::{Binaries, Process, Program, sandbox::Sandbox, wait_for};
 use tulle_net::{
@@ -51,13 +52,34 @@ impl Node {
 
     /// Writes the network's configuration as whoever provides the network does, without our plugin.
     pub(crate) fn configure_network(&self) -> Result<()> {
-        let text = NETWORK.replace("<node>", &self.folder.display().to_string());
+        let text = self.network();
         let unready = self.folder.join("net.d/.unready");
         fs::write(&unready, text)?;
         Ok(fs::rename(
             unready,
             self.folder.join("net.d/10-pods.conflist"),
         )?)
+    }
+
+    fn network(&self) -> String {
+        NETWORK.replace("<node>", &self.folder.display().to_string())
+    }
+
+    /// What the network's first plugin is given, if it is executed alone.
+    pub(crate) fn primary(&self) -> Result<String> {
+        let network: Value = serde_json::from_str(&self.network())?;
+        let primary = network.pointer("/plugins/0").and_then(Value::as_object);
+        let mut primary = primary.context("no plugin")?.clone();
+        for key in ["cniVersion", "name"] {
+            let value = network.get(key).context("it has no such key")?;
+            primary.insert(key.to_owned(), value.clone());
+        }
+        Ok(Value::from(primary).to_string())
+    }
+
+    /// Where the agent looks for a runtime with NRI. There is none, unless a test starts one.
+    pub(crate) fn nri_socket(&self) -> String {
+        self.folder.join("nri.sock").display().to_string()
     }
 
     /// Starts the agent, which installs the plugin.
@@ -75,7 +97,7 @@ impl Node {
             .env("TULLE_NODE_CNI_PLUGIN", plugin)
             .env("TULLE_NODE_CNI_BIN_DIR", text("bin"))
             .env("TULLE_NODE_CNI_CONF_DIR", text("net.d"))
-            .env("TULLE_NODE_NRI_SOCKET", "");
+            .env("TULLE_NODE_NRI_SOCKET", self.nri_socket());
         Process::spawn(&self.netns, &self.logs, program)
     }
 

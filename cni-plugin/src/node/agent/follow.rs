@@ -93,7 +93,10 @@ impl Agent {
         let told = self.statuses.borrow().get(uid).is_some_and(|status| {
             status.redirection == Some(Redirection::Enabled) && status.problem.is_none()
         });
-        told && sandbox.stage == Stage::Enrolled(self.redirect(options))
+        let addressed = self
+            .known_in(uid, &sandbox)
+            .is_none_or(|known| known.ips.iter().all(|ip| sandbox.ips.contains(ip)));
+        told && addressed && sandbox.stage == Stage::Enrolled(self.redirect(options))
     }
 
     /// Brings one pod in line with its labels. Returns what they asked for, and how far it has come.
@@ -134,6 +137,7 @@ impl Agent {
             }
             (Decision::Enroll(options), Stage::Enrolled(_)) => {
                 self.change(known, sandbox, options).await?;
+                self.readdress(known, sandbox).await?;
                 self.tell(&known.uid, sandbox, Some(Redirection::Enabled), None);
             }
             (Decision::Stay(reason), Stage::Enrolled(_)) => {

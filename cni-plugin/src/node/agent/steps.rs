@@ -5,12 +5,12 @@
 //! out:  tell, write down, redirect nothing new, ztunnel takes nothing new … last connection ends … redirect nothing
 //! ```
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use tokio::time::sleep;
 use tracing::{info, warn};
 use tulle_net::{
-    Netns,
+    Netns, addresses,
     redirect::{self, Drift},
 };
 use tulle_zds::AddError;
@@ -159,6 +159,37 @@ impl Agent {
         info!(key, "pod is redirected as its annotations ask now");
         self.metrics.event("changed");
         sandbox.stage = Stage::Enrolled(config);
+        Ok(())
+    }
+
+    /// Lets probes reach the addresses that an enrolled pod was given later, and forgets those that it no longer has. Its object
+    /// names them; the namespace has to hold them.
+    pub(super) async fn readdress(
+        &self,
+        known: &KnownPod,
+        sandbox: &mut Sandbox,
+    ) -> Result<(), AgentError> {
+        if known.ips.iter().all(|ip| sandbox.ips.contains(ip)) {
+            return Ok(());
+        }
+        let netns = self.reopen(sandbox)?;
+        let held = blocking(move || addresses(&netns)).await?;
+        let held = held.map_err(|source| AgentError::Namespace {
+            path: sandbox.netns.clone(),
+            source,
+        })?;
+        let mut ips: Vec<IpAddr> = sandbox.ips.iter().chain(&known.ips).copied().collect();
+        ips.retain(|ip| held.contains(ip));
+        ips.sort_unstable();
+        ips.dedup();
+        if ips.iter().all(|ip| sandbox.ips.contains(ip)) {
+            return Ok(());
+        }
+        let key = sandbox.key.as_ref().map(ToString::to_string);
+        info!(key, ?ips, "pod has other addresses");
+        sandbox.ips = ips;
+        self.save(known, sandbox, SavedStage::Enrolled)?;
+        self.probes.allow(&known.uid, &sandbox.ips).await;
         Ok(())
     }
 
