@@ -72,10 +72,11 @@ impl Debug {
     fn policies(&self) -> Response {
         let reports = self.index.read().reports().clone();
         let policies: Vec<_> = reports.policies().collect();
-        let pods = reports
-            .pods()
-            .map(|(pod, reason)| json!({"pod": pod.to_string(), "reason": reason.to_string()}));
-        json_response(&json!({"policies": policies, "podsLeftOut": pods.collect::<Vec<_>>()}))
+        let left_out = reports
+            .all_left_out()
+            .map(|(id, reason)| json!({"object": id.to_string(), "reason": reason.to_string()}));
+        let left_out: Vec<_> = left_out.collect();
+        json_response(&json!({"policies": policies, "leftOut": left_out}))
     }
 
     fn waypoints(&self) -> Response {

@@ -6,6 +6,8 @@
 //! Pod                 -> its workload
 //! Service             -> its service; workloads that it selects, or did; those of its slices
 //! EndpointSlice       -> its workloads, and those that it had; pods that it lists, or did
+//! ServiceEntry        -> services of its hosts, and of others that have them too; its workloads; what it selects, or did
+//! WorkloadEntry       -> its workload
 //! Gateway, its class  -> services and workloads that ask for it
 //! AuthorizationPolicy -> its policy; workloads that it selects, or did
 //! PeerAuthentication  -> its derived policy; the static policy; workloads that it selects, or did
@@ -19,7 +21,7 @@ use std::{
     sync::Arc,
 };
 
-use tulle_model::{Authorization, GatewayAddress, PolicyKey, Workload};
+use tulle_model::{Authorization, GatewayAddress, PolicyKey, ServiceKey, Workload};
 use tulle_xds::{Address, store::Transaction};
 
 use crate::{
@@ -36,6 +38,7 @@ use tulle_manifest::{
 };
 
 mod dirty;
+mod entries;
 mod reports;
 
 use dirty::Dirty;
@@ -115,6 +118,9 @@ impl Index {
         for key in &dirty.services {
             transaction.addresses.push(self.service(key, &network));
         }
+        let hosts = dirty.hosts.iter();
+        let hosts = hosts.filter_map(|key| self.host(key, &network));
+        transaction.addresses.extend(hosts);
         for key in &dirty.pods {
             transaction.addresses.push(self.workload(key, &network));
         }
@@ -123,6 +129,12 @@ impl Index {
             dirty.endpoints.into_iter().map(|uid| (uid, None)).collect();
         for key in &dirty.slices {
             endpoints.extend(self.endpoints(key, &network));
+        }
+        for key in &dirty.service_entries {
+            endpoints.extend(self.listed(key, &network));
+        }
+        for key in &dirty.workload_entries {
+            transaction.addresses.push(self.machine(key, &network));
         }
         transaction.addresses.extend(endpoints);
         transaction
@@ -179,17 +191,15 @@ impl Index {
             key: key.clone(),
         };
         self.reports.waypoint(id, report);
-        let name = match &resource {
-            Some(resource) => resource.key.to_string(),
-            None => self.service_name(key),
-        };
-        (name, resource.map(Address::from))
-    }
-
-    fn service_name(&self, key: &ObjectKey) -> String {
-        let ObjectKey { namespace, name } = key;
-        let domain = &self.mesh.cluster_domain;
-        format!("{namespace}/{name}.{namespace}.svc.{domain}")
+        match resource {
+            Some(resource) => (resource.key.to_string(), Some(resource.into())),
+            // An entry may have that name.
+            None => {
+                let key = ServiceKey::new(key.namespace.clone(), service_host(&self.mesh, key));
+                let of_entry = self.host(&key, network);
+                of_entry.unwrap_or_else(|| (key.to_string(), None))
+            }
+        }
     }
 
     fn workload(&mut self, key: &ObjectKey, network: &str) -> (String, Option<Address>) {
@@ -205,9 +215,9 @@ impl Index {
             kind: Kind::Pod,
             key: key.clone(),
         };
-        self.reports.waypoint(id, binding.report);
-        let workload = self.reports.pod(key, workload);
-        (uid, workload.map(Address::from))
+        self.reports.waypoint(id.clone(), binding.report);
+        self.reports.left_out(&id, workload.as_ref().err().copied());
+        (uid, workload.ok().flatten().map(Address::from))
     }
 
     /// The workloads of a slice.
@@ -263,6 +273,10 @@ impl Index {
             network,
             node: self.objects.node(&pod.spec.node_name).map(Arc::as_ref),
             services: services.collect(),
+            entries: self
+                .selecting(namespace, labels)
+                .map(|entry| (entry, self.hosts_of(entry)))
+                .collect(),
             waypoint,
             policies: self.policies(namespace, labels),
         };
@@ -342,10 +356,7 @@ impl Index {
         in_namespace(self.objects.peer_authentications(), namespace)
             .map(|(_, policy)| policy.as_ref())
             .filter(|policy| among(policy))
-            .min_by_key(|policy| {
-                let created = policy.metadata.creation_timestamp;
-                (created.is_none(), created, policy.metadata.name.clone())
-            })
+            .min_by_key(|policy| age(&policy.metadata))
     }
 }
 
@@ -369,10 +380,23 @@ impl Gateways for Known<'_> {
     }
 }
 
+/// Orders objects: the oldest first, then those that say nothing about it, by name.
+fn age(metadata: &Metadata) -> impl Ord + use<> {
+    let created = metadata.creation_timestamp;
+    (created.is_none(), created, metadata.key())
+}
+
 /// Whether a PeerAuthentication is for selected workloads. In the root namespace none is.
 fn is_workload_level(mesh: &Mesh, policy: &PeerAuthentication) -> bool {
     !policy.spec.selector.match_labels.is_empty()
         && policy.metadata.namespace() != mesh.root_namespace
+}
+
+/// The name in DNS of a Service of Kubernetes.
+fn service_host(mesh: &Mesh, key: &ObjectKey) -> String {
+    let ObjectKey { namespace, name } = key;
+    let domain = &mesh.cluster_domain;
+    format!("{name}.{namespace}.svc.{domain}")
 }
 
 fn derived_name(key: &ObjectKey) -> String {

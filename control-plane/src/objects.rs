@@ -5,9 +5,10 @@ use std::{
     sync::Arc,
 };
 
+use crate::translate::entry_hosts;
 use tulle_manifest::{
     AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Namespace, Node, Object, ObjectId,
-    ObjectKey, PeerAuthentication, Pod, Service,
+    ObjectKey, PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
 };
 
 /// Objects by name. Clones are cheap enough to look at from another task: the objects are shared.
@@ -19,6 +20,9 @@ pub struct Objects {
     services: Table<Service>,
     endpoint_slices: Table<EndpointSlice>,
     slices_by_service: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    service_entries: Table<ServiceEntry>,
+    entries_by_host: BTreeMap<Arc<str>, BTreeSet<ObjectKey>>,
+    workload_entries: Table<WorkloadEntry>,
     gateways: Table<Gateway>,
     gateway_classes: BTreeMap<Arc<str>, Arc<GatewayClass>>,
     authorization_policies: Table<AuthorizationPolicy>,
@@ -60,6 +64,17 @@ impl Objects {
                 }
                 self.endpoint_slices.insert(key, object);
             }
+            Object::ServiceEntry(object) => {
+                self.remove_service_entry(&key);
+                for host in entry_hosts(&object) {
+                    let entries = self.entries_by_host.entry(host.into()).or_default();
+                    entries.insert(key.clone());
+                }
+                self.service_entries.insert(key, object);
+            }
+            Object::WorkloadEntry(object) => {
+                self.workload_entries.insert(key, object);
+            }
             Object::Gateway(object) => {
                 self.gateways.insert(key, object);
             }
@@ -86,6 +101,8 @@ impl Objects {
             Kind::Pod => self.remove_pod(&id.key),
             Kind::Service => drop(self.services.remove(&id.key)),
             Kind::EndpointSlice => self.remove_slice(&id.key),
+            Kind::ServiceEntry => self.remove_service_entry(&id.key),
+            Kind::WorkloadEntry => drop(self.workload_entries.remove(&id.key)),
             Kind::Gateway => drop(self.gateways.remove(&id.key)),
             Kind::GatewayClass => drop(self.gateway_classes.remove(&id.key.name)),
             Kind::AuthorizationPolicy => drop(self.authorization_policies.remove(&id.key)),
@@ -116,6 +133,20 @@ impl Objects {
             slices.remove(key);
             if slices.is_empty() {
                 self.slices_by_service.remove(&service);
+            }
+        }
+    }
+
+    fn remove_service_entry(&mut self, key: &ObjectKey) {
+        let Some(entry) = self.service_entries.remove(key) else {
+            return;
+        };
+        for host in entry_hosts(&entry) {
+            if let Some(entries) = self.entries_by_host.get_mut(host) {
+                entries.remove(key);
+                if entries.is_empty() {
+                    self.entries_by_host.remove(host);
+                }
             }
         }
     }
@@ -157,6 +188,25 @@ impl Objects {
     ) -> impl Iterator<Item = &Arc<EndpointSlice>> + use<'_> {
         let keys = self.slices_by_service.get(service).into_iter().flatten();
         keys.filter_map(|key| self.endpoint_slices.get(key))
+    }
+
+    /// All service entries.
+    pub fn service_entries(&self) -> &Table<ServiceEntry> {
+        &self.service_entries
+    }
+
+    /// The service entries that are for this host, in all namespaces.
+    pub fn entries_of(
+        &self,
+        host: &str,
+    ) -> impl Iterator<Item = (&ObjectKey, &Arc<ServiceEntry>)> + use<'_> {
+        let keys = self.entries_by_host.get(host).into_iter().flatten();
+        keys.filter_map(|key| self.service_entries.get_key_value(key))
+    }
+
+    /// All workload entries.
+    pub fn workload_entries(&self) -> &Table<WorkloadEntry> {
+        &self.workload_entries
     }
 
     /// All gateways.

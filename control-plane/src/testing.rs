@@ -25,6 +25,8 @@ macro_rules! parse_one {
 parse_one!(pod, Pod);
 parse_one!(service, Service);
 parse_one!(endpoint_slice, EndpointSlice);
+parse_one!(service_entry, ServiceEntry);
+parse_one!(workload_entry, WorkloadEntry);
 parse_one!(gateway, Gateway);
 parse_one!(gateway_class, GatewayClass);
 parse_one!(namespace, Namespace);
@@ -35,6 +37,7 @@ parse_one!(peer_authentication, PeerAuthentication);
 pub(crate) fn api_version(kind: &str) -> &'static str {
     match kind {
         "Gateway" | "GatewayClass" => "gateway.networking.k8s.io/v1",
+        "ServiceEntry" | "WorkloadEntry" => "networking.istio.io/v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
         "AuthorizationPolicy" | "PeerAuthentication" => "security.istio.io/v1",
         _ => "v1",

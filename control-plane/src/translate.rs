@@ -2,22 +2,29 @@
 
 mod authorization;
 mod endpoint_slice;
+mod machine;
 mod owner;
 mod peer_authentication;
 mod port;
 mod report;
 mod service;
+mod service_entry;
 mod waypoint;
 mod workload;
 
 pub use authorization::{authorization, is_sent};
 pub use endpoint_slice::{endpoint, endpoint_addresses, endpoint_uid};
+pub use machine::{Machine, MachineSurroundings, machine, machine_of, workload_entry_uid};
 pub use peer_authentication::{
     Enforcement, Modes, PortMap, WorkloadLevel, derived_policy, effective,
     peer_authentication_report, static_strict,
 };
 pub use report::{Finding, Outcome, PolicyReport};
 pub use service::{service, service_key};
+pub use service_entry::{
+    ListedEndpoint, endpoint_metadata, entry_endpoint_uid, entry_endpoints, entry_hosts, entry_key,
+    entry_mappings, entry_service, service_mappings,
+};
 pub use waypoint::{
     Binding, Gateways, Traffic, Unbound, WaypointReport, asked as asked_waypoint, binding,
 };

@@ -1,15 +1,18 @@
 //! What a change of an object may change.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::{is_workload_level, network_label, network_of};
+use tulle_model::ServiceKey;
+
+use super::{is_workload_level, network_label, network_of, service_host};
 use crate::{
     mesh::Mesh,
-    objects::{Objects, in_namespace},
+    objects::{Objects, Table, in_namespace},
     translate::{self, selects},
 };
 use tulle_manifest::{
     EndpointSlice, Kind, Labels, Metadata, Object, ObjectId, ObjectKey, PeerAuthentication,
+    ServiceEntry,
 };
 
 /// Objects whose resources have to be computed again.
@@ -18,7 +21,12 @@ pub(super) struct Dirty {
     pub(super) pods: BTreeSet<ObjectKey>,
     pub(super) services: BTreeSet<ObjectKey>,
     pub(super) slices: BTreeSet<ObjectKey>,
-    /// Names of workloads that may be of no slice any more.
+    /// Names of services that service entries may be for.
+    pub(super) hosts: BTreeSet<ServiceKey>,
+    /// Those whose endpoints have to be computed again.
+    pub(super) service_entries: BTreeSet<ObjectKey>,
+    pub(super) workload_entries: BTreeSet<ObjectKey>,
+    /// Names of workloads that may be of no slice or service entry any more.
     pub(super) endpoints: BTreeSet<String>,
     pub(super) authorization_policies: BTreeSet<ObjectKey>,
     pub(super) peer_authentications: BTreeSet<ObjectKey>,
@@ -31,6 +39,13 @@ impl Dirty {
             pods: objects.pods().keys().cloned().collect(),
             services: objects.services().keys().cloned().collect(),
             slices: objects.endpoint_slices().keys().cloned().collect(),
+            hosts: objects
+                .service_entries()
+                .values()
+                .flat_map(|entry| keys_of(entry))
+                .collect(),
+            service_entries: objects.service_entries().keys().cloned().collect(),
+            workload_entries: objects.workload_entries().keys().cloned().collect(),
             endpoints: BTreeSet::new(),
             authorization_policies: objects.authorization_policies().keys().cloned().collect(),
             peer_authentications: objects.peer_authentications().keys().cloned().collect(),
@@ -55,12 +70,19 @@ impl Dirty {
                     self.services.extend(objects.services().keys().cloned());
                     let slices = objects.endpoint_slices().keys();
                     self.slices.extend(slices.cloned());
+                    self.entries(objects.service_entries().iter());
+                    let machines = objects.workload_entries().keys();
+                    self.workload_entries.extend(machines.cloned());
                 } else {
                     let services = in_namespace(objects.services(), &key.name);
                     self.services.extend(services.map(|(key, _)| key.clone()));
                     // Its labels may bind them to a waypoint.
                     let pods = in_namespace(objects.pods(), &key.name);
                     self.pods.extend(pods.map(|(key, _)| key.clone()));
+                    self.entries(in_namespace(objects.service_entries(), &key.name));
+                    let machines = in_namespace(objects.workload_entries(), &key.name);
+                    let machines = machines.map(|(key, _)| key.clone());
+                    self.workload_entries.extend(machines);
                 }
             }
             Kind::Node => {
@@ -70,8 +92,12 @@ impl Dirty {
             Kind::Pod => {
                 self.pods.insert(key.clone());
             }
-            Kind::Service => self.service(objects, key, new),
+            Kind::Service => self.service(mesh, objects, key, new),
             Kind::EndpointSlice => self.slice(mesh, objects, key, new),
+            Kind::ServiceEntry => self.service_entry(mesh, objects, key, new),
+            Kind::WorkloadEntry => {
+                self.workload_entries.insert(key.clone());
+            }
             Kind::Gateway => self.bound(objects, |waypoint| waypoint == key),
             Kind::GatewayClass => {
                 let is_of_class = |waypoint: &ObjectKey| {
@@ -103,8 +129,65 @@ impl Dirty {
         }
     }
 
-    fn service(&mut self, objects: &Objects, key: &ObjectKey, new: Option<&Object>) {
+    fn service_entry(
+        &mut self,
+        mesh: &Mesh,
+        objects: &Objects,
+        key: &ObjectKey,
+        new: Option<&Object>,
+    ) {
+        let old = objects.service_entries().get(key).map(AsRef::as_ref);
+        let new = match new {
+            Some(Object::ServiceEntry(new)) => Some(new.as_ref()),
+            Some(_) | None => None,
+        };
+        self.service_entries.insert(key.clone());
+        for entry in [old, new].into_iter().flatten() {
+            self.endpoints_of(mesh, objects, entry);
+            self.hosts.extend(keys_of(entry));
+            for host in translate::entry_hosts(entry) {
+                self.rivals(mesh, objects, &key.namespace, host);
+            }
+        }
+    }
+
+    /// What has a host too may have it no longer, or again.
+    fn rivals(&mut self, mesh: &Mesh, objects: &Objects, namespace: &str, host: &str) {
+        for (key, entry) in objects.entries_of(host) {
+            self.hosts.insert(translate::entry_key(entry, host));
+            if *key.namespace == *namespace {
+                self.service_entries.insert(key.clone());
+                self.endpoints_of(mesh, objects, entry);
+            }
+        }
+    }
+
+    /// What an entry lists, or selects.
+    fn endpoints_of(&mut self, mesh: &Mesh, objects: &Objects, entry: &ServiceEntry) {
+        let listed = translate::entry_endpoints(entry).into_iter();
+        let uids = listed
+            .map(|endpoint| translate::entry_endpoint_uid(mesh, entry, &endpoint.spec.address));
+        self.endpoints.extend(uids);
+        if let Some(selector) = entry.selector() {
+            self.selected(objects, Some(entry.metadata.namespace()), selector);
+        }
+    }
+
+    /// All that is made of these entries.
+    fn entries<'a>(
+        &mut self,
+        entries: impl Iterator<Item = (&'a ObjectKey, &'a Arc<ServiceEntry>)>,
+    ) {
+        for (key, entry) in entries {
+            self.hosts.extend(keys_of(entry));
+            self.service_entries.insert(key.clone());
+        }
+    }
+
+    fn service(&mut self, mesh: &Mesh, objects: &Objects, key: &ObjectKey, new: Option<&Object>) {
         self.services.insert(key.clone());
+        let host = service_host(mesh, key);
+        self.rivals(mesh, objects, &key.namespace, &host);
         for slice in objects.slices_of(key) {
             self.slices.insert(slice.metadata.key());
             self.pods.extend(pods_of(slice));
@@ -133,6 +216,19 @@ impl Dirty {
         let services = objects.services().iter();
         let services = services.filter(|(_, service)| asks(&service.metadata));
         self.services.extend(services.map(|(key, _)| key.clone()));
+        let of_endpoints = |entry: &ServiceEntry| {
+            let mut endpoints = translate::entry_endpoints(entry).into_iter();
+            endpoints.any(|endpoint| {
+                let labels = &endpoint.spec.labels;
+                asks(&translate::endpoint_metadata(entry, labels))
+            })
+        };
+        let entries = objects.service_entries().iter();
+        self.entries(entries.filter(|(_, entry)| asks(&entry.metadata) || of_endpoints(entry)));
+        let machines = objects.workload_entries().iter();
+        let machines = machines.filter(|(_, entry)| asks(&entry.described()));
+        self.workload_entries
+            .extend(machines.map(|(key, _)| key.clone()));
     }
 
     fn authorization(
@@ -188,10 +284,17 @@ impl Dirty {
         let namespace = policy.metadata.namespace();
         let pods = &mut self.pods;
         let derived = &mut self.peer_authentications;
+        let (entries, machines) = (objects.service_entries(), objects.workload_entries());
         if namespace == mesh.root_namespace {
+            self.service_entries.extend(entries.keys().cloned());
+            self.workload_entries.extend(machines.keys().cloned());
             pods.extend(objects.pods().keys().cloned());
             derived.extend(objects.peer_authentications().keys().cloned());
         } else {
+            let keys = in_namespace(entries, namespace).map(|(key, _)| key.clone());
+            self.service_entries.extend(keys);
+            let keys = in_namespace(machines, namespace).map(|(key, _)| key.clone());
+            self.workload_entries.extend(keys);
             let keys = in_namespace(objects.pods(), namespace);
             pods.extend(keys.map(|(key, _)| key.clone()));
             let keys = in_namespace(objects.peer_authentications(), namespace);
@@ -199,22 +302,36 @@ impl Dirty {
         }
     }
 
-    /// Pods with these labels, in a namespace or in all.
+    /// Pods and entries with these labels, in a namespace or in all.
     fn selected(&mut self, objects: &Objects, namespace: Option<&str>, selector: &Labels) {
-        let matching = |labels: &Labels| selects(selector, labels);
-        match namespace {
-            Some(namespace) => {
-                let pods = in_namespace(objects.pods(), namespace);
-                let pods = pods.filter(|(_, pod)| matching(&pod.metadata.labels));
-                self.pods.extend(pods.map(|(key, _)| key.clone()));
-            }
-            None => {
-                let pods = objects.pods().iter();
-                let pods = pods.filter(|(_, pod)| matching(&pod.metadata.labels));
-                self.pods.extend(pods.map(|(key, _)| key.clone()));
-            }
-        }
+        let pods = within(objects.pods(), namespace);
+        let pods = pods.filter(|(_, pod)| selects(selector, &pod.metadata.labels));
+        self.pods.extend(pods.map(|(key, _)| key.clone()));
+        let entries = within(objects.service_entries(), namespace);
+        let entries = entries.filter(|(_, entry)| selects(selector, &entry.metadata.labels));
+        self.service_entries
+            .extend(entries.map(|(key, _)| key.clone()));
+        let machines = within(objects.workload_entries(), namespace);
+        let machines = machines.filter(|(_, machine)| selects(selector, &machine.labels()));
+        self.workload_entries
+            .extend(machines.map(|(key, _)| key.clone()));
     }
+}
+
+/// The objects of a namespace, or of all.
+fn within<'a, T>(
+    table: &'a Table<T>,
+    namespace: Option<&'a str>,
+) -> Box<dyn Iterator<Item = (&'a ObjectKey, &'a Arc<T>)> + 'a> {
+    match namespace {
+        Some(namespace) => Box::new(in_namespace(table, namespace)),
+        None => Box::new(table.iter()),
+    }
+}
+
+/// The names of the services of an entry.
+fn keys_of(entry: &ServiceEntry) -> impl Iterator<Item = ServiceKey> {
+    translate::entry_hosts(entry).map(|host| translate::entry_key(entry, host))
 }
 
 /// The pods that a slice lists.

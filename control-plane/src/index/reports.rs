@@ -3,16 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tracing::{info, warn};
-use tulle_model::Workload;
 
 use crate::translate::{Outcome, PolicyReport, Untranslatable, WaypointReport};
-use tulle_manifest::{ObjectId, ObjectKey};
+use tulle_manifest::ObjectId;
 
-/// What became of policies, and of pods that are no workload although they run. Cheap to clone.
+/// What became of policies, and of pods and others that are no workload although they should be. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Reports {
     policies: Arc<BTreeMap<ObjectId, PolicyReport>>,
-    pods: Arc<BTreeMap<ObjectKey, Untranslatable>>,
+    left_out: Arc<BTreeMap<ObjectId, Untranslatable>>,
     waypoints: Arc<BTreeMap<ObjectId, WaypointReport>>,
 }
 
@@ -22,9 +21,9 @@ impl Reports {
         self.policies.values()
     }
 
-    /// Pods that are left out.
-    pub fn pods(&self) -> impl Iterator<Item = (&ObjectKey, &Untranslatable)> {
-        self.pods.iter()
+    /// Pods and entries that are left out, or some of whose endpoints are.
+    pub fn all_left_out(&self) -> impl Iterator<Item = (&ObjectId, &Untranslatable)> {
+        self.left_out.iter()
     }
 
     /// What became of each wish for a waypoint.
@@ -75,26 +74,18 @@ impl Reports {
         }
     }
 
-    /// Takes the outcome for a pod.
-    pub(super) fn pod(
-        &mut self,
-        key: &ObjectKey,
-        outcome: Result<Option<Workload>, Untranslatable>,
-    ) -> Option<Workload> {
-        match outcome {
-            Ok(workload) => {
-                if self.pods.contains_key(key) {
-                    Arc::make_mut(&mut self.pods).remove(key);
-                }
-                workload
+    /// Takes why an object is left out, and logs it if that is new; `None` if it is not.
+    pub(super) fn left_out(&mut self, id: &ObjectId, why: Option<Untranslatable>) {
+        if self.left_out.get(id) == why.as_ref() {
+            return;
+        }
+        let left_out = Arc::make_mut(&mut self.left_out);
+        match why {
+            Some(why) => {
+                warn!(object = %id, %why, "left out");
+                left_out.insert(id.clone(), why);
             }
-            Err(reason) => {
-                if self.pods.get(key) != Some(&reason) {
-                    warn!(pod = %key, %reason, "pod is left out");
-                    Arc::make_mut(&mut self.pods).insert(key.clone(), reason);
-                }
-                None
-            }
+            None => drop(left_out.remove(id)),
         }
     }
 }

@@ -227,12 +227,169 @@ fn an_impossible_pod_is_left_out_and_reported() {
     client.take(index.apply(upserts(SHOP)));
     client.take(index.apply(upserts(&SHOP.replace("10.0.0.1", "10.0.0.999"))));
     assert_eq!(client.addresses.len(), 2);
-    assert_eq!(index.reports().pods().count(), 1);
+    assert_eq!(index.reports().all_left_out().count(), 1);
     client.take(index.apply(upserts(SHOP)));
     assert_eq!(
-        (client.addresses.len(), index.reports().pods().count()),
+        (
+            client.addresses.len(),
+            index.reports().all_left_out().count()
+        ),
         (3, 0)
     );
+}
+
+/// A service entry of `shop` for `h.example`, or another host.
+fn entry(name: &str, created: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+         metadata: {{name: {name}, namespace: shop, creationTimestamp: {created}}}\n\
+         spec: {{ports: [{{number: 80, name: web}}], resolution: STATIC, {spec}}}\n"
+    )
+}
+
+#[test]
+fn of_several_entries_for_a_host_the_oldest_counts() {
+    let mut index = index();
+    let mut client = Client::default();
+    let new = entry(
+        "new",
+        "2026-02-02T00:00:00Z",
+        "hosts: [h.example, i.example], endpoints: [{address: 192.0.2.2}]",
+    );
+    let old = entry(
+        "old",
+        "2026-01-01T00:00:00Z",
+        "hosts: [h.example], endpoints: [{address: 192.0.2.1}]",
+    );
+    let endpoints = |client: &Client| -> Vec<String> {
+        let workloads = client
+            .addresses
+            .iter()
+            .filter_map(|(name, address)| match address {
+                Address::Workload(workload) => {
+                    let hosts = workload.services.keys().map(|key| key.hostname.to_string());
+                    let (_, address) = name.rsplit_once('/').unwrap();
+                    Some(format!(
+                        "{address}: {}",
+                        hosts.collect::<Vec<_>>().join(" ")
+                    ))
+                }
+                Address::Service(_) => None,
+            });
+        workloads.collect()
+    };
+    client.take(index.apply(upserts(&new)));
+    assert_eq!(endpoints(&client), ["192.0.2.2: h.example i.example"]);
+    client.take(index.apply(upserts(&old)));
+    assert_eq!(
+        endpoints(&client),
+        ["192.0.2.2: i.example", "192.0.2.1: h.example"]
+    );
+    client.take(index.apply(removals(&old)));
+    assert_eq!(endpoints(&client), ["192.0.2.2: h.example i.example"]);
+    client.take(index.apply(removals(&new)));
+    assert_eq!(client.addresses.len(), 0);
+}
+
+#[test]
+fn a_service_of_kubernetes_has_its_name_before_any_entry() {
+    let mut index = index();
+    let mut client = Client::default();
+    let taken = entry(
+        "e",
+        "null",
+        "hosts: [web.shop.svc.cluster.local], addresses: [192.0.2.9], endpoints: [{address: 192.0.2.1}]",
+    );
+    let elsewhere = taken.replace("namespace: shop", "namespace: out");
+    let canonical = |client: &Client| -> Vec<String> {
+        let services = client
+            .addresses
+            .iter()
+            .filter_map(|(name, address)| match address {
+                Address::Service(service) => Some(format!(
+                    "{name} {} {}",
+                    service.vips.len(),
+                    service.canonical
+                )),
+                Address::Workload(_) => None,
+            });
+        services.collect()
+    };
+    client.take(index.apply(upserts(&taken)));
+    client.take(index.apply(upserts(&elsewhere)));
+    let host = "web.shop.svc.cluster.local";
+    assert_eq!(
+        canonical(&client),
+        [format!("out/{host} 1 true"), format!("shop/{host} 1 false")]
+    );
+    client.take(index.apply(upserts(SHOP)));
+    assert_eq!(
+        canonical(&client),
+        [format!("out/{host} 1 false"), format!("shop/{host} 1 true")]
+    );
+    assert!(
+        !client
+            .addresses
+            .contains_key("Kubernetes/networking.istio.io/ServiceEntry/shop/e/192.0.2.1")
+    );
+    // One that is nothing but a name in DNS takes nothing away.
+    client.take(index.apply(upserts(
+        &SHOP.replace("spec: {clusterIP: 10.1.0.1,", "spec: {type: ExternalName,"),
+    )));
+    assert_eq!(
+        canonical(&client),
+        [format!("out/{host} 1 true"), format!("shop/{host} 1 false")]
+    );
+}
+
+#[test]
+fn pods_and_machines_are_endpoints_of_entries_that_select_them() {
+    let mut index = index();
+    let mut client = Client::default();
+    client.take(index.apply(upserts(SHOP)));
+    let vm = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+        metadata: {name: vm, namespace: shop}\nspec: {address: 192.0.2.5, labels: {app: web}}\n";
+    client.take(index.apply(upserts(vm)));
+    let serves = |client: &Client, name: &str| -> Vec<String> {
+        match &client.addresses[name] {
+            Address::Workload(workload) => workload
+                .services
+                .keys()
+                .map(|key| key.hostname.to_string())
+                .collect(),
+            Address::Service(service) => panic!("{service:?}"),
+        }
+    };
+    let pod = "Kubernetes//Pod/shop/web";
+    let machine = "Kubernetes/networking.istio.io/WorkloadEntry/shop/vm";
+    let web = "web.shop.svc.cluster.local";
+    assert_eq!(serves(&client, machine), [web]);
+    let selecting = entry(
+        "e",
+        "null",
+        "hosts: [h.example], workloadSelector: {labels: {app: web}}",
+    );
+    client.take(index.apply(upserts(&selecting)));
+    for name in [pod, machine] {
+        assert_eq!(serves(&client, name), ["h.example", web]);
+    }
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+        metadata: {name: p, namespace: shop}\nspec: {selector: {matchLabels: {app: web}}}\n";
+    client.take(index.apply(upserts(policy)));
+    match &client.addresses[machine] {
+        Address::Workload(workload) => assert_eq!(workload.authorization_policies.len(), 1),
+        Address::Service(service) => panic!("{service:?}"),
+    }
+    client.take(index.apply(removals(&selecting)));
+    for name in [pod, machine] {
+        assert_eq!(serves(&client, name), [web]);
+    }
+    // What cannot be reached is told of.
+    client.take(index.apply(upserts(&vm.replace("192.0.2.5", "unix:///run/s"))));
+    assert!(!client.addresses.contains_key(machine));
+    assert_eq!(index.reports().all_left_out().count(), 1);
+    client.take(index.apply(removals(vm)));
+    assert_eq!(index.reports().all_left_out().count(), 0);
 }
 
 /// Objects from a small world, so that they often depend on each other.
@@ -310,6 +467,36 @@ fn any_object() -> impl Strategy<Value = String> {
             )),
         (
             key.clone(),
+            labels(),
+            prop_oneof![
+                Just("[x.a.svc.cluster.local]"),
+                Just("[x.a.svc.cluster.local, h.example]"),
+                Just("[h.example]"),
+            ],
+            prop_oneof![
+                Just("STATIC, endpoints: [{address: 192.0.2.1}, {address: 192.0.2.2, labels: {istio.io/use-waypoint: x}}]"),
+                Just("STATIC, workloadSelector: {labels: {l: p}}"),
+                Just("DNS"),
+                Just("NONE, addresses: [192.0.2.0/24]"),
+            ],
+            0..3_usize,
+        )
+            .prop_map(|(key, labels, hosts, resolution, age)| {
+                let created = ["null", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"][age];
+                format!(
+                    "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+                     metadata: {{{key}, labels: {{{labels}}}, creationTimestamp: {created}}}\n\
+                     spec: {{hosts: {hosts}, ports: [{{number: 80, name: web}}], resolution: {resolution}}}\n"
+                )
+            }),
+        (key.clone(), labels(), selector(), prop_oneof![Just("192.0.2.9"), Just("vm.example"), Just("unix:///s")])
+            .prop_map(|(key, labels, of_machine, address)| format!(
+                "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+                 metadata: {{{key}, labels: {{{labels}}}}}\n\
+                 spec: {{address: '{address}', labels: {{{of_machine}}}}}\n"
+            )),
+        (
+            key.clone(),
             selector(),
             prop_oneof![Just("ALLOW"), Just("DENY"), Just("AUDIT")]
         )
@@ -346,7 +533,7 @@ fn any_object() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(768))]
 
     #[test]
     fn incremental_equals_rebuilt(steps in prop::collection::vec(

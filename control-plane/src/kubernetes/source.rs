@@ -12,7 +12,8 @@ use tracing::info;
 use tulle_kubernetes::{Client, Collection, Seen, Selection};
 use tulle_manifest::{
     AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Labels, Metadata, Namespace, Node,
-    Object, ObjectId, PeerAuthentication, Pod, Service, source::Change,
+    Object, ObjectId, PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
+    source::Change,
 };
 
 use super::{pending::Pending, readable::Readable};
@@ -120,6 +121,22 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
                 "gateways",
                 "/apis/gateway.networking.k8s.io/v1/gateways",
                 "gateways.gateway.networking.k8s.io",
+            ),
+        ),
+        list::<ServiceEntry>(
+            on,
+            defined(
+                "service entries",
+                "/apis/networking.istio.io/v1/serviceentries",
+                "serviceentries.networking.istio.io",
+            ),
+        ),
+        list::<WorkloadEntry>(
+            on,
+            defined(
+                "workload entries",
+                "/apis/networking.istio.io/v1/workloadentries",
+                "workloadentries.networking.istio.io",
             ),
         ),
         list::<Readable<AuthorizationPolicy>>(
@@ -237,6 +254,20 @@ impl Listed for GatewayClass {
 }
 
 impl Listed for Gateway {
+    fn into_object(mut self) -> Object {
+        trim(&mut self.metadata);
+        self.into()
+    }
+}
+
+impl Listed for ServiceEntry {
+    fn into_object(mut self) -> Object {
+        trim(&mut self.metadata);
+        self.into()
+    }
+}
+
+impl Listed for WorkloadEntry {
     fn into_object(mut self) -> Object {
         trim(&mut self.metadata);
         self.into()

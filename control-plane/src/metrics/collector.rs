@@ -64,13 +64,15 @@ impl Collector for StateCollector {
 
 impl StateCollector {
     fn objects(&self, out: &mut Out<'_>) -> fmt::Result {
-        let (objects, policies, pods) = {
+        let (objects, policies, left_out) = {
             let index = self.0.index.read();
             let objects = index.objects();
             let counts = [
                 ("Pod", objects.pods().len()),
                 ("Service", objects.services().len()),
                 ("Gateway", objects.gateways().len()),
+                ("ServiceEntry", objects.service_entries().len()),
+                ("WorkloadEntry", objects.workload_entries().len()),
                 ("EndpointSlice", objects.endpoint_slices().len()),
                 (
                     "AuthorizationPolicy",
@@ -88,7 +90,7 @@ impl StateCollector {
                 reports.filter(|report| report.outcome == outcome).count()
             };
             let policies = outcomes.map(|(name, outcome)| (name, count(outcome)));
-            (counts, policies, index.reports().pods().count())
+            (counts, policies, index.reports().all_left_out().count())
         };
         let stored = self.0.store.len();
         let resources = [
@@ -114,9 +116,9 @@ impl StateCollector {
             &policies,
         )?;
         out.gauge(
-            "tulle_control_plane_pods_left_out",
-            "Pods that cannot be translated",
-            pods as u64,
+            "tulle_control_plane_left_out",
+            "Pods and entries that cannot be translated, or not all of them",
+            left_out as u64,
         )
     }
 

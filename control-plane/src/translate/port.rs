@@ -58,7 +58,7 @@ pub(super) fn mappings(service: &Service, pod: &Pod) -> Vec<PortMapping> {
 }
 
 /// The first TCP port with this name, of the containers and then of the sidecars among the init containers.
-fn named_port(pod: &Pod, name: &str) -> Option<u16> {
+pub(super) fn named_port(pod: &Pod, name: &str) -> Option<u16> {
     let sidecars = pod.spec.init_containers.iter();
     let sidecars = sidecars.filter(|container| container.restart_policy == "Always");
     pod.spec

@@ -9,7 +9,7 @@ use tulle_model::{
 
 use super::{port::app_protocol, waypoint::Binding};
 use crate::mesh::Mesh;
-use tulle_manifest::{Labels, Namespace, Service, TargetPort};
+use tulle_manifest::{Labels, Metadata, Namespace, Service, TargetPort};
 
 /// The key of a service's resource.
 pub fn service_key(mesh: &Mesh, service: &Service) -> ServiceKey {
@@ -102,18 +102,31 @@ fn preference(
     if spec.internal_traffic_policy == "Local" {
         return (vec![RoutingScope::Node], LoadBalancingMode::Strict);
     }
+    match distribution(&spec.traffic_distribution.to_ascii_lowercase()) {
+        Some(scopes) => with_mode(scopes),
+        None => annotated_preference(&service.metadata, namespace),
+    }
+}
+
+/// What annotations of an object, or of its namespace, ask for.
+pub(super) fn annotated_preference(
+    metadata: &Metadata,
+    namespace: Option<&Namespace>,
+) -> (Vec<RoutingScope>, LoadBalancingMode) {
     let annotation = |annotations: &Labels| {
         let value = annotations.get(TRAFFIC_DISTRIBUTION)?.to_ascii_lowercase();
         Some(distribution(&value).unwrap_or_default())
     };
-    let scopes = distribution(&spec.traffic_distribution.to_ascii_lowercase())
-        .or_else(|| annotation(&service.metadata.annotations))
+    let scopes = annotation(&metadata.annotations)
         .or_else(|| annotation(&namespace?.metadata.annotations))
         .unwrap_or_default();
-    let mode = if scopes.is_empty() {
-        LoadBalancingMode::Standard
-    } else {
-        LoadBalancingMode::Failover
+    with_mode(scopes)
+}
+
+fn with_mode(scopes: Vec<RoutingScope>) -> (Vec<RoutingScope>, LoadBalancingMode) {
+    let mode = match scopes.is_empty() {
+        true => LoadBalancingMode::Standard,
+        false => LoadBalancingMode::Failover,
     };
     (scopes, mode)
 }

@@ -7,9 +7,12 @@ use tulle_model::{
     Workload,
 };
 
-use super::{endpoint_slice, first_label, owner::workload_name, port::mappings, service_key};
+use super::{
+    endpoint_slice, entry_key, first_label, owner::workload_name, port::mappings, service_entry,
+    service_key,
+};
 use crate::mesh::Mesh;
-use tulle_manifest::{EndpointSlice, Labels, Node, Pod, Service};
+use tulle_manifest::{EndpointSlice, Labels, Node, Pod, Service, ServiceEntry};
 
 /// What a workload depends on besides its pod.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +23,8 @@ pub struct Surroundings<'a> {
     pub node: Option<&'a Node>,
     /// Services that the pod is an endpoint of: those that select it, and those of which a slice lists it.
     pub services: Vec<(&'a Service, Option<&'a EndpointSlice>)>,
+    /// Service entries that select the pod, and the hosts that are theirs.
+    pub entries: Vec<(&'a ServiceEntry, Vec<&'a str>)>,
     /// What serves the pod's own addresses.
     pub waypoint: Option<GatewayAddress>,
     /// Policies that apply to the pod by selector, each of which is sent as well.
@@ -32,6 +37,9 @@ pub enum Untranslatable {
     /// An address of the pod is not an address.
     #[error("an address in its status cannot be understood")]
     Address,
+    /// An endpoint that is no pod has neither an address nor a name.
+    #[error("what it has for an address is neither an address nor a name")]
+    Endpoint,
     /// The service account cannot be part of an identity.
     #[error("its service account cannot be part of an identity")]
     Identity(#[from] InvalidSpiffeId),
@@ -65,7 +73,7 @@ pub fn workload(
         namespace,
         pod.spec.service_account(),
     )?;
-    let (tunnel_protocol, native_tunnel) = tunnel(pod);
+    let (tunnel_protocol, native_tunnel) = tunnel(&metadata.labels, &metadata.annotations);
     let workload_name = workload_name(pod);
     let canonical_name = first_label(&metadata.labels, CANONICAL_NAME).unwrap_or(&workload_name);
     let canonical_revision = first_label(&metadata.labels, CANONICAL_REVISION).unwrap_or("latest");
@@ -80,7 +88,7 @@ pub fn workload(
         Health::Unhealthy
     };
     let services = around.services.iter();
-    let services: BTreeMap<_, _> = services
+    let mut services: BTreeMap<_, _> = services
         .filter(|(service, _)| service.spec.service_type != "ExternalName")
         .map(|(service, slice)| {
             let mappings = match slice {
@@ -90,6 +98,11 @@ pub fn workload(
             (service_key(mesh, service), mappings)
         })
         .collect();
+    for (entry, hosts) in &around.entries {
+        let mappings = service_entry::pod_mappings(entry, pod);
+        let keys = hosts.iter().map(|host| entry_key(entry, host));
+        services.extend(keys.map(|key| (key, mappings.clone())));
+    }
     Ok(Some(Workload {
         name: metadata.name.as_str().into(),
         addresses,
@@ -124,12 +137,12 @@ pub fn locality(node: &Node) -> Locality {
     }
 }
 
-/// How a pod is reached, and whether it terminates HBONE itself.
-fn tunnel(pod: &Pod) -> (TunnelProtocol, bool) {
-    let redirection = pod.metadata.annotations.get("ambient.istio.io/redirection");
+/// How a workload is reached, and whether it terminates HBONE itself.
+pub(super) fn tunnel(labels: &Labels, annotations: &Labels) -> (TunnelProtocol, bool) {
+    let redirection = annotations.get("ambient.istio.io/redirection");
     if redirection.is_some_and(|value| value == "enabled") {
         (TunnelProtocol::Hbone, false)
-    } else if terminates_hbone(&pod.metadata.labels) {
+    } else if terminates_hbone(labels) {
         (TunnelProtocol::Hbone, true)
     } else {
         (TunnelProtocol::None, false)
@@ -143,12 +156,12 @@ pub(crate) fn terminates_hbone(labels: &Labels) -> bool {
         .is_some_and(|value| value.split(',').any(|protocol| protocol.trim() == "http"))
 }
 
-const CANONICAL_NAME: &[&str] = &[
+pub(super) const CANONICAL_NAME: &[&str] = &[
     "service.istio.io/canonical-name",
     "app.kubernetes.io/name",
     "app",
 ];
-const CANONICAL_REVISION: &[&str] = &[
+pub(super) const CANONICAL_REVISION: &[&str] = &[
     "service.istio.io/canonical-revision",
     "app.kubernetes.io/version",
     "version",

@@ -284,7 +284,9 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-const DEFINITIONS: [&str; 2] = [
+const DEFINITIONS: [&str; 4] = [
+    include_str!("../../../deploy/crds/serviceentries.yaml"),
+    include_str!("../../../deploy/crds/workloadentries.yaml"),
     include_str!("../../../deploy/crds/authorizationpolicies.yaml"),
     include_str!("../../../deploy/crds/peerauthentications.yaml"),
 ];

@@ -20,6 +20,7 @@ mod core;
 mod discovery;
 mod gateway;
 mod meta;
+mod networking;
 mod security;
 mod selector;
 pub mod source;
@@ -35,6 +36,10 @@ pub use gateway::{
     GatewayStatus, GatewayStatusAddress, Listener, RouteNamespaces,
 };
 pub use meta::{Labels, Metadata, ObjectKey, OwnerReference};
+pub use networking::{
+    EntryAddress, EntryPort, EntrySelector, Resolution, ServiceEntry, ServiceEntrySpec,
+    ServiceEntryStatus, WorkloadEntry, WorkloadEntrySpec,
+};
 pub use security::{
     AuthorizationPolicy, AuthorizationSpec, MutualTls, MutualTlsMode, Operation,
     PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyCondition, PolicyRule,
@@ -122,6 +127,8 @@ kinds! {
     EndpointSlice, "discovery.k8s.io/v1", true;
     GatewayClass, "gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", false;
     Gateway, "gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", true;
+    ServiceEntry, "networking.istio.io/v1" | "networking.istio.io/v1beta1", true;
+    WorkloadEntry, "networking.istio.io/v1" | "networking.istio.io/v1beta1", true;
     AuthorizationPolicy, "security.istio.io/v1" | "security.istio.io/v1beta1", true;
     PeerAuthentication, "security.istio.io/v1" | "security.istio.io/v1beta1", true;
     NodeStatus, "mesh.tulle.io/v1", false;

@@ -155,9 +155,15 @@ impl ServiceEntry {
 impl WorkloadEntry {
     /// Its labels: the object's, and those that it says its machine has, which win.
     pub fn labels(&self) -> Labels {
-        let mut labels = self.metadata.labels.clone();
+        self.described().labels
+    }
+
+    /// Its metadata, with [`WorkloadEntry::labels`].
+    pub fn described(&self) -> Metadata {
+        let mut metadata = self.metadata.clone();
         let of_machine = self.spec.labels.iter();
-        labels.extend(of_machine.map(|(name, value)| (name.clone(), value.clone())));
-        labels
+        let of_machine = of_machine.map(|(name, value)| (name.clone(), value.clone()));
+        metadata.labels.extend(of_machine);
+        metadata
     }
 }

@@ -237,6 +237,63 @@ fn slice(endpoint: Value) -> Value {
     })
 }
 
+/// A service that is none of Kubernetes: an address of its own, endpoints outside the mesh, and a pod in it.
+pub(crate) async fn entries(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    mesh.add_pod(PodSpec::new(LEGACY, "node2")).await?;
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    let to = "192.0.2.7:7000".parse()?;
+    let (outside, inside) = (mesh.pod(LEGACY), mesh.pod(WEB));
+    let (at_outside, at_inside) = (Echo::start(outside)?, Echo::start(inside)?);
+    let entry = |endpoints: Value| {
+        let ports = json!([{"number": 7000, "name": "echo", "targetPort": PORT}]);
+        let mut spec = json!({"hosts": ["old.example"], "addresses": ["192.0.2.7"]});
+        spec["ports"] = ports;
+        spec["resolution"] = json!("STATIC");
+        if let (Value::Object(spec), Value::Object(endpoints)) = (&mut spec, endpoints) {
+            spec.extend(endpoints);
+        }
+        object("ServiceEntry", "old", spec)
+    };
+    let listed = entry(json!({"endpoints": [{"address": outside.ip()}]}));
+    mesh.cluster().put(&listed)?;
+    call_until_reached(mesh.pod(CART), to).await?;
+    ensure!(at_outside.accepted() > 0 && at_inside.accepted() == 0);
+
+    // It selects now: a machine, which is no pod, and the pods of that label.
+    let machine = json!({"address": outside.ip(), "labels": {"app": "old"}});
+    mesh.cluster()
+        .put(&object("WorkloadEntry", "old", machine))?;
+    mesh.cluster().delete(&listed)?;
+    call_until_refused(mesh.pod(CART), to).await?;
+    let selecting = |app: &str| entry(json!({"workloadSelector": {"labels": {"app": app}}}));
+    mesh.cluster().put(&selecting("old"))?;
+    call_until_reached(mesh.pod(CART), to).await?;
+    ensure!(at_inside.accepted() == 0);
+    mesh.cluster().put(&selecting("web"))?;
+    eventually("the pod is called", async || {
+        let called = call(mesh.pod(CART), to).await.is_ok();
+        called && at_inside.accepted() > 0
+    })
+    .await?;
+    let identity = "spiffe://cluster.local/ns/shop/sa/web";
+    let proven = |line: &Access| line.is("dst.identity", identity);
+    let client = mesh.ztunnel("node1");
+    client.wait_for_access("its identity", SOON, proven).await?;
+    Ok(())
+}
+
+fn object(kind: &str, name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": spec,
+    })
+}
+
 /// What is written as nothing, or in words that nobody knows, is no permission.
 pub(crate) async fn half_written(sandbox: Sandbox) -> Result<()> {
     let Some(mut mesh) = start(&sandbox).await? else {

@@ -49,6 +49,7 @@ fn a_pod_with_everything() {
         services: vec![(&service, None), (&external, None)],
         waypoint: Some(waypoint()),
         policies: vec![PolicyKey::new("a", "policy")],
+        ..Surroundings::default()
     };
     let got = workload(&Mesh::default(), &testing::pod(WEB), &around)
         .unwrap()
