@@ -24,18 +24,27 @@ demo: peers-build ## a mesh on this machine, shown step by step, then removed
 	@$(CARGO) build --profile $(PROFILE) --workspace --bins
 	@$(BIN_DIR)/tulle demo $(ARGS)
 
-# Namespace tests start the real binaries, which `cargo test` alone would not build.
+# Namespace tests start the real binaries, which `cargo test` alone would not build. What tests ask of libraries is built in the same
+# go: on their own, the binaries would take another build of a hundred crates.
+TESTS := $(if $(filter-out --%,$(ARGS))$(filter -p%,$(ARGS)),,--tests)
+
 .PHONY: test
 test: peers-test ## unit, property and namespace tests
 	@scripts/peers.sh runtime || echo "going on without: tests that say so are skipped"
 	@scripts/peers.sh kubernetes || echo "going on without: tests that say so are skipped"
-	$(CARGO) build --workspace --bins
+	$(CARGO) build --workspace --bins $(TESTS)
 	$(CARGO) test $(or $(ARGS),--workspace)
 
 .PHONY: bench
 bench: peers-bench ## the same pods with and without the mesh; figures also in target/bench.json
 	$(CARGO) build --release --workspace --bins
 	$(TARGET)/release/mesh-bench --json $(TARGET)/bench.json $(ARGS)
+
+.PHONY: bench-scale
+bench-scale: ## the control plane of a large cluster, with a real API server; figures also in target/scale.json
+	scripts/peers.sh kubernetes
+	$(CARGO) build --release -p tulle-control-plane -p tulle-tests --bins
+	$(TARGET)/release/scale-bench --json $(TARGET)/scale.json $(ARGS)
 
 .PHONY: lint
 lint: peers-build ## formatting, clippy and documentation, warnings denied

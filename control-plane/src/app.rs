@@ -42,6 +42,7 @@ use crate::{
         lease::{self, LeaseConfig},
         roots,
         secret::SecretError,
+        statuses,
     },
     mesh::Mesh,
     metrics::{Metrics, Sources, StateCollector},
@@ -293,7 +294,12 @@ impl Writing {
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
         let task = AbortOnDrop::spawn(async move {
-            let work = || roots::keep(&client, &index, changes.clone(), ca.roots_pem());
+            let work = async || {
+                tokio::join!(
+                    roots::keep(&client, &index, changes.clone(), ca.roots_pem()),
+                    statuses::keep(&client, &index, changes.clone()),
+                );
+            };
             let stopped = async {
                 // If nobody is left to stop us, that is the same.
                 let _ = stopped.await;

@@ -242,6 +242,17 @@ impl Index {
         workloads.collect()
     }
 
+    /// Whether a Gateway is a waypoint.
+    pub fn is_waypoint(&self, gateway: &Gateway) -> bool {
+        let class = self.objects.gateway_class(&gateway.spec.gateway_class_name);
+        translate::is_waypoint(gateway, class.map(Arc::as_ref))
+    }
+
+    /// Whether what is in a namespace holds for all.
+    pub fn is_root(&self, namespace: &str) -> bool {
+        namespace == self.mesh.root_namespace
+    }
+
     /// What serves an object, if that is a waypoint.
     fn binding(&self, metadata: &Metadata, traffic: Traffic, network: &str) -> Binding {
         let namespace = self.objects.namespace(metadata.namespace());
@@ -381,7 +392,7 @@ impl Gateways for Known<'_> {
 }
 
 /// Orders objects: the oldest first, then those that say nothing about it, by name.
-fn age(metadata: &Metadata) -> impl Ord + use<> {
+pub(crate) fn age(metadata: &Metadata) -> impl Ord + use<> {
     let created = metadata.creation_timestamp;
     (created.is_none(), created, metadata.key())
 }

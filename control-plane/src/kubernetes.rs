@@ -7,13 +7,16 @@
 //! - [`source`]: objects, listed as a whole before anything is served, then followed.
 //! - [`reviews`]: tokens of service accounts.
 //! - [`secret`]: the key of the certificate authority.
-//! - [`lease`]: which replica writes; [`roots`]: what clients are to trust, in every namespace.
+//! - [`lease`]: which replica writes; [`roots`]: what clients are to trust, in every namespace; [`statuses`]: what became of
+//!   objects.
 
 pub mod lease;
 pub mod reviews;
 pub mod roots;
 pub mod secret;
 pub mod source;
+pub mod statuses;
 
 mod pending;
 mod readable;
+mod tries;

@@ -21,6 +21,16 @@ impl Reports {
         self.policies.values()
     }
 
+    /// What became of one policy.
+    pub fn policy_of(&self, id: &ObjectId) -> Option<&PolicyReport> {
+        self.policies.get(id)
+    }
+
+    /// What became of the wish of one object for a waypoint.
+    pub fn waypoint_of(&self, id: &ObjectId) -> Option<&WaypointReport> {
+        self.waypoints.get(id)
+    }
+
     /// Pods and entries that are left out, or some of whose endpoints are.
     pub fn all_left_out(&self) -> impl Iterator<Item = (&ObjectId, &Untranslatable)> {
         self.left_out.iter()

@@ -17,8 +17,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tracing::{debug, info, warn};
-use tulle_kubernetes::{Client, Collection, Outage, Seen, Selection, delay};
+use tulle_kubernetes::{Client, Collection, Outage, Seen, Selection};
 
+use super::tries::Try;
 use crate::index::Index;
 
 /// Keeps them, for as long as it is polled. `changed` is told when namespaces may have changed.
@@ -127,30 +128,6 @@ struct Writer<'a> {
     tries: BTreeMap<String, Try>,
 }
 
-/// What was tried in a namespace.
-#[derive(Clone, Copy)]
-struct Try {
-    /// How often in a row.
-    times: u32,
-    /// Not to be tried again before.
-    again: Instant,
-}
-
-impl Try {
-    fn after(last: Option<Self>) -> Self {
-        let times = last.map_or(0, |last| last.times);
-        Self {
-            times: times.saturating_add(1),
-            again: Instant::now() + delay(FIRST, LAST, times),
-        }
-    }
-
-    /// When it is over, if nothing was wrong again by then.
-    fn calm(&self) -> Instant {
-        self.again + delay(FIRST, LAST, self.times) * 4
-    }
-}
-
 impl Writer<'_> {
     /// Writes where it is wrong. Returns when to look again.
     async fn write(&mut self, namespaces: &BTreeSet<String>, there: &There) -> Instant {
@@ -238,6 +215,4 @@ const KEY: &str = "root-cert.pem";
 /// Namespaces in which nothing runs that could ask for it.
 const WITHOUT: [&str; 3] = ["kube-public", "kube-node-lease", "local-path-storage"];
 const PAGE: usize = 500;
-const FIRST: Duration = Duration::from_secs(1);
-const LAST: Duration = Duration::from_secs(300);
 const IDLE: Duration = Duration::from_secs(300);

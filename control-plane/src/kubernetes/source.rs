@@ -17,6 +17,7 @@ use tulle_manifest::{
 };
 
 use super::{pending::Pending, readable::Readable};
+use crate::statuses::CONDITIONS;
 
 /// What the API server holds, as long as this exists. When it is away, what it last said stays.
 pub struct Source {
@@ -235,6 +236,7 @@ impl Listed for Pod {
 impl Listed for Service {
     fn into_object(mut self) -> Object {
         trim(&mut self.metadata);
+        self.status.keep(&CONDITIONS);
         self.into()
     }
 }
@@ -263,6 +265,7 @@ impl Listed for Gateway {
 impl Listed for ServiceEntry {
     fn into_object(mut self) -> Object {
         trim(&mut self.metadata);
+        self.status.conditions.keep(&CONDITIONS);
         self.into()
     }
 }
@@ -270,6 +273,7 @@ impl Listed for ServiceEntry {
 impl Listed for WorkloadEntry {
     fn into_object(mut self) -> Object {
         trim(&mut self.metadata);
+        self.status.keep(&CONDITIONS);
         self.into()
     }
 }
@@ -278,6 +282,7 @@ impl Listed for Readable<AuthorizationPolicy> {
     fn into_object(self) -> Object {
         let Self(mut policy) = self;
         trim(&mut policy.metadata);
+        policy.status.keep(&CONDITIONS);
         policy.into()
     }
 }
@@ -286,6 +291,7 @@ impl Listed for Readable<PeerAuthentication> {
     fn into_object(self) -> Object {
         let Self(mut policy) = self;
         trim(&mut policy.metadata);
+        policy.status.keep(&CONDITIONS);
         policy.into()
     }
 }

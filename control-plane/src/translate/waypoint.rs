@@ -211,7 +211,7 @@ fn usable(
 }
 
 /// Whether a Gateway is a waypoint: by its class, known or described.
-fn is_waypoint(gateway: &Gateway, class: Option<&GatewayClass>) -> bool {
+pub fn is_waypoint(gateway: &Gateway, class: Option<&GatewayClass>) -> bool {
     let controller = class.map(|class| class.spec.controller_name.as_str());
     CLASSES.contains(&gateway.spec.gateway_class_name.as_str())
         || controller.is_some_and(|controller| CONTROLLERS.contains(&controller))

@@ -129,6 +129,16 @@ impl Cluster {
         self.api.put(object)
     }
 
+    /// Changes what is at a path, by a merge patch.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn merge(&self, path: &str, change: &Value) -> Result<Value> {
+        let kind = "application/merge-patch+json";
+        self.api
+            .call(Method::PATCH, path, kind, &change.to_string())
+    }
+
     /// Makes an object exactly as it is written, `null` included.
     ///
     /// # Errors
@@ -145,16 +155,21 @@ impl Cluster {
         self.api.delete(object)
     }
 
-    /// Makes what a mesh needs to be there before it: kinds of objects, and what its parts may do.
+    /// Makes what a mesh needs to be there before it, from the manifest that people install it by: kinds of objects, and what its
+    /// parts may do.
     ///
     /// # Errors
     /// When the API server refuses, or does not serve the kinds in time.
     pub async fn prepare(&self) -> Result<()> {
-        for definition in DEFINITIONS {
-            let definition: Value = serde_saphyr::from_str(definition)?;
+        let objects: Vec<Value> = serde_saphyr::from_multiple(MESH)?;
+        let is_definition = |object: &&Value| {
+            let kind = object.get("kind").and_then(Value::as_str);
+            kind == Some("CustomResourceDefinition")
+        };
+        for definition in objects.iter().filter(is_definition) {
             let name = definition.pointer("/metadata/name").and_then(Value::as_str);
             let name = name.context("a definition without name")?.to_owned();
-            self.put(&definition)?;
+            self.put(definition)?;
             let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
             let established = async || {
                 let definition = self.get(&path).ok()?;
@@ -167,8 +182,10 @@ impl Cluster {
             };
             wait_for(&name, SERVED_LIMIT, established).await?;
         }
-        let roles: Vec<Value> = serde_saphyr::from_multiple(ROLES)?;
-        roles.iter().try_for_each(|role| self.put(role).map(drop))
+        // Deployments and daemon sets too: nobody here makes pods of them, but they have to be in order.
+        objects
+            .iter()
+            .try_for_each(|object| self.put(object).map(drop))
     }
 
     /// What is at a path.
@@ -284,13 +301,7 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-const DEFINITIONS: [&str; 4] = [
-    include_str!("../../../deploy/crds/serviceentries.yaml"),
-    include_str!("../../../deploy/crds/workloadentries.yaml"),
-    include_str!("../../../deploy/crds/authorizationpolicies.yaml"),
-    include_str!("../../../deploy/crds/peerauthentications.yaml"),
-];
-const ROLES: &str = include_str!("../../../deploy/manifests/roles.yaml");
+const MESH: &str = include_str!("../../../deploy/tulle.yaml");
 const SERVED_LIMIT: Duration = Duration::from_secs(20);
 /// Below the folder of all that is built.
 const BUILT: &str = "peers/kubernetes";

@@ -40,6 +40,15 @@ pub struct ControlPlane {
     address: SocketAddr,
 }
 
+/// Where a control plane is, and what its clients are to trust.
+#[derive(Clone, Debug)]
+pub struct ClientSetup {
+    /// A URL.
+    pub address: String,
+    /// The root certificate, a file.
+    pub root: PathBuf,
+}
+
 impl ControlPlane {
     pub(crate) async fn start(
         lab: &Lab,
@@ -110,6 +119,14 @@ impl ControlPlane {
                     .map(drop)
             })
             .await
+    }
+
+    /// How its clients find it, on its own node.
+    pub fn client_setup(&self) -> ClientSetup {
+        ClientSetup {
+            address: self.address(),
+            root: self.root(),
+        }
     }
 
     /// Where nodes reach it, as a URL.

@@ -52,7 +52,7 @@ pub use address::Families;
 pub use agent::NodeAgent;
 pub use binaries::Binaries;
 pub use capture::{Capture, Flow};
-pub use control_plane::ControlPlane;
+pub use control_plane::{ClientSetup, ControlPlane};
 pub use lab::{Lab, LabSpec};
 pub use manifest::{Manifests, ObjectId};
 pub use mesh::{Mesh, MeshConfig};

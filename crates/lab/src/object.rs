@@ -33,6 +33,16 @@ impl ZtunnelPod {
     }
 }
 
+/// The pod in which a node's agent runs.
+pub(crate) fn agent(node: &Node) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": format!("istio-cni-node-{}", node.name()), "namespace": SYSTEM_NAMESPACE, "labels": {"k8s-app": "istio-cni-node"}},
+        "spec": {"nodeName": node.name(), "serviceAccountName": "tulle-node", "hostNetwork": true, "containers": [{"name": "tulle-node", "image": IMAGE}]},
+    })
+}
+
 pub(crate) fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::meta::{Labels, Metadata, or_default};
+use super::{
+    conditions::Conditions,
+    meta::{Labels, Metadata, or_default},
+};
 
 /// A namespace: labels and annotations are all we read.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -167,6 +170,9 @@ pub struct Service {
     /// What was asked for.
     #[serde(default, deserialize_with = "or_default")]
     pub spec: ServiceSpec,
+    /// What has become of it.
+    #[serde(default, deserialize_with = "or_default")]
+    pub status: Conditions,
 }
 
 /// What was asked for.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
+mod conditions;
 mod core;
 mod discovery;
 mod gateway;
@@ -25,6 +26,8 @@ mod security;
 mod selector;
 pub mod source;
 mod status;
+
+pub use conditions::{Conditions, StatusCondition};
 
 pub use self::core::{
     Condition, Container, ContainerPort, Namespace, Node, Pod, PodIp, PodPhase, PodSpec, PodStatus,

@@ -46,6 +46,9 @@ pub struct Metadata {
     /// Assigned by the API server.
     #[serde(default, deserialize_with = "or_default")]
     pub uid: String,
+    /// Counted up by the API server with each change of what is asked for; 0 where it is not.
+    #[serde(default, deserialize_with = "or_default")]
+    pub generation: i64,
     /// Set on objects that a controller made, whose names end in a random part.
     #[serde(default, deserialize_with = "or_default")]
     pub generate_name: String,

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::meta::{Labels, Metadata, or_default};
+use super::{
+    conditions::Conditions,
+    meta::{Labels, Metadata, or_default},
+};
 
 /// A service that is no Service of Kubernetes, under one or more names.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -98,6 +101,9 @@ pub struct ServiceEntryStatus {
     /// Virtual addresses of hosts that have none by themselves.
     #[serde(default, deserialize_with = "or_default")]
     pub addresses: Vec<EntryAddress>,
+    /// What has become of it.
+    #[serde(flatten)]
+    pub conditions: Conditions,
 }
 
 /// A virtual address of one host.
@@ -117,6 +123,8 @@ pub struct WorkloadEntry {
     pub metadata: Metadata,
     #[serde(default, deserialize_with = "or_default")]
     pub spec: WorkloadEntrySpec,
+    #[serde(default, deserialize_with = "or_default")]
+    pub status: Conditions,
 }
 
 /// Where an endpoint is, and what it is like.

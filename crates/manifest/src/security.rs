@@ -7,7 +7,10 @@ use serde::{
     de::{Error as _, IgnoredAny},
 };
 
-use super::meta::{Labels, Metadata, or_default};
+use super::{
+    conditions::Conditions,
+    meta::{Labels, Metadata, or_default},
+};
 
 /// Names of fields that a struct does not know.
 pub type UnknownFields = BTreeMap<String, IgnoredAny>;
@@ -20,6 +23,9 @@ pub struct AuthorizationPolicy {
     /// What it says.
     #[serde(default, deserialize_with = "present")]
     pub spec: AuthorizationSpec,
+    /// What has become of it.
+    #[serde(default, deserialize_with = "or_default")]
+    pub status: Conditions,
 }
 
 impl AuthorizationPolicy {
@@ -32,7 +38,11 @@ impl AuthorizationPolicy {
             rules: vec![PolicyRule::default()],
             ..AuthorizationSpec::default()
         };
-        Self { metadata, spec }
+        Self {
+            metadata,
+            spec,
+            status: Conditions::default(),
+        }
     }
 }
 
@@ -188,6 +198,9 @@ pub struct PeerAuthentication {
     /// What it says.
     #[serde(default, deserialize_with = "present")]
     pub spec: PeerAuthenticationSpec,
+    /// What has become of it.
+    #[serde(default, deserialize_with = "or_default")]
+    pub status: Conditions,
 }
 
 impl PeerAuthentication {
@@ -202,7 +215,11 @@ impl PeerAuthentication {
             mtls,
             ..PeerAuthenticationSpec::default()
         };
-        Self { metadata, spec }
+        Self {
+            metadata,
+            spec,
+            status: Conditions::default(),
+        }
     }
 }
 

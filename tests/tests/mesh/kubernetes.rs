@@ -1,6 +1,6 @@
 //! The mesh in a cluster: objects in a real API server, tokens that it reviews, annotations that the agent writes there.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -283,6 +283,82 @@ pub(crate) async fn entries(sandbox: Sandbox) -> Result<()> {
     let client = mesh.ztunnel("node1");
     client.wait_for_access("its identity", SOON, proven).await?;
     Ok(())
+}
+
+/// What became of objects stands in their status, and a host without an address is given one that works.
+pub(crate) async fn statuses(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    let cluster = mesh.cluster();
+    let policies = "/apis/security.istio.io/v1/namespaces/shop/authorizationpolicies/p";
+    let written = json!({"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]});
+    let mut policy = object("AuthorizationPolicy", "p", written);
+    policy["apiVersion"] = json!("security.istio.io/v1");
+    cluster.put(&policy)?;
+    says(cluster, policies, "ZtunnelAccepted True UnsupportedValue").await?;
+    policy["spec"] = json!({"rules": [{"from": [{"source": {"namespaces": ["shop"]}}]}]});
+    cluster.put(&policy)?;
+    says(cluster, policies, "ZtunnelAccepted True Accepted").await?;
+    // Others may write there too, and what they take away comes back.
+    let mut other = policy.clone();
+    let condition = |kind: &str| json!({"type": kind, "status": "False", "reason": "Other"});
+    other["status"] =
+        json!({"conditions": [condition("ZtunnelAccepted"), condition("example.com/Other")]});
+    cluster.put(&other)?;
+    says(cluster, policies, "ZtunnelAccepted True Accepted").await?;
+    says(cluster, policies, "example.com/Other False Other").await?;
+
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "s", "namespace": "shop", "labels": {"istio.io/use-waypoint": "none-yet"}},
+        "spec": {"clusterIP": "10.96.7.8", "ports": [{"port": 80}]},
+    });
+    cluster.put(&service)?;
+    let bound = "istio.io/WaypointBound False WaypointIsNotReady";
+    says(cluster, "/api/v1/namespaces/shop/services/s", bound).await?;
+
+    let ports = json!([{"number": 7000, "name": "echo", "targetPort": PORT}]);
+    let spec = json!({"hosts": ["old.example"], "resolution": "STATIC", "ports": ports,
+        "endpoints": [{"address": mesh.pod(VISITOR).ip()}]});
+    let mut entry = object("ServiceEntry", "old", spec);
+    cluster.put(&entry)?;
+    let path = "/apis/networking.istio.io/v1/namespaces/shop/serviceentries/old";
+    let given = async || {
+        let entry = cluster.get(path).ok()?;
+        let mut given = entry.pointer("/status/addresses")?.as_array()?.iter();
+        let address = given.find_map(|given| given.get("value")?.as_str()?.parse().ok());
+        address.filter(|address: &Ipv4Addr| address.octets().starts_with(&[240, 240]))
+    };
+    let address = wait_for("an address", SOON, given).await?;
+    let _outside = Echo::start(mesh.pod(VISITOR))?;
+    call_until_reached(mesh.pod(CART), (address, 7000).into()).await?;
+    entry["spec"]["addresses"] = json!(["192.0.2.7"]);
+    cluster.put(&entry)?;
+    eventually("what was given is taken back", async || {
+        let entry = cluster.get(path);
+        entry.is_ok_and(|entry| entry.pointer("/status/addresses").is_none())
+    })
+    .await?;
+    call_until_reached(mesh.pod(CART), "192.0.2.7:7000".parse()?).await
+}
+
+/// Waits until an object has such a condition: type, status and reason.
+async fn says(cluster: &Cluster, path: &str, expected: &str) -> Result<()> {
+    let said = async || {
+        let object = cluster.get(path).ok()?;
+        let conditions = object.pointer("/status/conditions")?.as_array()?.iter();
+        let mut said = conditions.map(|condition| {
+            let texts = ["type", "status", "reason"].map(|field| condition.get(field));
+            texts
+                .map(|text| text.and_then(Value::as_str).unwrap_or_default())
+                .join(" ")
+        });
+        said.any(|said| said == expected).then_some(())
+    };
+    wait_for(expected, SOON, said).await
 }
 
 fn object(kind: &str, name: &str, spec: Value) -> Value {

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         case!(kubernetes::kinds_come_and_go).limit(Duration::from_secs(120)),
         case!(kubernetes::listed_endpoints).limit(Duration::from_secs(120)),
         case!(kubernetes::entries).limit(Duration::from_secs(120)),
+        case!(kubernetes::statuses).limit(Duration::from_secs(120)),
         case!(kubernetes::half_written).limit(Duration::from_secs(120)),
         case!(kubernetes::replicas).limit(Duration::from_secs(180)),
         case!(kubernetes::interrupted).limit(Duration::from_secs(120)),

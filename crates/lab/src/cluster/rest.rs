@@ -54,7 +54,7 @@ impl Rest {
     }
 
     fn apply(&self, path: &str, object: &Value) -> Result<Value> {
-        let path = format!("{path}?fieldManager=lab&force=true");
+        let path = format!("{path}?fieldManager=lab&force=true&fieldValidation=Strict");
         self.call(Method::PATCH, &path, APPLY, &object.to_string())
     }
 

@@ -1,12 +1,16 @@
 //! What runs on each node: an agent and a ztunnel.
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::Mesh;
 use crate::{
     agent::{AgentSetup, AgentSource, NodeAgent},
     cluster::Cluster,
     manifest::ObjectId,
+    node::Node,
     object::{self, SYSTEM_NAMESPACE, ZtunnelPod},
     process::{Process, Program},
     ztunnel::Ztunnel,
@@ -31,15 +35,7 @@ impl Mesh {
             AgentSetup {
                 binaries: &self.config.binaries,
                 source: match &self.cluster {
-                    Some(cluster) => {
-                        let token = cluster.token(
-                            SYSTEM_NAMESPACE,
-                            "tulle-node",
-                            Cluster::AUDIENCE,
-                            None,
-                        )?;
-                        AgentSource::Kubernetes(cluster.kubeconfig("tulle-node", &token)?)
-                    }
+                    Some(cluster) => AgentSource::Kubernetes(agent_kubeconfig(cluster, node)?),
                     None => AgentSource::Manifests(self.manifests.folder().to_owned()),
                 },
                 ztunnel_socket: &socket,
@@ -98,4 +94,16 @@ impl Mesh {
 
 fn path_text(path: &std::path::Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+/// What the agent of a node finds the API server by: the token of a pod there, which is all that says which node it is on.
+fn agent_kubeconfig(cluster: &Cluster, node: &Node) -> Result<PathBuf> {
+    let account = "tulle-node";
+    let pod = cluster.put(&object::agent(node))?;
+    let text = |pointer| pod.pointer(pointer).and_then(Value::as_str);
+    let name = text("/metadata/name").context("a pod without name")?;
+    let uid = text("/metadata/uid").context("a pod without UID")?;
+    let bound = Some((name, uid));
+    let token = cluster.token(SYSTEM_NAMESPACE, account, Cluster::AUDIENCE, bound)?;
+    cluster.kubeconfig(name, &token)
 }

@@ -1,0 +1,350 @@
+//! What is to be told of objects, in their status: what became of the wish for a waypoint, how a policy is enforced, which
+//! addresses a host was given.
+//!
+//! Pure functions of the index. Who writes it, and when, is a matter of [`crate::kubernetes::statuses`].
+//!
+//! Spec: `control-plane.md` §1.12 and §2.4.
+
+use tulle_manifest::{
+    AuthorizationPolicy, EntryAddress, Kind, Metadata, Object, ObjectId, ObjectKey, Resolution,
+    ServiceEntry, StatusCondition, TargetRef,
+};
+
+use crate::{
+    index::Index,
+    translate::{Outcome, PolicyReport, Unbound, WaypointReport},
+};
+
+mod addresses;
+
+/// A status that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Whose it is.
+    pub id: ObjectId,
+    /// The UID of the object: a later one of that name is not meant.
+    pub uid: String,
+    /// All conditions that it should have of us. Those that it has too keep the time at which they became so.
+    pub conditions: Vec<StatusCondition>,
+    /// All addresses that it should have of us.
+    pub addresses: Vec<EntryAddress>,
+}
+
+/// The statuses that are not as they should be.
+pub fn wanted(index: &Index) -> Vec<Wanted> {
+    let objects = index.objects();
+    let mut wanted = Vec::new();
+    let mut compare = |object: Object, there: &[StatusCondition], should: Vec<Condition>| {
+        let metadata = object.metadata();
+        let conditions = conditions(metadata, there, should);
+        if conditions != there {
+            wanted.push(Wanted {
+                id: object.id(),
+                uid: metadata.uid.clone(),
+                conditions,
+                addresses: Vec::new(),
+            });
+        }
+    };
+    for service in objects.services().values() {
+        let id = id(Kind::Service, &service.metadata);
+        let should = bound(index, &id).into_iter().collect();
+        compare(
+            Object::Service(service.clone()),
+            &service.status.conditions,
+            should,
+        );
+    }
+    for entry in objects.workload_entries().values() {
+        let id = id(Kind::WorkloadEntry, &entry.metadata);
+        let should = bound(index, &id).into_iter().collect();
+        compare(
+            Object::WorkloadEntry(entry.clone()),
+            &entry.status.conditions,
+            should,
+        );
+    }
+    for policy in objects.authorization_policies().values() {
+        let should = authorization(index, policy).into_iter().collect();
+        compare(
+            Object::AuthorizationPolicy(policy.clone()),
+            &policy.status.conditions,
+            should,
+        );
+    }
+    for policy in objects.peer_authentications().values() {
+        let id = id(Kind::PeerAuthentication, &policy.metadata);
+        let should = index.reports().policy_of(&id).map(enforced);
+        compare(
+            Object::PeerAuthentication(policy.clone()),
+            &policy.status.conditions,
+            should.into_iter().collect(),
+        );
+    }
+    let given = addresses::given(objects);
+    for (key, entry) in objects.service_entries() {
+        let there = &entry.status.conditions.conditions;
+        let conditions = conditions(&entry.metadata, there, of_entry(index, entry));
+        let addresses = given.get(key).cloned().unwrap_or_default();
+        if conditions != *there || addresses != entry.status.addresses {
+            wanted.push(Wanted {
+                id: id(Kind::ServiceEntry, &entry.metadata),
+                uid: entry.metadata.uid.clone(),
+                conditions,
+                addresses,
+            });
+        }
+    }
+    wanted
+}
+
+/// A condition as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Condition {
+    kind: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+/// The conditions as they should be written. One that has not changed keeps its time; the time of others is left to the writer.
+fn conditions(
+    metadata: &Metadata,
+    there: &[StatusCondition],
+    should: Vec<Condition>,
+) -> Vec<StatusCondition> {
+    let written = should.into_iter().map(|should| {
+        let status = match should.holds {
+            true => "True",
+            false => "False",
+        };
+        let before = there.iter().find(|there| there.kind == should.kind);
+        let same = before.filter(|before| before.status == status);
+        StatusCondition {
+            kind: should.kind.to_owned(),
+            status: status.to_owned(),
+            reason: should.reason.to_owned(),
+            message: shortened(should.message),
+            observed_generation: metadata.generation,
+            last_transition_time: same
+                .map(|same| same.last_transition_time.clone())
+                .unwrap_or_default(),
+        }
+    });
+    let mut written: Vec<StatusCondition> = written.collect();
+    // In the order in which they are, so that order alone is no difference.
+    let place = |kind: &str| there.iter().position(|there| there.kind == kind);
+    written.sort_by_key(|condition| place(&condition.kind).unwrap_or(usize::MAX));
+    written
+}
+
+fn id(kind: Kind, metadata: &Metadata) -> ObjectId {
+    ObjectId {
+        kind,
+        key: metadata.key(),
+    }
+}
+
+/// What became of the wish for a waypoint, if there is one.
+fn bound(index: &Index, id: &ObjectId) -> Option<Condition> {
+    let WaypointReport {
+        waypoint,
+        refused,
+        canary,
+    } = index.reports().waypoint_of(id)?;
+    let mut message = match refused {
+        None => format!("served by waypoint {waypoint}"),
+        Some(why) => format!("not served by waypoint {waypoint}: {why}"),
+    };
+    if let Some(why) = canary {
+        message.push_str(&format!("; its canary is not in force: {why}"));
+    }
+    Some(Condition {
+        kind: WAYPOINT_BOUND,
+        holds: refused.is_none(),
+        reason: refused.map_or("WaypointAccepted", Unbound::reason),
+        message,
+    })
+}
+
+fn of_entry(index: &Index, entry: &ServiceEntry) -> Vec<Condition> {
+    let id = id(Kind::ServiceEntry, &entry.metadata);
+    let bound = bound(index, &id);
+    let is_wildcard = entry.spec.resolution == Resolution::DynamicDns
+        && entry.spec.hosts.iter().any(|host| host.contains('*'));
+    let served = bound.as_ref().is_some_and(|bound| bound.holds);
+    let missing = (is_wildcard && !served).then(|| Condition {
+        kind: WAYPOINT_MISSING,
+        holds: true,
+        reason: "NoWaypointForWildcardService",
+        message: "names below a wildcard are looked up by a waypoint, and none serves it: \
+                  label it istio.io/use-waypoint"
+            .to_owned(),
+    });
+    bound.into_iter().chain(missing).collect()
+}
+
+fn authorization(index: &Index, policy: &AuthorizationPolicy) -> Option<Condition> {
+    let targets = policy.spec.target_refs.iter();
+    let targets: Vec<&TargetRef> = targets.chain(&policy.spec.target_ref).collect();
+    if targets.is_empty() {
+        let id = id(Kind::AuthorizationPolicy, &policy.metadata);
+        return index.reports().policy_of(&id).map(enforced);
+    }
+    let judged = targets.into_iter().map(|target| {
+        let judged = target_of(index, policy.metadata.namespace(), target);
+        (format!("{} {}", target.kind, target.name), judged)
+    });
+    Some(accepted(judged.collect()))
+}
+
+/// How node proxies enforce a policy.
+fn enforced(report: &PolicyReport) -> Condition {
+    let findings = report.findings.iter();
+    let findings: Vec<String> = findings
+        .map(|finding| format!("{}: {}", finding.field, finding.message))
+        .collect();
+    let (holds, reason, message) = match report.outcome {
+        Outcome::Exact => (true, "Accepted", "enforced as written".to_owned()),
+        Outcome::Adjusted => {
+            let message = "enforced so that it permits no more than is written";
+            (
+                true,
+                "UnsupportedValue",
+                format!("{message}: {}", findings.join("; ")),
+            )
+        }
+        Outcome::NotSent => {
+            let message = "not enforced by node proxies";
+            (
+                false,
+                "UnsupportedValue",
+                format!("{message}: {}", findings.join("; ")),
+            )
+        }
+    };
+    Condition {
+        kind: ZTUNNEL_ACCEPTED,
+        holds,
+        reason,
+        message,
+    }
+}
+
+/// Why a policy is not enforced for a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unenforced {
+    Invalid,
+    NotFound,
+    NotBound,
+}
+
+impl Unenforced {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Invalid => "Invalid",
+            Self::NotFound => "TargetNotFound",
+            Self::NotBound => "AncestorNotBound",
+        }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Invalid => "not a kind of target that a policy can have here",
+            Self::NotFound => "not found",
+            Self::NotBound => "not served by a waypoint",
+        }
+    }
+}
+
+/// Whether a waypoint would see what a target is sent.
+fn target_of(index: &Index, namespace: &str, target: &TargetRef) -> Result<(), Unenforced> {
+    let key = ObjectKey::new(namespace, target.name.as_str());
+    let objects = index.objects();
+    let is_bound = |kind| {
+        let id = ObjectId {
+            kind,
+            key: key.clone(),
+        };
+        let report = index.reports().waypoint_of(&id);
+        match report.is_some_and(|report| report.refused.is_none()) {
+            true => Ok(()),
+            false => Err(Unenforced::NotBound),
+        }
+    };
+    let found = |found: bool| found.then_some(()).ok_or(Unenforced::NotFound);
+    match (target.group.as_str(), target.kind.as_str()) {
+        ("" | "core", "Service") => {
+            found(objects.services().contains_key(&key))?;
+            is_bound(Kind::Service)
+        }
+        ("networking.istio.io", "ServiceEntry") => {
+            found(objects.service_entries().contains_key(&key))?;
+            is_bound(Kind::ServiceEntry)
+        }
+        ("gateway.networking.k8s.io", "Gateway") => {
+            let gateway = objects.gateways().get(&key);
+            let gateway = gateway.ok_or(Unenforced::NotFound)?;
+            match index.is_waypoint(gateway) {
+                true => Ok(()),
+                false => Err(Unenforced::NotBound),
+            }
+        }
+        ("gateway.networking.k8s.io", "GatewayClass") if index.is_root(namespace) => {
+            found(objects.gateway_class(&target.name).is_some())
+        }
+        _ => Err(Unenforced::Invalid),
+    }
+}
+
+/// One condition for all targets.
+fn accepted(judged: Vec<(String, Result<(), Unenforced>)>) -> Condition {
+    let failed: Vec<(&str, Unenforced)> = judged
+        .iter()
+        .filter_map(|(target, judged)| Some((target.as_str(), judged.err()?)))
+        .collect();
+    let told = failed
+        .iter()
+        .map(|(target, why)| format!("{target}: {}", why.describe()));
+    let told = told.collect::<Vec<_>>().join("; ");
+    let (holds, reason, message) = match failed.first() {
+        None => (
+            true,
+            "Accepted",
+            "given to the waypoints of all targets".to_owned(),
+        ),
+        Some(_) if failed.len() < judged.len() => (true, "PartiallyInvalid", told),
+        Some((_, why)) => (false, why.reason(), told),
+    };
+    Condition {
+        kind: WAYPOINT_ACCEPTED,
+        holds,
+        reason,
+        message,
+    }
+}
+
+/// The API server takes no more than 32 768 bytes, and people read less.
+fn shortened(mut message: String) -> String {
+    if message.len() > MOST {
+        message.truncate(message.floor_char_boundary(MOST));
+        message.push('…');
+    }
+    message
+}
+
+/// The types of all conditions that are told here.
+pub const CONDITIONS: [&str; 4] = [
+    WAYPOINT_BOUND,
+    WAYPOINT_MISSING,
+    ZTUNNEL_ACCEPTED,
+    WAYPOINT_ACCEPTED,
+];
+const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
+const WAYPOINT_MISSING: &str = "istio.io/WaypointMissing";
+const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
+const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
+const MOST: usize = 2000;
+
+#[cfg(test)]
+mod tests;
