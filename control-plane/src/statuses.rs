@@ -24,10 +24,26 @@ pub struct Wanted {
     pub id: ObjectId,
     /// The UID of the object: a later one of that name is not meant.
     pub uid: String,
+    /// Of the specification that this is about; 0 where it is not counted.
+    pub generation: i64,
     /// All conditions that it should have of us. Those that it has too keep the time at which they became so.
     pub conditions: Vec<StatusCondition>,
     /// All addresses that it should have of us.
     pub addresses: Vec<EntryAddress>,
+}
+
+impl Wanted {
+    /// Whether it says the same, whenever that became so.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let untimed = |wanted: &Self| {
+            let mut wanted = wanted.clone();
+            for condition in &mut wanted.conditions {
+                condition.last_transition_time.clear();
+            }
+            wanted
+        };
+        untimed(self) == untimed(other)
+    }
 }
 
 /// The statuses that are not as they should be.
@@ -41,6 +57,7 @@ pub fn wanted(index: &Index) -> Vec<Wanted> {
             wanted.push(Wanted {
                 id: object.id(),
                 uid: metadata.uid.clone(),
+                generation: metadata.generation,
                 conditions,
                 addresses: Vec::new(),
             });
@@ -90,6 +107,7 @@ pub fn wanted(index: &Index) -> Vec<Wanted> {
             wanted.push(Wanted {
                 id: id(Kind::ServiceEntry, &entry.metadata),
                 uid: entry.metadata.uid.clone(),
+                generation: entry.metadata.generation,
                 conditions,
                 addresses,
             });
@@ -308,12 +326,9 @@ fn accepted(judged: Vec<(String, Result<(), Unenforced>)>) -> Condition {
         .map(|(target, why)| format!("{target}: {}", why.describe()));
     let told = told.collect::<Vec<_>>().join("; ");
     let (holds, reason, message) = match failed.first() {
-        None => (
-            true,
-            "Accepted",
-            "given to the waypoints of all targets".to_owned(),
-        ),
-        Some(_) if failed.len() < judged.len() => (true, "PartiallyInvalid", told),
+        // What is written here is believed: nothing has accepted it that does not enforce it.
+        None => (false, "NotEnforced", UNENFORCED.to_owned()),
+        Some(_) if failed.len() < judged.len() => (false, "PartiallyInvalid", told),
         Some((_, why)) => (false, why.reason(), told),
     };
     Condition {
@@ -344,6 +359,7 @@ const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
 const WAYPOINT_MISSING: &str = "istio.io/WaypointMissing";
 const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
+const UNENFORCED: &str = "all targets are served by waypoints, which do not enforce policies yet: this one has no effect";
 const MOST: usize = 2000;
 
 #[cfg(test)]

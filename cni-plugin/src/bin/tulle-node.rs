@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use tokio::runtime::Builder;
-use tracing::info;
+use tracing::{info, warn};
 use tulle_cni_plugin::node::{
     app::App,
     config::{Args, Invocation, UninstallArgs},
     install::{self, Plugin},
 };
-use tulle_net::memory::share_heap;
+use tulle_net::{memory::share_heap, settings};
 use tulle_runtime::{log, process, signal::Shutdown};
 
 fn main() -> ExitCode {
@@ -33,6 +33,9 @@ fn run(args: Args) -> anyhow::Result<()> {
     share_heap();
     let _log = log::init(args.log())?;
     process::raise_open_file_limit().context("cannot raise the limit of open files")?;
+    if let Err(error) = settings::make_writable() {
+        warn!(%error, "settings of the kernel are read-only here: no pod can be enrolled that lacks those it takes");
+    }
     let config = args.into_config();
     info!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
     Builder::new_current_thread()
@@ -49,6 +52,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
+    let stay = args.stay;
     let done = install::uninstall(&args.into_config())?;
     for file in &done.configurations {
         println!("took tulle-cni out of {}", file.display());
@@ -60,5 +64,19 @@ fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
             "{sandboxes} sandboxes still name tulle-cni: it stays and passes everything; run this again when they are gone"
         ),
     }
-    Ok(())
+    match stay {
+        true => stay_until_told(),
+        false => Ok(()),
+    }
+}
+
+/// What is run by a daemon set would be run again and again.
+fn stay_until_told() -> anyhow::Result<()> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            Shutdown::install()?.wait().await;
+            Ok(())
+        })
 }

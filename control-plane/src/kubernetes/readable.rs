@@ -7,26 +7,27 @@ use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::value::RawValue;
 use tracing::warn;
 use tulle_manifest::{
-    AuthorizationPolicy, Metadata, PeerAuthentication, PolicySelector, TargetRef,
+    AuthorizationPolicy, Conditions, Metadata, PeerAuthentication, PolicySelector, TargetRef,
+    lenient,
 };
 
 /// A kind whose objects stand for refusal where they cannot be understood.
 pub(super) trait Restriction: for<'de> Deserialize<'de> {
     /// One that refuses everything that it is about.
-    fn refusal(metadata: Metadata, about: AboutSpec) -> Self;
+    fn refusal(named: Named, about: AboutSpec) -> Self;
 }
 
 impl Restriction for AuthorizationPolicy {
-    fn refusal(metadata: Metadata, about: AboutSpec) -> Self {
+    fn refusal(named: Named, about: AboutSpec) -> Self {
         let mut targets = about.target_refs;
         targets.extend(about.target_ref);
-        Self::refusal(metadata, about.selector, targets)
+        Self::refusal(named.metadata, about.selector, targets, named.status)
     }
 }
 
 impl Restriction for PeerAuthentication {
-    fn refusal(metadata: Metadata, about: AboutSpec) -> Self {
-        Self::strict(metadata, about.selector)
+    fn refusal(named: Named, about: AboutSpec) -> Self {
+        Self::strict(named.metadata, about.selector, named.status)
     }
 }
 
@@ -38,19 +39,22 @@ impl<'de, T: Restriction> Deserialize<'de> for Readable<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
         serde_json::from_str(text).map(Self).or_else(|error| {
-            let Named { metadata } = serde_json::from_str(text).map_err(D::Error::custom)?;
-            let key = metadata.key();
+            let named: Named = serde_json::from_str(text).map_err(D::Error::custom)?;
+            let key = named.metadata.key();
             warn!(%key, %error, "policy cannot be understood, and refuses everything that it is about");
             // If that cannot be read either, it is about the whole namespace.
             let about = serde_json::from_str(text).map(|about: About| about.spec);
-            Ok(Self(T::refusal(metadata, about.unwrap_or_default())))
+            Ok(Self(T::refusal(named, about.unwrap_or_default())))
         })
     }
 }
 
+/// Whose it is, and what was told of it.
 #[derive(Deserialize)]
-struct Named {
+pub(super) struct Named {
     metadata: Metadata,
+    #[serde(default, deserialize_with = "lenient")]
+    status: Conditions,
 }
 
 #[derive(Deserialize)]

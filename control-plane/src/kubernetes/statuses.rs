@@ -62,7 +62,7 @@ impl Writer<'_> {
             let tried = self.tries.remove(&status.id);
             match tried {
                 // It is on its way here, or was refused; something else is tried at once.
-                Some((before, tried)) if now < tried.again && before == status => {
+                Some((before, tried)) if now < tried.again && before.says_the_same(&status) => {
                     next = next.min(tried.again);
                     waiting.insert(status.id.clone(), (status, tried));
                 }
@@ -147,6 +147,10 @@ fn body(status: &Wanted, version: &str) -> Value {
         "status": {},
     });
     if let Some(fields) = body.get_mut("status").and_then(Value::as_object_mut) {
+        // A status of which nothing is left would be null, which the schemas of these kinds forbid.
+        if status.id.kind != Kind::Service {
+            fields.insert("observedGeneration".to_owned(), status.generation.into());
+        }
         if !conditions.is_empty() {
             fields.insert("conditions".to_owned(), conditions.into());
         }
@@ -197,6 +201,6 @@ fn served_as(kind: Kind) -> Option<(&'static str, &'static str)> {
 const MANAGER: &str = "tulled";
 const AT_ONCE: usize = 8;
 /// Between two looks at everything.
-const PACE: Duration = Duration::from_millis(100);
+const PACE: Duration = Duration::from_secs(1);
 /// If nothing changes.
 const IDLE: Duration = Duration::from_secs(300);

@@ -128,7 +128,7 @@ fn a_policy_says_how_it_is_enforced() {
 }
 
 #[test]
-fn a_policy_with_targets_says_whether_a_waypoint_has_it() {
+fn a_policy_with_targets_says_that_nothing_enforces_it_and_what_else_is_wrong() {
     let service = "{kind: Service, name: s}";
     let gateway = "{group: gateway.networking.k8s.io, kind: Gateway, name: w}";
     let class = "{group: gateway.networking.k8s.io, kind: GatewayClass, name: istio-waypoint}";
@@ -138,9 +138,9 @@ fn a_policy_with_targets_says_whether_a_waypoint_has_it() {
     let world = [WAYPOINT, BOUND, class_object].concat();
     let unbound = BOUND.replace("istio.io/use-waypoint: w", "a: b");
     for (world, namespace, targets, expected) in [
-        (world.as_str(), "shop", service, "True Accepted"),
-        (&world, "shop", gateway, "True Accepted"),
-        (&world, "istio-system", class, "True Accepted"),
+        (world.as_str(), "shop", service, "False NotEnforced"),
+        (&world, "shop", gateway, "False NotEnforced"),
+        (&world, "istio-system", class, "False NotEnforced"),
         (&world, "shop", class, "False Invalid"),
         (&world, "shop", none, "False TargetNotFound"),
         (&unbound, "shop", service, "False AncestorNotBound"),
@@ -149,7 +149,7 @@ fn a_policy_with_targets_says_whether_a_waypoint_has_it() {
             &world,
             "shop",
             &format!("{none}, {service}"),
-            "True PartiallyInvalid",
+            "False PartiallyInvalid",
         ),
     ] {
         let policy = policy("p", namespace, &format!("targetRefs: [{targets}]"));

@@ -12,7 +12,7 @@ mod values;
 
 use tulle_model::{Action, Authorization, Clause, Match, PolicyKey, Rule, Scope};
 
-use super::{Finding, PolicyReport};
+use super::{Finding, PolicyReport, report::unreadable};
 use crate::mesh::Mesh;
 use tulle_manifest::{
     AuthorizationPolicy, Kind, ObjectId, PolicyAction, PolicyCondition, PolicyRule, RuleFrom,
@@ -34,6 +34,9 @@ pub fn authorization(
         namespace: policy.metadata.namespace(),
         findings: Vec::new(),
     };
+    if policy.is_unreadable {
+        translation.findings.push(unreadable());
+    }
     let sent = match enforced_here(mesh, policy) {
         Ok(action) => Some(translation.policy(policy, action)),
         Err(finding) => {

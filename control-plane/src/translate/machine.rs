@@ -115,7 +115,7 @@ pub fn machine(
 }
 
 /// Whether a text can be a DNS name, or a wildcard of some.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let name = text.strip_prefix("*.").unwrap_or(text);
     let name = name.strip_suffix('.').unwrap_or(name);
     let is_label = |label: &str| {

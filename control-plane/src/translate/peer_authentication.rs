@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use tulle_model::{Action, Authorization, Clause, Match, PolicyKey, Rule, Scope, StringMatch};
 
-use super::{Finding, Outcome, PolicyReport};
+use super::{Finding, Outcome, PolicyReport, report::unreadable};
 use crate::mesh::Mesh;
 use tulle_manifest::{Kind, MutualTlsMode, ObjectId, ObjectKey, PeerAuthentication, UnknownFields};
 
@@ -189,6 +189,9 @@ pub fn peer_authentication_report(mesh: &Mesh, policy: &PeerAuthentication) -> P
             )
         })
         .collect();
+    if policy.is_unreadable {
+        findings.push(unreadable());
+    }
     let selects = !spec.selector.match_labels.is_empty();
     let in_root = policy.metadata.namespace() == mesh.root_namespace;
     if selects && in_root {

@@ -61,3 +61,11 @@ impl Finding {
         }
     }
 }
+
+/// What is said of a policy that could not be understood.
+pub(super) fn unreadable() -> Finding {
+    Finding::new(
+        "spec",
+        "cannot be understood by this version, which may be older: everything is refused that it is about",
+    )
+}

@@ -15,17 +15,18 @@ use tulle_model::{
 };
 
 use super::{
+    machine::is_name,
     port::{app_protocol, named_port},
     service::annotated_preference,
     waypoint::Binding,
 };
 use crate::mesh::Mesh;
 
-/// The hosts of an entry that can be services: a wildcard only if DNS is asked for whatever is below it.
+/// The hosts of an entry that can be services: names, and a wildcard only if DNS is asked for whatever is below it.
 pub fn entry_hosts(entry: &ServiceEntry) -> impl Iterator<Item = &str> {
     let wildcards = entry.spec.resolution == Resolution::DynamicDns;
     let hosts = entry.spec.hosts.iter().map(String::as_str);
-    hosts.filter(move |host| !host.is_empty() && (wildcards || !host.contains('*')))
+    hosts.filter(move |host| is_name(host) && (wildcards || !host.contains('*')))
 }
 
 /// The service of one host of an entry.

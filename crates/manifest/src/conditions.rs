@@ -44,6 +44,27 @@ impl Conditions {
     }
 }
 
+/// Reads a status that cannot be understood like one that says nothing: it is others who write there. For `deserialize_with`.
+///
+/// # Errors
+/// When the text itself is broken.
+pub fn lenient<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either<T> {
+        Status(T),
+        Other(de::IgnoredAny),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::Status(status) => status,
+        Either::Other(_) => T::default(),
+    })
+}
+
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     deserializer.deserialize_any(Number)
 }
@@ -77,6 +98,28 @@ impl de::Visitor<'_> for Number {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_that_makes_no_sense_says_nothing() {
+        #[derive(Deserialize)]
+        struct Object {
+            #[serde(default, deserialize_with = "lenient")]
+            status: Conditions,
+        }
+        for status in [
+            "7",
+            "null",
+            "{conditions: 7}",
+            "{conditions: [{type: [a]}]}",
+            "[a]",
+        ] {
+            let object: Object = serde_saphyr::from_str(&format!("status: {status}\n")).unwrap();
+            assert_eq!(object.status, Conditions::default(), "{status}");
+        }
+        let object: Object =
+            serde_saphyr::from_str("status: {other: 1, conditions: [{type: a}]}\n").unwrap();
+        assert_eq!(object.status.conditions.len(), 1);
+    }
 
     #[test]
     fn conditions_are_read_however_they_are_written() {

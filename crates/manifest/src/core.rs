@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
-    conditions::Conditions,
+    conditions::{Conditions, lenient},
     meta::{Labels, Metadata, or_default},
 };
 
@@ -171,7 +171,7 @@ pub struct Service {
     #[serde(default, deserialize_with = "or_default")]
     pub spec: ServiceSpec,
     /// What has become of it.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "lenient")]
     pub status: Conditions,
 }
 

@@ -27,7 +27,7 @@ mod selector;
 pub mod source;
 mod status;
 
-pub use conditions::{Conditions, StatusCondition};
+pub use conditions::{Conditions, StatusCondition, lenient};
 
 pub use self::core::{
     Condition, Container, ContainerPort, Namespace, Node, Pod, PodIp, PodPhase, PodSpec, PodStatus,

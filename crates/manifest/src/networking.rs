@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::{
-    conditions::Conditions,
+    conditions::{Conditions, lenient},
     meta::{Labels, Metadata, or_default},
 };
 
@@ -16,7 +16,7 @@ pub struct ServiceEntry {
     pub metadata: Metadata,
     #[serde(default, deserialize_with = "or_default")]
     pub spec: ServiceEntrySpec,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "lenient")]
     pub status: ServiceEntryStatus,
 }
 
@@ -123,7 +123,7 @@ pub struct WorkloadEntry {
     pub metadata: Metadata,
     #[serde(default, deserialize_with = "or_default")]
     pub spec: WorkloadEntrySpec,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "lenient")]
     pub status: Conditions,
 }
 

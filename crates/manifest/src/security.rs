@@ -8,7 +8,7 @@ use serde::{
 };
 
 use super::{
-    conditions::Conditions,
+    conditions::{Conditions, lenient},
     meta::{Labels, Metadata, or_default},
 };
 
@@ -24,13 +24,21 @@ pub struct AuthorizationPolicy {
     #[serde(default, deserialize_with = "present")]
     pub spec: AuthorizationSpec,
     /// What has become of it.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "lenient")]
     pub status: Conditions,
+    /// It could not be understood, and stands for what it would refuse at most.
+    #[serde(skip)]
+    pub is_unreadable: bool,
 }
 
 impl AuthorizationPolicy {
-    /// A policy that refuses everything to what it selects, or has as targets.
-    pub fn refusal(metadata: Metadata, selector: PolicySelector, targets: Vec<TargetRef>) -> Self {
+    /// One that could not be understood: it refuses everything to what it selects, or has as targets.
+    pub fn refusal(
+        metadata: Metadata,
+        selector: PolicySelector,
+        targets: Vec<TargetRef>,
+        status: Conditions,
+    ) -> Self {
         let spec = AuthorizationSpec {
             selector,
             target_refs: targets,
@@ -41,7 +49,8 @@ impl AuthorizationPolicy {
         Self {
             metadata,
             spec,
-            status: Conditions::default(),
+            status,
+            is_unreadable: true,
         }
     }
 }
@@ -199,13 +208,16 @@ pub struct PeerAuthentication {
     #[serde(default, deserialize_with = "present")]
     pub spec: PeerAuthenticationSpec,
     /// What has become of it.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "lenient")]
     pub status: Conditions,
+    /// It could not be understood, and stands for what it would refuse at most.
+    #[serde(skip)]
+    pub is_unreadable: bool,
 }
 
 impl PeerAuthentication {
-    /// One that requires identities of whoever connects to what it selects.
-    pub fn strict(metadata: Metadata, selector: PolicySelector) -> Self {
+    /// One that could not be understood: it requires identities of whoever connects to what it selects.
+    pub fn strict(metadata: Metadata, selector: PolicySelector, status: Conditions) -> Self {
         let mtls = MutualTls {
             mode: MutualTlsMode::Strict,
             ..MutualTls::default()
@@ -218,7 +230,8 @@ impl PeerAuthentication {
         Self {
             metadata,
             spec,
-            status: Conditions::default(),
+            status,
+            is_unreadable: true,
         }
     }
 }

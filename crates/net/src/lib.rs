@@ -35,6 +35,7 @@ pub mod original_dst;
 pub mod probes;
 pub mod process;
 pub mod redirect;
+pub mod settings;
 pub mod socket;
 pub mod udp;
 

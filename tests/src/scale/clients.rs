@@ -7,12 +7,12 @@ use std::{
         mpsc,
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use parking_lot::Mutex;
-use tokio::{runtime::Builder, task::JoinSet};
+use tokio::{runtime::Builder, task::JoinSet, time::Instant};
 use tulle_identity::control_tls::{ChannelConfig, Credentials, RootSource, TokenSource};
 use tulle_lab::ClientSetup;
 use tulle_model::Authorization;

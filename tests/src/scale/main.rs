@@ -16,12 +16,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
+use tokio::time::Instant;
 use tulle_lab::{
     Lab, LabSpec, Mesh, MeshConfig,
     cluster::Cluster,
@@ -119,7 +120,8 @@ fn write(path: &Path, figures: &[Figure]) -> Result<()> {
 
 async fn measure(sandbox: &Sandbox, options: &Options) -> Result<Vec<Figure>> {
     let spec = LabSpec {
-        nodes: Vec::new(),
+        // Without any, the control node has no network.
+        nodes: vec!["node1".to_owned()],
         ..LabSpec::default()
     };
     let lab = Lab::create(sandbox, &spec).await?;

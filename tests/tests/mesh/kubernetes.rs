@@ -310,7 +310,7 @@ pub(crate) async fn statuses(sandbox: Sandbox) -> Result<()> {
     says(cluster, policies, "ZtunnelAccepted True Accepted").await?;
     says(cluster, policies, "example.com/Other False Other").await?;
 
-    let service = json!({
+    let mut service = json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": "s", "namespace": "shop", "labels": {"istio.io/use-waypoint": "none-yet"}},
@@ -318,7 +318,20 @@ pub(crate) async fn statuses(sandbox: Sandbox) -> Result<()> {
     });
     cluster.put(&service)?;
     let bound = "istio.io/WaypointBound False WaypointIsNotReady";
-    says(cluster, "/api/v1/namespaces/shop/services/s", bound).await?;
+    let path = "/api/v1/namespaces/shop/services/s";
+    says(cluster, path, bound).await?;
+    service["metadata"]["labels"] = json!({});
+    cluster.put(&service)?;
+    eventually("nothing is said where nothing is asked for", async || {
+        let service = cluster.get(path);
+        service.is_ok_and(|service| {
+            let conditions = service
+                .pointer("/status/conditions")
+                .and_then(Value::as_array);
+            conditions.is_none_or(Vec::is_empty)
+        })
+    })
+    .await?;
 
     let ports = json!([{"number": 7000, "name": "echo", "targetPort": PORT}]);
     let spec = json!({"hosts": ["old.example"], "resolution": "STATIC", "ports": ports,

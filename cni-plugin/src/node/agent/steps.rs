@@ -187,10 +187,14 @@ impl Agent {
         }
         let key = sandbox.key.as_ref().map(ToString::to_string);
         info!(key, ?ips, "pod has other addresses");
-        sandbox.ips = ips;
-        self.save(known, sandbox, SavedStage::Enrolled)?;
-        self.probes.allow(&known.uid, &sandbox.ips).await;
-        Ok(())
+        self.probes.allow(&known.uid, &ips).await;
+        let before = std::mem::replace(&mut sandbox.ips, ips);
+        let saved = self.save(known, sandbox, SavedStage::Enrolled);
+        if saved.is_err() {
+            // So that it is tried again.
+            sandbox.ips = before;
+        }
+        saved
     }
 
     /// Lets a pod out: nothing new is redirected, and what is open runs on.

@@ -92,6 +92,9 @@ pub struct UninstallArgs {
         default_value = "/var/lib/cni"
     )]
     cni_cache_dir: PathBuf,
+    /// Stay afterwards, until told to end: for a daemon set, which would begin again.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 impl InstallArgs {

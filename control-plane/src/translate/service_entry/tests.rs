@@ -123,7 +123,7 @@ fn a_wildcard_is_a_service_only_if_names_below_it_are_looked_up() {
         ("DYNAMIC_DNS", vec!["*.example", "a.example"]),
     ] {
         let entry = entry(&format!(
-            "hosts: ['*.example', a.example, ''], resolution: {resolution}"
+            "hosts: ['*.example', a.example, '', 'https://b.example/', /Pod/shop/web], resolution: {resolution}"
         ));
         let hosts: Vec<&str> = entry_hosts(&entry).collect();
         assert_eq!(hosts, expected, "{resolution}");

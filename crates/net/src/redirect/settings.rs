@@ -19,6 +19,8 @@ pub(super) fn carry_marks(netns: &Netns) -> io::Result<()> {
             fs::write(setting, "1")
                 .map_err(|error| io::Error::new(error.kind(), format!("{setting}: {error}")))?;
         }
+        // Kernels before 5.14 have no such setting, and do without.
+        let _ = fs::write(MIGRATE, "1");
         Ok(())
     })?
 }
@@ -60,6 +62,9 @@ fn settings() -> impl Iterator<Item = &'static str> {
 /// Has the check of source addresses look at marks as well. Otherwise the way back that it looks for could be the one that
 /// captures.
 const LOOK_AT_MARKS: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
+/// Lets connections that wait on a listener which closes go to another one of the same port, as of the ztunnel that takes over.
+/// ztunnel asks for it too, but may not be permitted to.
+const MIGRATE: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 /// The first counts for both families, in spite of its name.
 const CARRY_MARKS: [&str; 3] = [
     "/proc/sys/net/ipv4/tcp_fwmark_accept",

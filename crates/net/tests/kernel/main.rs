@@ -22,6 +22,7 @@ mod probes;
 mod process;
 mod redirect;
 mod release;
+mod settings;
 mod sockets;
 mod support;
 mod walks;
