@@ -49,3 +49,5 @@ mod files;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod vectors;

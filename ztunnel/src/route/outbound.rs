@@ -247,10 +247,10 @@ impl Decision<'_> {
         endpoint: &Endpoint<'_>,
         record: Option<&ServiceRecord>,
     ) -> Result<Outbound, RouteError> {
-        let workload = Arc::clone(endpoint.workload);
         let Some(ip) = endpoint.ip else {
-            return Err(self.out_of_reach(&workload));
+            return Err(self.out_of_reach(endpoint.workload));
         };
+        let workload = Arc::clone(self.in_the_mesh(endpoint.workload, ip));
         let addr = SocketAddr::new(ip, endpoint.port);
         let service = record.map(|record| Arc::clone(&record.service));
         match workload.tunnel_protocol {
@@ -272,6 +272,16 @@ impl Decision<'_> {
                 })
             }
         }
+    }
+
+    /// Whoever lists an address may not know that a pod of the mesh has it, which is not to be called in the clear.
+    fn in_the_mesh<'a>(&'a self, listed: &'a Arc<Workload>, ip: IpAddr) -> &'a Arc<Workload> {
+        if listed.tunnel_protocol == TunnelProtocol::Hbone {
+            return listed;
+        }
+        let owner = self.snapshot.workload_by_address(&listed.network, ip);
+        let meshed = owner.filter(|owner| owner.tunnel_protocol == TunnelProtocol::Hbone);
+        meshed.unwrap_or(listed)
     }
 
     fn out_of_reach(&self, workload: &Workload) -> RouteError {

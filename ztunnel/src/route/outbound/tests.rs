@@ -81,6 +81,31 @@ fn waypoint() -> [Resource; 2] {
 }
 
 #[test]
+fn a_listed_address_that_a_pod_of_the_mesh_has_is_not_called_in_the_clear() {
+    let uid = "Kubernetes/networking.istio.io/ServiceEntry/shop/e/10.0.0.4";
+    let listed = serving(plain(uid, "10.0.0.4"), "cart", &[]);
+    let of_slice = Model {
+        network_mode: NetworkMode::HostNetwork,
+        ..listed.clone()
+    };
+    for listed in [listed, of_slice] {
+        let service = service("cart", &["10.2.0.1"]);
+        let all = |owner: Model| -> Vec<Resource> {
+            vec![service.clone().into(), listed.clone().into(), owner.into()]
+        };
+        let owner = "Kubernetes//Pod/shop/a";
+        assert_eq!(
+            go(&all(pod(owner, "10.0.0.4")), "10.2.0.1:80"),
+            format!("Direct 10.0.0.4:15008 {owner} for 10.0.0.4:8080")
+        );
+        assert_eq!(
+            go(&all(plain(owner, "10.0.0.4")), "10.2.0.1:80"),
+            format!("plain 10.0.0.4:8080 {uid}")
+        );
+    }
+}
+
+#[test]
 fn without_waypoints() {
     let host_network = Model {
         network_mode: NetworkMode::HostNetwork,
