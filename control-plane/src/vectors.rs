@@ -11,12 +11,7 @@ use tulle_manifest::{ObjectId, source::Change};
 use tulle_model::{Authorization, Health, Service, TunnelProtocol, Workload, WorkloadType};
 use tulle_xds::Address;
 
-use crate::{
-    index::Index,
-    mesh::Mesh,
-    testing,
-    translate::Unbound,
-};
+use crate::{index::Index, mesh::Mesh, testing, translate::Unbound};
 
 /// What is sent, by name.
 struct Sent {
@@ -110,7 +105,10 @@ fn a_named_port_is_that_of_each_pod() {
         pod("c", ""),
     ];
     let sent = Sent::of(&format!("{}{service}", pods.concat()));
-    assert_eq!(sent.service("a/web.a.svc.cluster.local").ports[0].target_port, 0);
+    assert_eq!(
+        sent.service("a/web.a.svc.cluster.local").ports[0].target_port,
+        0
+    );
     for (name, expected) in [("a/a", vec![8080]), ("a/b", vec![9090]), ("a/c", vec![])] {
         let ports = sent.workload(name).services.values().flatten();
         let ports: Vec<u16> = ports.map(|mapping| mapping.target_port).collect();

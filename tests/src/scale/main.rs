@@ -192,6 +192,7 @@ async fn measure(sandbox: &Sandbox, options: &Options) -> Result<Vec<Figure>> {
         mesh.cluster().merge(&path, &body)?;
         delays.extend(waiting.wait(began, LIMIT)?);
     }
+    let settled = resident(&mut mesh)?;
     delays.sort_unstable();
     let quantile = |share: f64| {
         let last = delays.len().saturating_sub(1);
@@ -215,6 +216,13 @@ async fn measure(sandbox: &Sandbox, options: &Options) -> Result<Vec<Figure>> {
         "ms",
         quantile(1.0),
         None,
+    );
+
+    figure(
+        "RSS of tulled after these changes",
+        "MB",
+        settled,
+        Some(100.0),
     );
 
     let (answers, updated) = (clients.answers(), clients.updated());
