@@ -1,12 +1,9 @@
 //! The network library of CRI-O, in a program of `tests/crio` that does as CRI-O does.
 
-use std::{fs, net::SocketAddr, path::Path, process::Stdio};
+use std::{net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
-};
+use tokio::process::Command;
 use tulle_lab::{sandbox::Sandbox, wait_for};
 use tulle_net::{
     Netns,
@@ -15,6 +12,7 @@ use tulle_net::{
 
 use crate::{
     SOON, find,
+    lines::Teller,
     node::{Node, is_redirected},
     peer, uid,
 };
@@ -122,38 +120,21 @@ impl Pod {
 }
 
 /// The running program.
-struct Crio {
-    _process: Child,
-    asked: ChildStdin,
-    answers: Lines<BufReader<ChildStdout>>,
-}
+struct Crio(Teller);
 
 impl Crio {
     fn start(node: &Node, program: &Path) -> Result<Self> {
-        let log = fs::File::create(node.logs.join("crio.log"))?;
-        let mut process = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .arg(node.folder.join("net.d"))
-            .arg(node.folder.join("bin"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()?;
-        let answers = process.stdout.take().context("piped")?;
-        Ok(Self {
-            asked: process.stdin.take().context("piped")?,
-            answers: BufReader::new(answers).lines(),
-            _process: process,
-        })
+            .arg(node.folder.join("bin"));
+        Teller::start(node, "crio", command).map(Self)
     }
 
     async fn ask(&mut self, verb: &str, pod: &Pod) -> Result<()> {
         let Pod { name, uid, path } = pod;
-        let line = format!("{verb} shop {name} {uid} sandbox-of-{name} {path}\n");
-        self.asked.write_all(line.as_bytes()).await?;
-        let answer = self.answers.next_line().await?.context("it has ended")?;
-        ensure!(answer == "ok", "{verb} {name}: {answer}");
-        Ok(())
+        let line = format!("{verb} shop {name} {uid} sandbox-of-{name} {path}");
+        self.0.tell(&line).await
     }
 
     /// Waits until our plugin refuses a pod that nobody knows. Until it is executed, such a pod starts.

@@ -24,6 +24,7 @@ mod cgroups;
 mod containerd;
 mod cri;
 mod crio;
+mod lines;
 mod node;
 mod nri;
 

@@ -1,19 +1,17 @@
 //! A runtime that keeps no results of CNI where we look, and tells of its pods by NRI: the library that containerd and CRI-O use
 //! for that, in a program of `tests/nri`.
 
-use std::{fs, path::Path, process::Stdio};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
-};
+use tokio::process::Command;
 use tulle_lab::{sandbox::Sandbox, wait_for};
 use tulle_net::Netns;
 
 use crate::{
     PLUGINS, SOON, find,
+    lines::Teller,
     node::{Node, is_redirected},
     peer, run_with, uid,
 };
@@ -34,14 +32,16 @@ pub(crate) async fn pods_are_found(sandbox: Sandbox) -> Result<()> {
     let agent = node.agent()?;
     let says_yes = node.ztunnel();
 
-    let mut runtime = Runtime::start(&node, &program).await?;
+    let mut command = Command::new(program);
+    command.arg(node.nri_socket());
+    let mut runtime = Teller::start(&node, "nri", command)?;
     // More than the runtime's library sends at once.
     for number in 100..100 + MANY {
-        runtime.has("other", number, "/run/netns/gone").await?;
+        has(&mut runtime, "other", number, "/run/netns/gone").await?;
     }
-    runtime.has("on-the-node", 3, "-").await?;
-    runtime.has("elsewhere", 2, &elsewhere.path).await?;
-    runtime.has("web", 1, &web.path).await?;
+    has(&mut runtime, "on-the-node", 3, "-").await?;
+    has(&mut runtime, "elsewhere", 2, &elsewhere.path).await?;
+    has(&mut runtime, "web", 1, &web.path).await?;
     wait_for("what NRI tells of is in the mesh", SOON, async || {
         is_redirected(&web.path).ok().flatten()
     })
@@ -86,40 +86,11 @@ impl Pod {
     }
 }
 
-/// The running program.
-struct Runtime {
-    _process: Child,
-    told: ChildStdin,
-    answers: Lines<BufReader<ChildStdout>>,
-}
-
-impl Runtime {
-    async fn start(node: &Node, program: &Path) -> Result<Self> {
-        let log = fs::File::create(node.logs.join("nri.log"))?;
-        let mut process = Command::new(program)
-            .arg(node.nri_socket())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()?;
-        let answers = process.stdout.take().context("piped")?;
-        Ok(Self {
-            told: process.stdin.take().context("piped")?,
-            answers: BufReader::new(answers).lines(),
-            _process: process,
-        })
-    }
-
-    /// The runtime has this pod from now on.
-    async fn has(&mut self, name: &str, number: u32, netns: &str) -> Result<()> {
-        let uid = uid(number);
-        let line = format!("shop {name} {uid} sandbox-{number} {netns}\n");
-        self.told.write_all(line.as_bytes()).await?;
-        let answer = self.answers.next_line().await?.context("it has ended")?;
-        ensure!(answer == "ok", "{name}: {answer}");
-        Ok(())
-    }
+/// The runtime has this pod from now on.
+async fn has(runtime: &mut Teller, name: &str, number: u32, netns: &str) -> Result<()> {
+    let uid = uid(number);
+    let line = format!("shop {name} {uid} sandbox-{number} {netns}");
+    runtime.tell(&line).await
 }
 
 /// A message of the runtime holds 4 MiB; each of these pods takes some 150 bytes.
