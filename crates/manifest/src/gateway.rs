@@ -1,9 +1,10 @@
 //! Gateways, as far as they are waypoints.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    meta::{Metadata, or_default},
+    conditions::{Conditions, StatusCondition, lenient},
+    meta::{Labels, Metadata, or_default},
     selector::LabelSelector,
 };
 
@@ -14,6 +15,8 @@ pub struct GatewayClass {
     pub metadata: Metadata,
     #[serde(default, deserialize_with = "or_default")]
     pub spec: GatewayClassSpec,
+    #[serde(default, deserialize_with = "lenient")]
+    pub status: Conditions,
 }
 
 /// Who makes Gateways of a class real.
@@ -32,7 +35,7 @@ pub struct Gateway {
     pub metadata: Metadata,
     #[serde(default, deserialize_with = "or_default")]
     pub spec: GatewaySpec,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "lenient")]
     pub status: GatewayStatus,
 }
 
@@ -45,6 +48,37 @@ pub struct GatewaySpec {
     pub gateway_class_name: String,
     #[serde(default, deserialize_with = "or_default")]
     pub listeners: Vec<Listener>,
+    /// Where it shall be reached, if that is not for the control plane to say.
+    #[serde(default, deserialize_with = "or_default")]
+    pub addresses: Vec<GatewayAddress>,
+    /// About the objects that are made for it.
+    #[serde(default)]
+    pub infrastructure: Option<Infrastructure>,
+}
+
+/// What the objects that are made for a Gateway shall have.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct Infrastructure {
+    #[serde(default, deserialize_with = "or_default")]
+    pub labels: Labels,
+    #[serde(default, deserialize_with = "or_default")]
+    pub annotations: Labels,
+    #[serde(default)]
+    pub parameters_ref: Option<ParametersReference>,
+}
+
+/// An object of the Gateway's namespace that says more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct ParametersReference {
+    #[serde(default, deserialize_with = "or_default")]
+    pub group: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub kind: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
 }
 
 /// Where a Gateway listens, and for whom.
@@ -100,16 +134,46 @@ pub enum FromNamespaces {
 #[allow(missing_docs, reason = "the names are those of the API")]
 pub struct GatewayStatus {
     #[serde(default, deserialize_with = "or_default")]
-    pub addresses: Vec<GatewayStatusAddress>,
+    pub addresses: Vec<GatewayAddress>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub conditions: Vec<StatusCondition>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub listeners: Vec<ListenerStatus>,
 }
 
 /// An address of a Gateway.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are those of the API")]
-pub struct GatewayStatusAddress {
+pub struct GatewayAddress {
     /// `IPAddress`, which is the default, or `Hostname`.
     #[serde(default, rename = "type", deserialize_with = "or_default")]
     pub kind: String,
     #[serde(default, deserialize_with = "or_default")]
     pub value: String,
+}
+
+/// What has become of a listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct ListenerStatus {
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
+    /// Kinds of routes that may refer to it.
+    #[serde(default, deserialize_with = "or_default")]
+    pub supported_kinds: Vec<RouteKind>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub attached_routes: i32,
+    #[serde(default, deserialize_with = "or_default")]
+    pub conditions: Vec<StatusCondition>,
+}
+
+/// A kind of route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct RouteKind {
+    #[serde(default, deserialize_with = "or_default")]
+    pub group: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub kind: String,
 }

@@ -35,8 +35,9 @@ pub use self::core::{
 };
 pub use discovery::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, TargetReference};
 pub use gateway::{
-    AllowedRoutes, FromNamespaces, Gateway, GatewayClass, GatewayClassSpec, GatewaySpec,
-    GatewayStatus, GatewayStatusAddress, Listener, RouteNamespaces,
+    AllowedRoutes, FromNamespaces, Gateway, GatewayAddress, GatewayClass, GatewayClassSpec,
+    GatewaySpec, GatewayStatus, Infrastructure, Listener, ListenerStatus, ParametersReference,
+    RouteKind, RouteNamespaces,
 };
 pub use meta::{Labels, Metadata, ObjectKey, OwnerReference};
 pub use networking::{

@@ -14,28 +14,28 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use tokio::sync::watch;
 use tonic::{
-    Request, Response, Status, Streaming,
+    Status,
     body::Body,
     codegen::{Body as HttpBody, Service, StdError},
-    server::{Grpc, NamedService, StreamingService},
+    metadata::MetadataMap,
+    server::NamedService,
 };
-use tonic_prost::ProstCodec;
-use tulle_proto::discovery::{
-    DeltaDiscoveryRequest, aggregated_discovery_service_server::SERVICE_NAME,
-};
+use tulle_proto::discovery::aggregated_discovery_service_server::SERVICE_NAME;
 
 use crate::store::Store;
 
 pub use authorizer::{Authorizer, Node, StreamScope};
 use connection::Connection;
 pub use metrics::{ServerMetrics, TypeMetrics};
-use wire::EncodedResponse;
+use wire::{EncodedResponse, Requests, ResponseBody};
 
 mod authorizer;
 mod connection;
+mod held;
 mod metrics;
 mod pace;
 mod stream;
@@ -135,10 +135,17 @@ impl Server {
         self.inner.drain.send_replace(Some(spread));
     }
 
-    async fn open(
-        self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Responses>, Status> {
+    async fn open(self, request: http::Request<Body>) -> Result<Responses, Status> {
+        let (head, body) = request.into_parts();
+        if head.uri.path() != DELTA_METHOD {
+            return Err(Status::unimplemented("only delta xDS is served"));
+        }
+        let content = head.headers.get(http::header::CONTENT_TYPE);
+        if !content.is_some_and(|content| wire::is_grpc(content.as_bytes())) {
+            return Err(Status::invalid_argument(
+                "the content type is not that of gRPC",
+            ));
+        }
         let inner = self.inner;
         if inner.drain.borrow().is_some() {
             return Err(Status::unavailable("the server is shutting down"));
@@ -150,11 +157,12 @@ impl Server {
             .metrics
             .open_stream(inner.config.max_streams)
             .ok_or_else(|| Status::unavailable("too many streams"))?;
-        let admitted = inner.authorizer.admit(request.metadata()).await;
+        let metadata = MetadataMap::from_headers(head.headers);
+        let admitted = inner.authorizer.admit(&metadata).await;
         admitted.inspect_err(|_| inner.metrics.unauthorized.add(1))?;
-        let (metadata, _, requests) = request.into_parts();
+        let requests = Requests::new(body, inner.store.clone(), inner.config.max_request);
         let connection = Connection::new(inner, metadata, requests, slot);
-        Ok(Response::new(connection.into_responses()))
+        Ok(connection.into_responses())
     }
 }
 
@@ -163,8 +171,8 @@ type Responses = BoxStream<'static, Result<EncodedResponse, Status>>;
 
 impl<B> Service<http::Request<B>> for Server
 where
-    B: HttpBody + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<StdError>,
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
@@ -174,36 +182,21 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// The generated service is not used because it can only send resources that were copied into its messages.
+    /// The generated service is not used because its messages are in memory as a whole, once for each stream; see `wire`.
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let server = self.clone();
         Box::pin(async move {
-            if request.uri().path() != DELTA_METHOD {
-                return Ok(Status::unimplemented("only delta xDS is served").into_http());
-            }
-            let codec = ProstCodec::<EncodedResponse, DeltaDiscoveryRequest>::default();
-            let mut grpc = Grpc::new(codec)
-                .apply_max_message_size_config(Some(server.inner.config.max_request), None);
-            Ok(grpc.streaming(Delta(server), request).await)
+            let answer = match server.open(request.map(Body::new)).await {
+                Ok(responses) => ResponseBody::answer(responses),
+                Err(status) => status.into_http(),
+            };
+            Ok(answer)
         })
     }
 }
 
 impl NamedService for Server {
     const NAME: &'static str = SERVICE_NAME;
-}
-
-/// The one method.
-struct Delta(Server);
-
-impl StreamingService<DeltaDiscoveryRequest> for Delta {
-    type Response = EncodedResponse;
-    type ResponseStream = Responses;
-    type Future = BoxFuture<'static, Result<Response<Responses>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        Box::pin(self.0.clone().open(request))
-    }
 }
 
 const DELTA_METHOD: &str =

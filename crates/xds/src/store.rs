@@ -23,7 +23,7 @@ use tulle_model::Authorization;
 
 use crate::{Address, ResourceType, resource::policy_name};
 
-pub(crate) use entry::{Entry, is_version};
+pub(crate) use entry::{Entry, parse_version};
 pub(crate) use table::{LogTruncated, Table};
 
 mod entry;

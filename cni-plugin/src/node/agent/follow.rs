@@ -15,7 +15,11 @@ use super::{
 };
 use crate::{
     enrollment::Decision,
-    node::{discovery::Discovery, objects::KnownPod, status::Redirection},
+    node::{
+        discovery::Discovery,
+        objects::{KnownPod, Objects},
+        status::Redirection,
+    },
 };
 
 impl Agent {
@@ -93,8 +97,8 @@ impl Agent {
         let told = self.statuses.borrow().get(uid).is_some_and(|status| {
             status.redirection == Some(Redirection::Enabled) && status.problem.is_none()
         });
-        let addressed = self
-            .known_in(uid, &sandbox)
+        let objects = self.objects.borrow();
+        let addressed = known_in(&objects, uid, &sandbox)
             .is_none_or(|known| known.ips.iter().all(|ip| sandbox.ips.contains(ip)));
         told && addressed && sandbox.stage == Stage::Enrolled(self.redirect(options))
     }
@@ -109,7 +113,7 @@ impl Agent {
             return (None, Settled::Done);
         }
         // A pod whose object is gone keeps what it has until its network goes.
-        let Some(known) = self.known_in(uid, &sandbox) else {
+        let Some(known) = known_in(&self.objects.borrow(), uid, &sandbox).cloned() else {
             return (None, Settled::Done);
         };
         let wanted = self.decide(&known);
@@ -156,19 +160,11 @@ impl Agent {
         Ok(Settled::Done)
     }
 
-    /// The object of a pod that has a network.
-    fn known_in(&self, uid: &str, sandbox: &Sandbox) -> Option<KnownPod> {
-        let objects = self.objects.borrow();
-        let known = sandbox.key.as_ref().and_then(|key| objects.pod(key));
-        known.filter(|known| known.uid == uid).cloned()
-    }
-
     /// Whether a pod is gone without a word: its object and its network.
     fn is_gone(&self, uid: &str, sandbox: &Sandbox) -> bool {
         let objects = self.objects.borrow();
-        let known = sandbox.key.as_ref().and_then(|key| objects.pod(key));
         objects.is_complete()
-            && known.is_none_or(|known| known.uid != uid)
+            && known_in(&objects, uid, sandbox).is_none()
             && self.reopen(sandbox).is_err()
     }
 
@@ -190,4 +186,10 @@ impl Agent {
             statuses.len() != before
         });
     }
+}
+
+/// The object of a pod that has a network.
+fn known_in<'a>(objects: &'a Objects, uid: &str, sandbox: &Sandbox) -> Option<&'a KnownPod> {
+    let known = sandbox.key.as_ref().and_then(|key| objects.pod(key));
+    known.filter(|known| known.uid == uid)
 }

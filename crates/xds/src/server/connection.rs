@@ -9,15 +9,14 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
 };
-use tonic::{Status, Streaming, metadata::MetadataMap};
+use tonic::{Status, metadata::MetadataMap};
 use tracing::{debug, info, warn};
-use tulle_proto::discovery::DeltaDiscoveryRequest;
 
 use super::{
     Inner, Node, Responses,
     metrics::StreamSlot,
     stream::{Next, Stream},
-    wire::EncodedResponse,
+    wire::{EncodedResponse, Requests},
 };
 use crate::store::Progress;
 
@@ -25,7 +24,7 @@ use crate::store::Progress;
 pub(super) struct Connection {
     server: Arc<Inner>,
     metadata: MetadataMap,
-    requests: Streaming<DeltaDiscoveryRequest>,
+    requests: Requests,
     /// Present once the client was authorized.
     stream: Option<Stream>,
     changed: watch::Receiver<Progress>,
@@ -39,7 +38,7 @@ impl Connection {
     pub(super) fn new(
         server: Arc<Inner>,
         metadata: MetadataMap,
-        requests: Streaming<DeltaDiscoveryRequest>,
+        requests: Requests,
         slot: StreamSlot,
     ) -> Self {
         let age = server
@@ -110,6 +109,7 @@ impl Connection {
             return Ok(None);
         };
         let node: Node = request
+            .message
             .node
             .take()
             .ok_or_else(|| Status::invalid_argument("the first request names no node"))?
@@ -130,7 +130,7 @@ impl Connection {
             self.server.config.clone(),
             Arc::clone(&self.server.metrics),
         );
-        stream.request(request, self.server.store.version().0, Instant::now())?;
+        stream.request(request, &self.server.store.read(), Instant::now())?;
         Ok(Some(stream))
     }
 
@@ -162,9 +162,8 @@ impl Connection {
                 let Some(request) = request? else {
                     return Ok(false);
                 };
-                let sequence = self.server.store.version().0;
                 if let Some(stream) = &mut self.stream {
-                    stream.request(request, sequence, Instant::now())?;
+                    stream.request(request, &self.server.store.read(), Instant::now())?;
                 }
             }
             () = sleep_until(self.ends) => {

@@ -15,8 +15,8 @@ use tulle_proto::discovery::DeltaDiscoveryRequest;
 use super::{
     ServerConfig, ServerMetrics,
     pace::Pace,
-    subscription::{Page, Subscription, TooManyNames},
-    wire::EncodedResponse,
+    subscription::{Page, Subscription},
+    wire::{EncodedResponse, Request},
 };
 use crate::{
     ResourceType,
@@ -78,20 +78,21 @@ impl Stream {
         }
     }
 
-    /// Takes in a request. `sequence` is the store's current one.
+    /// Takes in a request.
     pub(super) fn request(
         &mut self,
-        request: DeltaDiscoveryRequest,
-        sequence: u64,
+        request: Request,
+        state: &State,
         now: Instant,
     ) -> Result<(), Status> {
-        let Some(kind) = ResourceType::from_url(&request.type_url) else {
-            let url: String = request.type_url.chars().take(100).collect();
+        let message = &request.message;
+        let Some(kind) = ResourceType::from_url(&message.type_url) else {
+            let url: String = message.type_url.chars().take(100).collect();
             return Err(Status::invalid_argument(format!(
                 "type {url:?} is not served"
             )));
         };
-        self.acknowledged(kind, &request, now);
+        self.acknowledged(kind, message, now);
         let max_names = self.config.max_names;
         let slot = match kind {
             ResourceType::Address => {
@@ -101,8 +102,10 @@ impl Stream {
             ResourceType::Authorization => &mut self.policies,
         };
         match slot {
-            Some(subscription) => subscription.update(request, sequence, max_names)?,
-            None => *slot = Some(Subscription::first(request, sequence, max_names)?),
+            Some(subscription) => {
+                subscription.update(request.message, state.version().0, max_names)?;
+            }
+            None => *slot = Some(Subscription::first(request, kind, state, max_names)?),
         }
         Ok(())
     }
@@ -290,12 +293,6 @@ impl Stream {
             subscription.sent(response.nonce.clone(), committed);
         }
         response
-    }
-}
-
-impl From<TooManyNames> for Status {
-    fn from(_: TooManyNames) -> Self {
-        Self::resource_exhausted("too many names in one stream")
     }
 }
 

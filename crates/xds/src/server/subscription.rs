@@ -1,12 +1,17 @@
 //! What one client wants of one resource type, and how much of it was sent.
 
-use std::{collections::BTreeMap, collections::HashSet, mem, sync::Arc};
+use std::{collections::HashSet, mem, sync::Arc};
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tonic::Status;
 use tulle_proto::discovery::DeltaDiscoveryRequest;
 
-use crate::store::{Entry, LogTruncated, Table, is_version};
+use super::{held::Held, wire::Request};
+use crate::{
+    ResourceType,
+    store::{Entry, LogTruncated, State, Table},
+};
 
 /// A subscription and its position in the store.
 #[derive(Debug)]
@@ -19,8 +24,8 @@ pub(super) struct Subscription {
     /// Changes up to here were sent, removals up to there.
     live: u64,
     gone: u64,
-    /// Versions that the client held when the stream began, until the comparison is complete.
-    resume: Option<BTreeMap<String, String>>,
+    /// What the client held when the stream began, until all else was sent.
+    resume: Option<Held>,
     /// A request has to be answered even if there is nothing to say: clients wait for it to be ready.
     owed: bool,
     /// The last response, and when the oldest change in it was committed.
@@ -48,17 +53,39 @@ impl Page {
     }
 }
 
-/// A client asks for more names than it may.
+/// Why a request cannot be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooManyNames;
+pub(super) enum Refused {
+    /// A client asks for more names than it may.
+    TooManyNames,
+    /// Names of a client that does not want everything have to be known before its versions are.
+    NamesAfterVersions,
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::TooManyNames => Self::resource_exhausted("too many names in one stream"),
+            Refused::NamesAfterVersions => {
+                Self::invalid_argument("names to subscribe to follow versions that are held")
+            }
+        }
+    }
+}
 
 impl Subscription {
-    /// The first request of a type. `sequence` is the store's current one.
+    /// The first request of a type.
     pub(super) fn first(
-        request: DeltaDiscoveryRequest,
-        sequence: u64,
+        request: Request,
+        kind: ResourceType,
+        state: &State,
         max_names: usize,
-    ) -> Result<Self, TooManyNames> {
+    ) -> Result<Self, Refused> {
+        let Request {
+            message: request,
+            mut held,
+        } = request;
+        let sequence = state.version().0;
         let subscribe = request.resource_names_subscribe;
         let unsubscribe = request.resource_names_unsubscribe;
         let starred = |names: &[String]| names.iter().any(|name| name == WILDCARD);
@@ -79,10 +106,20 @@ impl Subscription {
         };
         subscription.ask(subscribe, max_names)?;
         if !wildcard {
-            let held = request.initial_resource_versions.keys().cloned().collect();
-            subscription.ask(held, max_names)?;
+            if held.is_some() {
+                return Err(Refused::NamesAfterVersions);
+            }
+            let names = request.initial_resource_versions.keys().cloned();
+            subscription.ask(names.collect(), max_names)?;
         }
-        subscription.resume = Some(request.initial_resource_versions).filter(|v| !v.is_empty());
+        for (name, version) in request.initial_resource_versions {
+            let held = held.get_or_insert_with(|| Held::new(state));
+            held.note(state.table(kind), name, &version);
+        }
+        subscription.resume = held.map(Held::complete);
+        if let Some(held) = &subscription.resume {
+            subscription.gone = held.since();
+        }
         Ok(subscription)
     }
 
@@ -92,7 +129,7 @@ impl Subscription {
         request: DeltaDiscoveryRequest,
         sequence: u64,
         max_names: usize,
-    ) -> Result<(), TooManyNames> {
+    ) -> Result<(), Refused> {
         let subscribe = request.resource_names_subscribe;
         for name in request.resource_names_unsubscribe {
             if name == WILDCARD {
@@ -182,8 +219,9 @@ impl Subscription {
             .map(|name| name.as_ref().to_owned())
             .collect();
         self.gone = self.gone.max(until);
-        let held = self.resume.take().unwrap_or_default();
-        removed.extend(held.into_keys().filter(|name| table.get(name).is_none()));
+        if let Some(held) = self.resume.take() {
+            removed.extend(held.into_gone(table));
+        }
         Ok(removed)
     }
 
@@ -191,10 +229,10 @@ impl Subscription {
         self.names.len()
     }
 
-    fn ask(&mut self, names: Vec<String>, max_names: usize) -> Result<(), TooManyNames> {
+    fn ask(&mut self, names: Vec<String>, max_names: usize) -> Result<(), Refused> {
         for name in names.into_iter().filter(|name| name != WILDCARD) {
             if self.names.len() >= max_names || self.asked.len() >= max_names {
-                return Err(TooManyNames);
+                return Err(Refused::TooManyNames);
             }
             self.names.insert(name.as_str().into());
             self.asked.push(name);
@@ -241,19 +279,16 @@ impl Subscription {
         if !self.wildcard {
             self.names.insert(Arc::clone(name));
         }
-        let held = self.resume.as_mut();
-        if let Some(version) = held.and_then(|held| held.get_mut(name.as_ref())) {
-            if is_version(version, entry.version) {
-                return;
-            }
-            // From now on the client holds something else: a later change back to that version is a change.
-            version.clear();
+        let held = self.resume.as_ref();
+        if held.is_some_and(|held| held.has(entry.sequence)) {
+            return;
         }
         page.bytes += entry.encoded.len();
         page.resources.push(entry.encoded.clone());
     }
 }
 
-const WILDCARD: &str = "*";
+/// The name that stands for all.
+pub(super) const WILDCARD: &str = "*";
 /// Entries looked at before the store is unlocked again: about a millisecond.
 const MAX_SCAN: usize = 8192;

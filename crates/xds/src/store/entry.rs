@@ -77,9 +77,10 @@ fn version_text(version: u64) -> String {
     format!("{version:016x}")
 }
 
-/// Whether a client's text is this version.
-pub(crate) fn is_version(text: &str, version: u64) -> bool {
-    text.len() == 16 && u64::from_str_radix(text, 16) == Ok(version)
+/// The version that a client's text is; `None` if it is none of ours.
+pub(crate) fn parse_version(text: &str) -> Option<u64> {
+    let parsed = u64::from_str_radix(text, 16).ok();
+    parsed.filter(|_| text.len() == 16)
 }
 
 /// The addresses by which a client may ask for the resource.

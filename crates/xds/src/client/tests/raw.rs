@@ -152,7 +152,10 @@ async fn silent_clients_and_huge_requests_are_cut_off() {
     huge.send(ResourceType::Address, |request| {
         request.resource_names_subscribe = vec!["x".repeat(20_000)];
     });
-    assert_eq!(huge.next().await.unwrap_err().code(), Code::OutOfRange);
+    assert_eq!(
+        huge.next().await.unwrap_err().code(),
+        Code::ResourceExhausted
+    );
 }
 
 #[tokio::test]

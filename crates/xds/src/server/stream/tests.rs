@@ -10,6 +10,7 @@ use tulle_testkit::{deny, service, workload};
 use super::*;
 use crate::{
     Address, decode,
+    server::wire::Parser,
     store::{Store, StoreConfig, StoreWriter, Transaction},
 };
 
@@ -93,8 +94,9 @@ impl Harness {
     }
 
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
-        let sequence = self.store.version().0;
-        self.stream.request(request, sequence, self.now)
+        let state = self.store.read();
+        let request = arrived(&request, &state);
+        self.stream.request(request, &state, self.now)
     }
 
     fn subscribe(&mut self, kind: ResourceType) {
@@ -156,10 +158,19 @@ impl Harness {
             assert_eq!(held.len(), table.len(), "{kind:?} {held:?}");
             for (name, (version, _)) in held {
                 let entry = table.get(name).unwrap_or_else(|| panic!("{name} is gone"));
-                assert!(crate::store::is_version(version, entry.version), "{name}");
+                let version = crate::store::parse_version(version);
+                assert_eq!(version, Some(entry.version), "{name}");
             }
         }
     }
+}
+
+/// As the server reads it.
+fn arrived(request: &DeltaDiscoveryRequest, state: &State) -> Request {
+    let mut bytes: bytes::BytesMut = request.encode_to_vec().as_slice().into();
+    let (mut parser, length) = (Parser::default(), bytes.len());
+    assert_eq!(parser.take(&mut bytes, length, state).unwrap(), length);
+    parser.finish().unwrap()
 }
 
 fn first(kind: ResourceType) -> DeltaDiscoveryRequest {

@@ -123,8 +123,9 @@ impl Observed {
         };
         let held = self.h.client.policies.get(policy);
         let held = held.unwrap_or_else(|| panic!("{policy} was not sent yet"));
-        assert!(
-            crate::store::is_version(&held.0, *version),
+        assert_eq!(
+            crate::store::parse_version(&held.0),
+            Some(*version),
             "{policy} is out of date"
         );
     }
