@@ -148,6 +148,9 @@ build_nri() {
 # Both are built from the versions that tests/kubernetes/go.mod names: about five minutes of two cores, once.
 build_kubernetes() {
     local target source version go
+    target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/peers/kubernetes
+    go=$(recent_go "$(dirname "$target")")
+    define_gateway_api "$target/gateway-api" "$go"
     if [ -n "${KUBEBUILDER_ASSETS-}" ]; then
         for program in kube-apiserver etcd; do
             [ -x "$KUBEBUILDER_ASSETS/$program" ] || {
@@ -157,9 +160,7 @@ build_kubernetes() {
         done
         return
     fi
-    target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/peers/kubernetes
     source=$(dirname "$0")/../tests/kubernetes
-    go=$(recent_go "$(dirname "$target")")
     [ -x "$target/kube-apiserver" ] || echo "peers: building a Kubernetes API server, which takes minutes"
     cd "$source"
     version=$(sed -n 's|^\tk8s.io/kubernetes v||p' go.mod)
@@ -170,6 +171,20 @@ build_kubernetes() {
         echo "peers: cannot build tests/kubernetes, which takes Go modules" >&2
         return 1
     }
+}
+
+# The definitions of the Gateway API, of the version that tests/gateway-api/go.mod names.
+define_gateway_api() {
+    local target=$1 go=$2 module
+    module=$(cd "$(dirname "$0")/../tests/gateway-api" && GOTOOLCHAIN=local "$go" mod download -json sigs.k8s.io/gateway-api |
+        sed -n 's|^\t"Dir": "\(.*\)",$|\1|p')
+    [ -d "$module" ] || {
+        echo "peers: cannot fetch the Gateway API, which is a Go module" >&2
+        return 1
+    }
+    mkdir -p "$target"
+    # Not their modes: what Go keeps is read-only.
+    cp --no-preserve=mode -f "$module"/config/crd/standard/gateway.networking.k8s.io_*.yaml "$target/"
 }
 
 # A Go compiler that is new enough for the API server: the one at hand, else one in a Python environment of its own.

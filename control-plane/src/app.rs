@@ -33,6 +33,7 @@ use tulle_xds::{
     store::{StoreConfig, StoreWriter},
 };
 
+use crate::waypoints::WaypointConfig;
 use crate::{
     authority::{Authority, AuthorityConfig},
     callers::Callers,
@@ -42,7 +43,7 @@ use crate::{
         lease::{self, LeaseConfig},
         roots,
         secret::SecretError,
-        statuses,
+        statuses, waypoints,
     },
     mesh::Mesh,
     metrics::{Metrics, Sources, StateCollector},
@@ -72,6 +73,8 @@ pub struct Config {
     pub identity: String,
     /// Life and pace of certificates.
     pub authority: AuthorityConfig,
+    /// What waypoints are given; without it none are deployed.
+    pub waypoints: Option<WaypointConfig>,
 }
 
 /// A control plane that serves. Dropping it ends everything at once.
@@ -166,7 +169,15 @@ impl ControlPlane {
         let (changed, changes) = watch::channel(());
         let writing = writes_to.map(|client| {
             let lease = LeaseConfig::new(&config.mesh.root_namespace, &config.identity);
-            Writing::start(client, lease, Arc::clone(&index), Arc::clone(&ca), changes)
+            let work = Work {
+                client,
+                index: Arc::clone(&index),
+                ca: Arc::clone(&ca),
+                changes,
+                namespace: config.mesh.root_namespace.clone(),
+                waypoints: config.waypoints.clone(),
+            };
+            Writing::start(lease, work)
         });
         let debug = Debug {
             index: Arc::clone(&index),
@@ -278,33 +289,50 @@ impl ControlPlane {
     }
 }
 
-/// What one replica does for all: in the background, ended in good order.
+/// What one replica does for all.
+struct Work {
+    client: Client,
+    index: Arc<RwLock<Index>>,
+    ca: Arc<SigningCa>,
+    changes: watch::Receiver<()>,
+    /// Of the control plane.
+    namespace: String,
+    waypoints: Option<WaypointConfig>,
+}
+
+impl Work {
+    async fn all(&self) {
+        let (client, index) = (&self.client, &*self.index);
+        let changes = || self.changes.clone();
+        tokio::join!(
+            roots::keep(client, index, changes(), self.ca.roots_pem()),
+            statuses::keep(client, index, changes()),
+            waypoints::keep(
+                client,
+                index,
+                changes(),
+                &self.namespace,
+                self.waypoints.as_ref()
+            ),
+        );
+    }
+}
+
+/// It in the background, ended in good order.
 struct Writing {
     stop: oneshot::Sender<()>,
     task: AbortOnDrop,
 }
 
 impl Writing {
-    fn start(
-        client: Client,
-        lease: LeaseConfig,
-        index: Arc<RwLock<Index>>,
-        ca: Arc<SigningCa>,
-        changes: watch::Receiver<()>,
-    ) -> Self {
+    fn start(lease: LeaseConfig, work: Work) -> Self {
         let (stop, stopped) = oneshot::channel();
         let task = AbortOnDrop::spawn(async move {
-            let work = async || {
-                tokio::join!(
-                    roots::keep(&client, &index, changes.clone(), ca.roots_pem()),
-                    statuses::keep(&client, &index, changes.clone()),
-                );
-            };
             let stopped = async {
                 // If nobody is left to stop us, that is the same.
                 let _ = stopped.await;
             };
-            lease::lead(&client, lease, stopped, work).await;
+            lease::lead(&work.client, lease, stopped, async || work.all().await).await;
         });
         Self { stop, task }
     }
@@ -341,6 +369,10 @@ fn grpc_server() -> GrpcServer {
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+        // What a client sends waits there until it is read. When many come back at once, each with a list of all it holds, it is
+        // better that it waits at theirs.
+        .initial_stream_window_size(RECEIVED)
+        .initial_connection_window_size(RECEIVED)
         .tcp_nodelay(true)
 }
 
@@ -397,6 +429,8 @@ impl Drop for AbortOnDrop {
 }
 
 /// A node proxy needs one for xDS and a few for certificates at once.
+/// Bytes of requests that are taken in before they are read, for a stream and for all of a connection.
+const RECEIVED: u32 = 64 << 10;
 const MAX_STREAMS_PER_CONNECTION: u32 = 256;
 /// A signing request and a name.
 const MAX_CERTIFICATE_REQUEST: usize = 64 << 10;

@@ -13,6 +13,7 @@ use crate::{
     serving::ServingConfig,
     source::SourceConfig,
     token::Caller,
+    waypoints::WaypointConfig,
 };
 use tulle_manifest::{ObjectKey, source::directory::DirectoryConfig};
 
@@ -155,6 +156,15 @@ pub struct ServeArgs {
     /// Send policies with annotation istio.io/dry-run to node proxies. Only those that know of it do not enforce them.
     #[arg(long, env = "TULLED_DRY_RUN_POLICIES")]
     dry_run_policies: bool,
+    /// Image that waypoints run. With it, a Deployment, a Service and a ServiceAccount are made for each Gateway of a class of
+    /// waypoints; without it, none are.
+    #[arg(
+        long,
+        env = "TULLED_WAYPOINT_IMAGE",
+        value_name = "IMAGE",
+        requires = "kubernetes"
+    )]
+    waypoint_image: Option<String>,
     /// Name of this replica, unlike any other's. Default: the name of the machine, with something random behind it.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     identity: Option<String>,
@@ -196,6 +206,17 @@ impl ServeArgs {
         if trusted_node_accounts.is_empty() {
             trusted_node_accounts.push(ObjectKey::new(self.root_namespace.as_str(), "ztunnel"));
         }
+        let waypoints = self.waypoint_image.filter(|image| !image.is_empty());
+        let waypoints = waypoints.map(|image| WaypointConfig {
+            image,
+            control_plane: format!(
+                "https://tulled.{}.svc:{}",
+                self.root_namespace,
+                self.listen.port()
+            ),
+            cluster_id: self.cluster_id.clone(),
+            cluster_domain: self.cluster_domain.clone(),
+        });
         let advertised = self.advertise.iter().map(String::as_str);
         app::Config {
             serving: ServingConfig::new(&self.root_namespace, advertised),
@@ -218,6 +239,7 @@ impl ServeArgs {
                 }
             },
             ca: self.ca_dir,
+            waypoints,
             listen: self.listen,
             http: self.http,
             authority: AuthorityConfig {

@@ -8,7 +8,7 @@
 //! - [`reviews`]: tokens of service accounts.
 //! - [`secret`]: the key of the certificate authority.
 //! - [`lease`]: which replica writes; [`roots`]: what clients are to trust, in every namespace; [`statuses`]: what became of
-//!   objects.
+//!   objects; [`waypoints`]: what runs for Gateways.
 
 pub mod lease;
 pub mod reviews;
@@ -16,6 +16,7 @@ pub mod roots;
 pub mod secret;
 pub mod source;
 pub mod statuses;
+pub mod waypoints;
 
 mod pending;
 mod readable;

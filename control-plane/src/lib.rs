@@ -11,7 +11,7 @@
 //! - [`translate`]: objects into resources, pure functions
 //! - [`index`]: which resources a change concerns
 //! - [`source`]: which of them; [`kubernetes`]: the API server
-//! - [`statuses`]: what is to be told of objects
+//! - [`statuses`]: what is to be told of objects; [`waypoints`]: what runs for a Gateway
 //! - [`access`], [`token`], [`callers`]: who calls, and what they may have
 //! - [`authority`], [`serving`]: certificates for workloads and for ourselves
 //! - [`app`]: all of it together; [`config`]: the command line
@@ -44,6 +44,7 @@ pub mod source;
 pub mod statuses;
 pub mod token;
 pub mod translate;
+pub mod waypoints;
 
 mod files;
 

@@ -118,15 +118,15 @@ pub fn wanted(index: &Index) -> Vec<Wanted> {
 
 /// A condition as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Condition {
-    kind: &'static str,
-    holds: bool,
-    reason: &'static str,
-    message: String,
+pub(crate) struct Condition {
+    pub(crate) kind: &'static str,
+    pub(crate) holds: bool,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
 }
 
 /// The conditions as they should be written. One that has not changed keeps its time; the time of others is left to the writer.
-fn conditions(
+pub(crate) fn conditions(
     metadata: &Metadata,
     there: &[StatusCondition],
     should: Vec<Condition>,

@@ -130,11 +130,7 @@ async fn apply(client: &Client, status: &Wanted) -> Result<(), CallError> {
 
 fn body(status: &Wanted, version: &str) -> Value {
     let key = &status.id.key;
-    let now = OffsetDateTime::now_utc()
-        .replace_nanosecond(0)
-        .ok()
-        .and_then(|now| now.format(&Rfc3339).ok())
-        .unwrap_or_default();
+    let now = now();
     let conditions: Vec<Value> = status
         .conditions
         .iter()
@@ -164,8 +160,15 @@ fn body(status: &Wanted, version: &str) -> Value {
     body
 }
 
+/// The time as the API has it.
+pub(super) fn now() -> String {
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok();
+    now.and_then(|now| now.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
 /// A condition that has become what it is by `now`, unless it says when.
-fn written(condition: &StatusCondition, now: &str) -> Value {
+pub(super) fn written(condition: &StatusCondition, now: &str) -> Value {
     let since = match condition.last_transition_time.as_str() {
         "" => now,
         since => since,

@@ -1,7 +1,5 @@
 //! Service into service.
 
-use std::net::IpAddr;
-
 use tulle_model::{
     HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, NetworkAddress, RoutingScope,
     Service as Resource, ServiceKey, ServicePort, Vip,
@@ -44,13 +42,7 @@ pub fn service(
 }
 
 fn vips(service: &Service, network: &str) -> Vec<Vip> {
-    let spec = &service.spec;
-    let texts = if spec.cluster_ips.is_empty() {
-        std::slice::from_ref(&spec.cluster_ip)
-    } else {
-        &spec.cluster_ips
-    };
-    let addresses = texts.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+    let addresses = service.addresses().into_iter();
     addresses
         .map(|address| Vip::Host(NetworkAddress::new(network.into(), address)))
         .collect()

@@ -155,6 +155,10 @@ impl<T: DeserializeOwned> Collection<T> {
                 Ok(()) | Err(_) => {}
             }
             if again {
+                info!(
+                    what = self.selection.what,
+                    "too much was missed: listed again"
+                );
                 let all;
                 (all, version) = self.list().await;
                 tell(Seen::All(all));

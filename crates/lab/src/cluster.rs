@@ -167,25 +167,50 @@ impl Cluster {
             kind == Some("CustomResourceDefinition")
         };
         for definition in objects.iter().filter(is_definition) {
-            let name = definition.pointer("/metadata/name").and_then(Value::as_str);
-            let name = name.context("a definition without name")?.to_owned();
-            self.put(definition)?;
-            let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
-            let established = async || {
-                let definition = self.get(&path).ok()?;
-                let conditions = definition.pointer("/status/conditions")?.as_array()?;
-                let is_it = |condition: &Value| {
-                    condition.get("type").and_then(Value::as_str) == Some("Established")
-                        && condition.get("status").and_then(Value::as_str) == Some("True")
-                };
-                conditions.iter().any(is_it).then_some(())
-            };
-            wait_for(&name, SERVED_LIMIT, established).await?;
+            self.define(definition).await?;
         }
         // Deployments and daemon sets too: nobody here makes pods of them, but they have to be in order.
         objects
             .iter()
             .try_for_each(|object| self.put(object).map(drop))
+    }
+
+    /// Defines the kinds of the Gateway API, as users do who want waypoints.
+    ///
+    /// # Errors
+    /// When `scripts/peers.sh kubernetes` has not fetched them, or the API server refuses.
+    pub async fn define_gateway_api(&self) -> Result<()> {
+        let binaries = Binaries::find()?;
+        let target = binaries.folder().parent().context("no target folder")?;
+        let folder = target.join(BUILT).join("gateway-api");
+        let files = fs::read_dir(&folder).context("the Gateway API was not fetched")?;
+        for file in files {
+            let text = fs::read_to_string(file?.path())?;
+            for definition in serde_saphyr::from_multiple::<Value>(&text)? {
+                if !definition.is_null() {
+                    self.define(&definition).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a kind, and waits until it is served.
+    async fn define(&self, definition: &Value) -> Result<()> {
+        let name = definition.pointer("/metadata/name").and_then(Value::as_str);
+        let name = name.context("a definition without name")?.to_owned();
+        self.put(definition)?;
+        let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
+        let established = async || {
+            let definition = self.get(&path).ok()?;
+            let conditions = definition.pointer("/status/conditions")?.as_array()?;
+            let is_it = |condition: &Value| {
+                condition.get("type").and_then(Value::as_str) == Some("Established")
+                    && condition.get("status").and_then(Value::as_str) == Some("True")
+            };
+            conditions.iter().any(is_it).then_some(())
+        };
+        wait_for(&name, SERVED_LIMIT, established).await
     }
 
     /// What is at a path.

@@ -79,6 +79,7 @@ impl ControlPlane {
                 let kubeconfig = cluster.kubeconfig("tulled", &token)?;
                 serve
                     .args(["--kubernetes"])
+                    .args(["--waypoint-image", "localhost/tulle/waypoint:lab"])
                     .env("KUBECONFIG", path_text(&kubeconfig))
             }
         };

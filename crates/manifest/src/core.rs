@@ -299,4 +299,16 @@ impl Pod {
     }
 }
 
+impl Service {
+    /// The addresses of the service; none if it is headless, or has not been given any yet.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let spec = &self.spec;
+        let texts = match spec.cluster_ips.as_slice() {
+            [] => std::slice::from_ref(&spec.cluster_ip),
+            several => several,
+        };
+        texts.iter().filter_map(|text| text.parse().ok()).collect()
+    }
+}
+
 const READY: &str = "Ready";

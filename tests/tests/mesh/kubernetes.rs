@@ -17,6 +17,7 @@ use crate::{
 };
 
 pub(crate) mod services;
+pub(crate) mod waypoints;
 
 /// Labels, policies and their removal take effect, as from a folder, and the pods' objects say what became of them.
 pub(crate) async fn followed(sandbox: Sandbox) -> Result<()> {
@@ -149,6 +150,58 @@ pub(crate) async fn interrupted(sandbox: Sandbox) -> Result<()> {
     control_plane.process_mut().restart().await?;
     control_plane.wait_ready(SOON).await?;
     call_until_refused(mesh.pod(CART), to).await
+}
+
+/// What the control plane missed for so long that the API server has forgotten it is found out by listing again.
+pub(crate) async fn expired(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let to = at(mesh.pod(WEB));
+    mesh.cluster().put(&deny())?;
+    call_until_refused(mesh.pod(CART), to).await?;
+    mesh.control_plane().process_mut().signal(Signal::SIGSTOP)?;
+    mesh.cluster().delete(&deny())?;
+    // One that starts now remembers nothing from before.
+    mesh.cluster().server().await.kill().await?;
+    mesh.cluster().server().await.restart().await?;
+    mesh.cluster().wait_ready().await?;
+    ensure!(call(mesh.pod(CART), to).await.is_err(), "nobody told of it");
+    mesh.control_plane().process_mut().signal(Signal::SIGCONT)?;
+    call_until_reached(mesh.pod(CART), to).await?;
+    let log = mesh.control_plane().process_mut().log();
+    ensure!(log.contains("too much was missed"), "it was not missed");
+    mesh.cluster().put(&deny())?;
+    call_until_refused(mesh.pod(CART), to).await
+}
+
+/// A store that does not answer for a while holds up what changes, and nothing else.
+pub(crate) async fn slow_store(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let to = at(mesh.pod(WEB));
+    let mut held = Held::open(mesh.pod(CART), to).await?;
+    mesh.cluster().etcd().await.signal(Signal::SIGSTOP)?;
+    // The API server, asked by others than us, waits as well.
+    let change = json!({"metadata": {"labels": {"colour": "blue"}}});
+    let changed = mesh
+        .cluster()
+        .merge("/api/v1/namespaces/shop?timeout=3s", &change);
+    ensure!(changed.is_err(), "the store answers");
+    held.ping().await?;
+    call(mesh.pod(CART), to).await?;
+    mesh.cluster().etcd().await.signal(Signal::SIGCONT)?;
+    mesh.cluster().wait_ready().await?;
+    held.ping().await?;
+    mesh.cluster().put(&deny())?;
+    call_until_refused(mesh.pod(CART), to).await?;
+    mesh.cluster().delete(&deny())?;
+    call_until_reached(mesh.pod(CART), to).await
 }
 
 /// A kind whose definition is removed takes its objects with it, and counts again once it is back.

@@ -1,0 +1,342 @@
+//! Makes what waypoints are, keeps it as it shall be, and tells of it in the status of their Gateways.
+//!
+//! ```text
+//! Gateways, pods (index) ──┐
+//! ConfigMaps (overlays) ───┼──▶ Writer ──▶ apply objects ──▶ apply status
+//! objects made (There) ────┘
+//! ```
+//!
+//! What is made belongs to its Gateway, and goes with it by the garbage collector of the cluster. What a Gateway that
+//! stays does not need any more is deleted here.
+//!
+//! Spec: `control-plane.md` §2.1, §2.4 and §2.5.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use http::{Method, StatusCode};
+use parking_lot::RwLock;
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    time::{Duration, Instant, sleep, sleep_until},
+};
+use tracing::{debug, info, warn};
+use tulle_kubernetes::{CallError, Client, JSON, Outage};
+use tulle_manifest::{Gateway, GatewayStatus, ObjectKey, StatusCondition};
+
+use super::{
+    statuses::{now, written},
+    tries::Try,
+};
+use crate::{
+    index::Index,
+    waypoints::{
+        Made, Rendered, WaypointConfig, is_ours, objects,
+        status::{self, Facts},
+    },
+};
+use overlays::Overlays;
+use there::{Seen, There};
+
+mod classes;
+mod overlays;
+mod there;
+
+/// Keeps them, for as long as it is polled. `changed` is told when objects may have changed; `namespace` is that of the control
+/// plane. Without a configuration nothing is made, and Gateways are told so.
+pub async fn keep(
+    client: &Client,
+    index: &RwLock<Index>,
+    mut changed: watch::Receiver<()>,
+    namespace: &str,
+    config: Option<&WaypointConfig>,
+) {
+    let there = There::list(client, config.is_some()).await;
+    let (there, follow) = there;
+    let write = async {
+        let mut writer = Writer {
+            client,
+            config,
+            outage: Outage::of("waypoints"),
+            overlays: Overlays::new(client, namespace),
+            made: BTreeMap::new(),
+            tries: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        };
+        loop {
+            changed.mark_unchanged();
+            let next = match writer.round(index, &there).await {
+                Ok(()) => {
+                    writer.outage.over();
+                    Instant::now() + LOOK
+                }
+                Err(error) => {
+                    writer.outage.failed(&error).await;
+                    Instant::now()
+                }
+            };
+            tokio::select! {
+                // Without a sender there is nobody who could change anything.
+                Ok(()) = changed.changed() => {}
+                () = there.changed() => {}
+                () = sleep_until(next) => {}
+            }
+            // What changes in a burst is looked at once.
+            sleep(PACE).await;
+        }
+    };
+    tokio::select! {
+        () = follow => {}
+        () = write => {}
+    }
+}
+
+struct Writer<'a> {
+    client: &'a Client,
+    config: Option<&'a WaypointConfig>,
+    outage: Outage,
+    overlays: Overlays<'a>,
+    /// What was applied, and what the server made of it.
+    made: BTreeMap<(Made, ObjectKey), (Value, Seen)>,
+    /// What was written, or refused, not long ago, by path.
+    tries: BTreeMap<String, Try>,
+    /// Why what is at a path was refused last.
+    refused: BTreeMap<String, String>,
+}
+
+/// A Gateway of ours and what is known of it.
+struct Wish {
+    gateway: std::sync::Arc<Gateway>,
+    facts: Facts,
+}
+
+impl Writer<'_> {
+    /// Brings everything in line. An error is an outage; what is refused by itself is tried again later.
+    async fn round(&mut self, index: &RwLock<Index>, there: &There) -> Result<(), CallError> {
+        self.tries.retain(|_, tried| Instant::now() < tried.calm());
+        let missing = classes::wanted(&index.read());
+        for class in missing {
+            let path = class.path();
+            self.once(&path, class.write(self.client)).await?;
+        }
+        let wishes = self.wishes(index);
+        let mut wanted = BTreeSet::new();
+        let mut held_back = BTreeSet::new();
+        for mut wish in wishes {
+            match self.rendered(&wish.gateway).await? {
+                Ok(objects) => {
+                    for object in objects {
+                        let path = object.kind.path_of(&object.key);
+                        wanted.insert((object.kind, object.key.clone()));
+                        self.make(object, there).await?;
+                        let refused = self.refused.get(&path).cloned();
+                        wish.facts.refused = wish.facts.refused.or(refused);
+                    }
+                }
+                Err(problem) => {
+                    held_back.insert(wish.gateway.metadata.uid.clone());
+                    wish.facts.problem = Some(problem);
+                }
+            }
+            self.tell(&wish).await?;
+        }
+        if self.config.is_some() {
+            let owners = owners(&index.read());
+            let left = there.not_wanted(&wanted, |owner| {
+                owners.contains(owner) && !held_back.contains(owner)
+            });
+            for (kind, key, uid) in left {
+                self.delete(kind, &key, &uid).await?;
+            }
+        }
+        self.made.retain(|name, _| wanted.contains(name));
+        Ok(())
+    }
+
+    fn wishes(&self, index: &RwLock<Index>) -> Vec<Wish> {
+        let index = index.read();
+        let objects = index.objects();
+        let gateways = objects.gateways().values();
+        let ours = gateways.filter(|gateway| {
+            let class = objects.gateway_class(&gateway.spec.gateway_class_name);
+            is_ours(gateway, class.map(std::convert::AsRef::as_ref))
+        });
+        ours.map(|gateway| {
+            let domain = self.config.map_or("", |config| &config.cluster_domain);
+            Wish {
+                facts: Facts {
+                    disabled: self.config.is_none(),
+                    ..Facts::of(&index, gateway, domain)
+                },
+                gateway: gateway.clone(),
+            }
+        })
+        .collect()
+    }
+
+    /// The objects of a Gateway, or why there are none.
+    async fn rendered(
+        &mut self,
+        gateway: &Gateway,
+    ) -> Result<Result<Vec<Rendered>, String>, CallError> {
+        let Some(config) = self.config else {
+            return Ok(Ok(Vec::new()));
+        };
+        let overlays = match self.overlays.of(gateway).await? {
+            Ok(overlays) => overlays,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        Ok(objects(gateway, config, &overlays).map_err(|error| error.to_string()))
+    }
+
+    /// Applies an object that is not as it shall be.
+    async fn make(&mut self, object: Rendered, there: &There) -> Result<(), CallError> {
+        let name = (object.kind, object.key.clone());
+        let seen = there.seen(&name);
+        let is_right = self.made.get(&name).is_some_and(|(body, made)| {
+            *body == object.body && seen.as_ref().is_some_and(|seen| seen == made)
+        });
+        if is_right {
+            return Ok(());
+        }
+        let path = object.kind.path_of(&object.key);
+        let body = object.body.to_string().into_bytes();
+        let client = self.client;
+        let apply = async {
+            let path = format!("{path}?fieldManager={MANAGER}&force=true");
+            let answer = client.call(Method::PATCH, &path, APPLY, body).await?;
+            Ok(serde_json::from_slice::<Seen>(&answer)?)
+        };
+        if let Some(seen) = self.once(&path, apply).await? {
+            debug!(kind = ?object.kind, object = %object.key, "object of a waypoint applied");
+            there.put(name.clone(), seen.clone());
+            self.made.insert(name, (object.body, seen));
+        }
+        Ok(())
+    }
+
+    /// Tells what became of a Gateway, if that is not what it says.
+    async fn tell(&mut self, wish: &Wish) -> Result<(), CallError> {
+        let gateway = &wish.gateway;
+        let there = status::ours(&gateway.status);
+        let wanted = status::wanted(gateway, &there, &wish.facts);
+        if wanted == there {
+            return Ok(());
+        }
+        let key = gateway.metadata.key();
+        let path = format!(
+            "/apis/{GATEWAY_API}/namespaces/{}/gateways/{}/status",
+            key.namespace, key.name
+        );
+        let body = body(gateway, &wanted).to_string().into_bytes();
+        let client = self.client;
+        let write = async {
+            let path = format!("{path}?fieldManager={MANAGER}&force=true");
+            client.call(Method::PATCH, &path, APPLY, body).await
+        };
+        self.once(&path, write).await.map(drop)
+    }
+
+    async fn delete(&mut self, kind: Made, key: &ObjectKey, uid: &str) -> Result<(), CallError> {
+        let path = kind.path_of(key);
+        let body = json!({
+            "kind": "DeleteOptions",
+            "apiVersion": "v1",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": "Background",
+        });
+        info!(?kind, object = %key, "deleting what a Gateway does not need any more");
+        let body = body.to_string().into_bytes();
+        let delete = self.client.call(Method::DELETE, &path, JSON, body);
+        self.once(&path, delete).await.map(drop)
+    }
+
+    /// Writes to a path, unless that was done a moment ago. Only an outage is an error.
+    async fn once<T>(
+        &mut self,
+        path: &str,
+        write: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<Option<T>, CallError> {
+        let tried = self.tries.get(path).copied();
+        if tried.is_some_and(|tried| Instant::now() < tried.again) {
+            return Ok(None);
+        }
+        let done = write.await;
+        self.tries.insert(path.to_owned(), Try::after(tried));
+        match &done {
+            Err(error) if !error.is_outage() => {
+                self.refused.insert(path.to_owned(), error.to_string());
+            }
+            Ok(_) | Err(_) => drop(self.refused.remove(path)),
+        }
+        match done {
+            Err(error) if error.is_outage() => Err(error),
+            // It is gone, or another one of that name is there, or its kind is not defined.
+            Err(error)
+                if tried.is_some()
+                    || matches!(
+                        error.code(),
+                        Some(StatusCode::NOT_FOUND | StatusCode::CONFLICT)
+                    ) =>
+            {
+                info!(path, %error, "not written");
+                Ok(None)
+            }
+            Err(error) => {
+                warn!(path, %error, "cannot be written");
+                Ok(None)
+            }
+            Ok(done) => Ok(Some(done)),
+        }
+    }
+}
+
+/// UIDs of the Gateways that there are.
+fn owners(index: &Index) -> BTreeSet<String> {
+    let gateways = index.objects().gateways().values();
+    gateways
+        .map(|gateway| gateway.metadata.uid.clone())
+        .collect()
+}
+
+fn body(gateway: &Gateway, status: &GatewayStatus) -> Value {
+    let now = now();
+    let conditions = |conditions: &[StatusCondition]| -> Value {
+        let conditions = conditions.iter();
+        conditions
+            .map(|condition| written(condition, &now))
+            .collect()
+    };
+    let listeners = status.listeners.iter().map(|listener| {
+        json!({
+            "name": listener.name,
+            "supportedKinds": listener.supported_kinds,
+            "attachedRoutes": listener.attached_routes,
+            "conditions": conditions(&listener.conditions),
+        })
+    });
+    let listeners: Vec<Value> = listeners.collect();
+    let metadata = &gateway.metadata;
+    json!({
+        "apiVersion": GATEWAY_API,
+        "kind": "Gateway",
+        "metadata": {
+            "namespace": metadata.namespace(),
+            "name": metadata.name,
+            "uid": metadata.uid,
+        },
+        "status": {
+            "addresses": status.addresses,
+            "conditions": conditions(&status.conditions),
+            "listeners": listeners,
+        },
+    })
+}
+
+const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
+const MANAGER: &str = "tulled";
+const APPLY: &str = "application/apply-patch+yaml";
+/// Between two looks at everything.
+const PACE: Duration = Duration::from_secs(1);
+/// What overlays say is asked for that often.
+const LOOK: Duration = Duration::from_secs(30);

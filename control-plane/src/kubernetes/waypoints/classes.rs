@@ -1,0 +1,113 @@
+//! The classes of Gateways that are ours: made if they are missing, never changed, and told that they are accepted.
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use tulle_kubernetes::{CallError, Client, JSON};
+use tulle_manifest::{GatewayClass, StatusCondition};
+
+use super::{APPLY, GATEWAY_API, MANAGER};
+use crate::{
+    index::Index,
+    kubernetes::statuses::{now, written},
+    statuses::{Condition, conditions},
+};
+
+/// Something to be written about a class.
+pub(super) enum Class {
+    /// There is none of this name.
+    Missing(&'static str, &'static str),
+    /// It does not say that it is accepted.
+    Unaccepted(String, Vec<StatusCondition>),
+}
+
+/// What is to be written.
+pub(super) fn wanted(index: &Index) -> Vec<Class> {
+    let objects = index.objects();
+    let mut wanted = Vec::new();
+    for (name, controller) in CLASSES {
+        match objects.gateway_class(name) {
+            None => wanted.push(Class::Missing(name, controller)),
+            Some(class) if class.spec.controller_name == controller => {
+                let should = accepted(class);
+                if should != class.status.conditions {
+                    wanted.push(Class::Unaccepted(name.to_owned(), should));
+                }
+            }
+            // It is somebody else's.
+            Some(_) => {}
+        }
+    }
+    wanted
+}
+
+fn accepted(class: &GatewayClass) -> Vec<StatusCondition> {
+    let accepted = Condition {
+        kind: "Accepted",
+        holds: true,
+        reason: "Accepted",
+        message: "Gateways of this class are waypoints".to_owned(),
+    };
+    let ours = class.status.conditions.iter();
+    let ours: Vec<StatusCondition> = ours
+        .filter(|condition| condition.kind == accepted.kind)
+        .cloned()
+        .collect();
+    conditions(&class.metadata, &ours, vec![accepted])
+}
+
+impl Class {
+    /// Where it is written.
+    pub(super) fn path(&self) -> String {
+        match self {
+            Self::Missing(..) => PATH.to_owned(),
+            Self::Unaccepted(name, _) => format!("{PATH}/{name}/status"),
+        }
+    }
+
+    pub(super) async fn write(&self, client: &Client) -> Result<(), CallError> {
+        match self {
+            Self::Missing(name, controller) => {
+                let body = json!({
+                    "apiVersion": GATEWAY_API,
+                    "kind": "GatewayClass",
+                    "metadata": {"name": name},
+                    "spec": {
+                        "controllerName": controller,
+                        "description": "Waypoints: proxies that route and authorize the requests to services of a mesh.",
+                    },
+                });
+                let made = client.call(Method::POST, PATH, JSON, body.to_string().into_bytes());
+                match made.await {
+                    // Somebody was faster.
+                    Err(error) if error.code() == Some(StatusCode::CONFLICT) => Ok(()),
+                    made => made.map(drop),
+                }
+            }
+            Self::Unaccepted(name, conditions) => {
+                let now = now();
+                let conditions = conditions.iter();
+                let conditions: Vec<Value> = conditions
+                    .map(|condition| written(condition, &now))
+                    .collect();
+                let body = json!({
+                    "apiVersion": GATEWAY_API,
+                    "kind": "GatewayClass",
+                    "metadata": {"name": name},
+                    "status": {"conditions": conditions},
+                });
+                let path = format!("{}?fieldManager={MANAGER}&force=true", self.path());
+                let body = body.to_string().into_bytes();
+                client
+                    .call(Method::PATCH, &path, APPLY, body)
+                    .await
+                    .map(drop)
+            }
+        }
+    }
+}
+
+const PATH: &str = "/apis/gateway.networking.k8s.io/v1/gatewayclasses";
+const CLASSES: [(&str, &str); 2] = [
+    ("istio-waypoint", "istio.io/mesh-controller"),
+    ("tulle-waypoint", "tulle.io/mesh-controller"),
+];
