@@ -177,7 +177,8 @@ impl<T: DeserializeOwned> Collection<T> {
             let answer = self.client.call(Method::GET, &path, kind, Vec::new());
             let answer = answer.await?;
             let list: List<'_> = serde_json::from_slice(&answer)?;
-            all.extend(list.items.iter().filter_map(|item| self.read(item)));
+            let items = list.items.iter().flatten();
+            all.extend(items.filter_map(|item| self.read(item)));
             match list.metadata.rest.as_deref() {
                 None | Some("") => return Ok((all, list.metadata.resource_version)),
                 Some(token) => rest = format!("&continue={}", escape(token)),
@@ -246,8 +247,9 @@ impl<T: DeserializeOwned> Collection<T> {
 #[derive(Deserialize)]
 struct List<'a> {
     metadata: ListMetadata,
+    /// Without any, of metadata there is null.
     #[serde(borrow, default)]
-    items: Vec<&'a RawValue>,
+    items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -308,6 +310,15 @@ const SHORTEST: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_metadata_may_be_null() {
+        for (items, count) in [("null", 0), ("[]", 0), ("[{}, {}]", 2)] {
+            let text = format!(r#"{{"metadata": {{"resourceVersion": "7"}}, "items": {items}}}"#);
+            let list: List<'_> = serde_json::from_str(&text).unwrap();
+            assert_eq!(list.items.iter().flatten().count(), count, "{items}");
+        }
+    }
 
     #[test]
     fn tokens_of_the_server_are_escaped() {

@@ -26,6 +26,8 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
+use tulle_net::Netns;
+
 use crate::{
     binaries::Binaries,
     node::Node,
@@ -42,6 +44,7 @@ pub struct Cluster {
     etcd: Mutex<Process>,
     server: Mutex<Process>,
     api: Arc<Rest>,
+    netns: Netns,
 }
 
 impl Cluster {
@@ -95,6 +98,7 @@ impl Cluster {
             etcd: Mutex::new(etcd),
             server: Mutex::new(server),
             api,
+            netns: netns.clone(),
         };
         cluster.wait_ready().await?;
         Ok(cluster)
@@ -119,6 +123,21 @@ impl Cluster {
     /// The API server, to be stopped, killed or started again.
     pub async fn server(&self) -> MutexGuard<'_, Process> {
         self.server.lock().await
+    }
+
+    /// Has etcd forget what was before now, so that nobody can be told of it any more.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn compact(&self) -> Result<()> {
+        let now = self.get("/api/v1/namespaces")?;
+        let revision = now.pointer("/metadata/resourceVersion");
+        let body = json!({"revision": revision, "physical": true}).to_string();
+        let to = ETCD_ADDRESS.parse()?;
+        let path = "/v3/kv/compaction";
+        let answer = crate::http::request(&self.netns, Method::POST, to, path, &body).await?;
+        ensure!(answer.status.is_success(), "{}", answer.body);
+        Ok(())
     }
 
     /// Makes or changes an object, and its status if it has one. Returns it as it is then.
@@ -331,6 +350,7 @@ const SERVED_LIMIT: Duration = Duration::from_secs(20);
 /// Below the folder of all that is built.
 const BUILT: &str = "peers/kubernetes";
 const ETCD: &str = "http://127.0.0.1:2379";
+const ETCD_ADDRESS: &str = "127.0.0.1:2379";
 const PORT: u16 = 6443;
 const ADMIN: &str = "the-administrators-token";
 const START_LIMIT: Duration = Duration::from_secs(60);

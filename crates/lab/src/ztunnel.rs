@@ -102,7 +102,8 @@ impl Ztunnel {
     /// # Errors
     /// When it refuses.
     pub async fn post(&self, path: &str) -> Result<String> {
-        let answer = http::request(&self.netns, Method::POST, self.local(ADMIN_PORT), path).await?;
+        let answer =
+            http::request(&self.netns, Method::POST, self.local(ADMIN_PORT), path, "").await?;
         ensure!(
             answer.status.is_success(),
             "{path} answered {}: {}",

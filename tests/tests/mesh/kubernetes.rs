@@ -165,6 +165,7 @@ pub(crate) async fn expired(sandbox: Sandbox) -> Result<()> {
     mesh.control_plane().process_mut().signal(Signal::SIGSTOP)?;
     mesh.cluster().delete(&deny())?;
     // One that starts now remembers nothing from before.
+    mesh.cluster().compact().await?;
     mesh.cluster().server().await.kill().await?;
     mesh.cluster().server().await.restart().await?;
     mesh.cluster().wait_ready().await?;
