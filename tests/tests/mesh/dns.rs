@@ -1,23 +1,21 @@
 //! Names: those of services are answered in the pod that asks, all others by the node's name servers.
 
 use std::{
-    fs,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::Path,
 };
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
-    task::JoinSet,
+    net::UdpSocket,
 };
-use tulle_lab::{Mesh, Pod, Program, sandbox::Sandbox};
-use tulle_net::{Netns, udp};
+use tulle_lab::{Pod, Program, sandbox::Sandbox};
+use tulle_net::udp;
 
 use crate::{
+    name_server::{NameServer, echo, framed, read_framed, start, unnumbered},
     traffic::{eventually, soon},
     world::{self, CART, LEGACY, NEIGHBOUR, VISITOR, WEB, same_family},
 };
@@ -100,7 +98,7 @@ pub(crate) async fn forwarded(sandbox: Sandbox) -> Result<()> {
         ] {
             let by_udp = ask_udp(client, asked, &query).await?;
             let by_tcp = ask_tcp(client, asked, &query).await?;
-            let expected = NameServer::answer(&query, 0);
+            let expected = echo(&query, 0);
             ensure!(by_udp == expected, "by UDP: {by_udp:?}");
             ensure!(by_tcp == expected, "by TCP: {by_tcp:?}");
             let seen = server.take();
@@ -123,13 +121,13 @@ pub(crate) async fn passed_over(sandbox: Sandbox) -> Result<()> {
     let query = query(b"", 16);
     let by_udp = ask_udp(client, asked, &query).await?;
     let by_tcp = ask_tcp(client, asked, &query).await?;
-    ensure!([by_udp, by_tcp].map(|answer| answer == NameServer::answer(&query, 0)) == [true; 2]);
+    ensure!([by_udp, by_tcp].map(|answer| answer == echo(&query, 0)) == [true; 2]);
     for server in [&refused, &good] {
         ensure!(server.take() == [unnumbered(&query), unnumbered(&query)]);
     }
     drop(good);
     let last = exchange_udp(client, asked, &query).await?;
-    ensure!(last == NameServer::answer(&query, 5), "{last:?}");
+    ensure!(last == echo(&query, 5), "{last:?}");
     ensure!(refused.take() == [unnumbered(&query)]);
     Ok(())
 }
@@ -166,12 +164,10 @@ pub(crate) async fn drained(sandbox: Sandbox) -> Result<()> {
     ztunnel.signal(Signal::SIGTERM)?;
     let ended = soon("the end of the connection", stream.read_u8()).await?;
     ensure!(ended.is_err(), "something more came");
-    answering
-        .send_to(&NameServer::answer(&forwarded, 0), from)
-        .await?;
+    answering.send_to(&echo(&forwarded, 0), from).await?;
     let mut answer = vec![0; 512];
     let len = soon("an answer", asking.recv(&mut answer)).await??;
-    ensure!(answer[..len] == NameServer::answer(&query, 0));
+    ensure!(answer[..len] == echo(&query, 0));
     let status = ztunnel.wait(world::SOON).await?;
     ensure!(status.success(), "{status}");
     Ok(())
@@ -215,116 +211,6 @@ pub(crate) async fn left_alone(sandbox: Sandbox) -> Result<()> {
         server.take() == [unnumbered(&query)] && answered
     })
     .await
-}
-
-/// A name server that echoes: its answer is the query, marked as one.
-struct NameServer {
-    seen: Arc<std::sync::Mutex<Vec<Vec<u8>>>>,
-    _tasks: JoinSet<Result<()>>,
-}
-
-impl NameServer {
-    fn start(netns: &Netns, addresses: &[&str]) -> Result<Self> {
-        Self::start_saying(netns, addresses, 0)
-    }
-
-    /// One that gives this response code.
-    fn start_saying(netns: &Netns, addresses: &[&str], code: u8) -> Result<Self> {
-        let seen = Arc::default();
-        let mut tasks = JoinSet::new();
-        for address in addresses {
-            let address = SocketAddr::new(address.parse()?, 53);
-            let options = tulle_net::listen::ListenOptions::new(address);
-            let tcp = tulle_net::listen::listen(netns, &options)?;
-            tasks.spawn(by_tcp(
-                TcpListener::from_std(tcp.socket)?,
-                Arc::clone(&seen),
-                code,
-            ));
-            let any: &[&str] = if address.ip().is_unspecified() {
-                &["0.0.0.0", "::"]
-            } else {
-                &[]
-            };
-            let each = any
-                .iter()
-                .map(|ip| ip.parse())
-                .collect::<Result<Vec<IpAddr>, _>>()?;
-            let each = if each.is_empty() {
-                vec![address.ip()]
-            } else {
-                each
-            };
-            for ip in each {
-                let udp = udp::bind(netns, SocketAddr::new(ip, 53), false)?;
-                tasks.spawn(by_udp(UdpSocket::from_std(udp)?, Arc::clone(&seen), code));
-            }
-        }
-        Ok(Self {
-            seen,
-            _tasks: tasks,
-        })
-    }
-
-    /// What was asked since this was last called, without the numbers.
-    fn take(&self) -> Vec<Vec<u8>> {
-        let seen = std::mem::take(&mut *self.seen.lock().expect("no test panics with it"));
-        seen.iter().map(|query| unnumbered(query)).collect()
-    }
-
-    fn forget(&self) {
-        self.take();
-    }
-
-    fn answer(query: &[u8], code: u8) -> Vec<u8> {
-        let mut answer = query.to_vec();
-        answer[2] |= 0x80;
-        answer[3] |= code;
-        answer
-    }
-}
-
-type Seen = Arc<std::sync::Mutex<Vec<Vec<u8>>>>;
-
-async fn by_udp(socket: UdpSocket, seen: Seen, code: u8) -> Result<()> {
-    loop {
-        let mut query = vec![0; 4096];
-        let (len, from) = socket.recv_from(&mut query).await?;
-        query.truncate(len);
-        socket
-            .send_to(&NameServer::answer(&query, code), from)
-            .await?;
-        seen.lock().expect("no test panics with it").push(query);
-    }
-}
-
-async fn by_tcp(listener: TcpListener, seen: Seen, code: u8) -> Result<()> {
-    loop {
-        let (mut stream, _) = listener.accept().await?;
-        let query = read_framed(&mut stream).await?;
-        seen.lock()
-            .expect("no test panics with it")
-            .push(query.clone());
-        stream
-            .write_all(&framed(&NameServer::answer(&query, code)))
-            .await?;
-    }
-}
-
-/// A message without the number that it begins with.
-fn unnumbered(message: &[u8]) -> Vec<u8> {
-    message.get(2..).unwrap_or_default().to_vec()
-}
-
-fn framed(message: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(message.len()).expect("a message of this test is short");
-    [&len.to_be_bytes(), message].concat()
-}
-
-async fn read_framed(stream: &mut TcpStream) -> Result<Vec<u8>> {
-    let mut message = vec![0; stream.read_u16().await?.into()];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
 }
 
 /// The answer to `query`, unless it is that there is none.
@@ -391,7 +277,12 @@ fn update() -> Vec<u8> {
 }
 
 /// What the C library finds in a pod whose `/etc/resolv.conf` is `conf`.
-async fn getent(pod: &Pod, conf: &Path, database: &str, name: &str) -> Result<Vec<IpAddr>> {
+pub(crate) async fn getent(
+    pod: &Pod,
+    conf: &Path,
+    database: &str,
+    name: &str,
+) -> Result<Vec<IpAddr>> {
     let script = r#"mount --bind "$1" /etc/resolv.conf && { getent "$2" "$3" || test $? = 2; }"#;
     let conf = conf.to_str().context("a path of ours is text")?;
     let program = Program::new("getent", "unshare")
@@ -415,35 +306,4 @@ async fn getent(pod: &Pod, conf: &Path, database: &str, name: &str) -> Result<Ve
         }
     }
     Ok(found)
-}
-
-/// Files that say who the name servers are.
-struct Files(tempfile::TempDir);
-
-impl Files {
-    /// Tells the ztunnels, which look again now and then.
-    fn name_servers(&self, servers: &[IpAddr]) -> Result<()> {
-        let lines = servers
-            .iter()
-            .map(|server| format!("nameserver {server}\n"));
-        self.write("ztunnel.conf", &lines.collect::<String>())?;
-        Ok(())
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.0.path().join(name);
-        fs::write(&path, text)?;
-        Ok(path)
-    }
-}
-
-async fn start(sandbox: &Sandbox) -> Result<(Mesh, Files)> {
-    let files = Files(tempfile::tempdir()?);
-    let path = files.write("ztunnel.conf", "")?;
-    let path = path.to_str().context("a path of ours is text")?.to_owned();
-    let mesh = world::start_with(sandbox, |config| {
-        let name = "TULLE_RESOLV_CONF".to_owned();
-        config.ztunnel_env.push((name, path));
-    });
-    Ok((mesh.await?, files))
 }

@@ -14,6 +14,7 @@ mod dns;
 mod isolation;
 mod kubernetes;
 mod local;
+mod name_server;
 mod node;
 mod observed;
 mod paths;
