@@ -13,7 +13,9 @@ use tulle_runtime::http::{Request, Response, Router, json, text};
 use certificate::{Certificate, describe_all};
 
 use crate::{
-    build_info, dump,
+    build_info,
+    dns::Resolver,
+    dump,
     pods::{PodState, PodTable},
     proxy::ConnectionDump,
     state::SnapshotReader,
@@ -29,6 +31,8 @@ pub struct Admin {
     pub snapshots: SnapshotReader,
     /// Certificates.
     pub svids: SvidStore,
+    /// Where names lead.
+    pub resolver: Arc<Resolver>,
     /// Pods of this node.
     pub pods: PodTable,
     /// Data-plane threads, asked for live connections.
@@ -110,6 +114,7 @@ impl Admin {
             version: build_info::version(),
             config: self.config.clone(),
             certificates: self.svids.statuses().iter().map(certificate).collect(),
+            resolved_names: self.resolver.known().into_iter().map(dump::name).collect(),
             workload_state: pods.collect(),
         }
     }
@@ -135,6 +140,7 @@ struct Dump {
     version: Value,
     config: Value,
     certificates: Vec<CertificateDump>,
+    resolved_names: Vec<dump::NameDump>,
     workload_state: BTreeMap<String, PodDump>,
 }
 

@@ -34,7 +34,7 @@ use crate::{
     admin::Admin,
     certificates,
     config::{Config, LocalSource},
-    dns::NameServers,
+    dns::{NameServers, Resolver},
     local,
     pods::{PodTable, Pods},
     proxy::Shared,
@@ -102,13 +102,16 @@ impl App {
         });
 
         let own_netns = Netns::current().context("own network namespace")?;
+        let metrics = Metrics::default();
+        let resolver = Resolver::new(config.max_names, metrics.resolver.clone());
         let shared = Arc::new(Shared {
             snapshots: snapshots.clone(),
             svids: svids.clone(),
-            metrics: Metrics::default(),
+            metrics,
             settings: config.proxy_settings(),
             network: config.network.as_str().into(),
             name_servers: NameServers::new(config.resolv_conf.clone(), own_netns),
+            resolver: Arc::new(resolver),
         });
         let workers = (0..config.worker_threads.get())
             .map(|index| Worker::start(index, shared.clone()))
@@ -132,6 +135,7 @@ impl App {
         let admin = Admin {
             snapshots,
             svids,
+            resolver: shared.resolver.clone(),
             pods: table,
             workers: workers.clone(),
             config: config.dump(),

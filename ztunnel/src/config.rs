@@ -19,6 +19,7 @@
 //! | `TULLE_POOL_MAX_CONNECTIONS` | 1024 | pooled connections of one pod |
 //! | `TULLE_MAX_IDENTITIES` | 4096 | identities that certificates are held for |
 //! | `TULLE_RESOLV_CONF` | /etc/resolv.conf | names the name servers that are asked for what is not the mesh's |
+//! | `TULLE_MAX_NAMES` | 4096 | names of workloads whose addresses are remembered, each once for IPv4 and once for IPv6 |
 //! | `TULLE_ADMIN_ADDR` | 15000 | admin server: port, or loopback address and port |
 //! | `TULLE_STATS_ADDR` | 15020 | metrics: port of all addresses, or address and port |
 //! | `TULLE_READINESS_ADDR` | 15021 | readiness: the same |
@@ -81,6 +82,8 @@ pub struct Config {
     pub svids: SvidStoreConfig,
     /// The file that names this host's name servers. Default `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
+    /// Names of workloads whose addresses are remembered, each once for each family. Default 4096.
+    pub max_names: usize,
     /// The data path, limits for all threads together.
     pub proxy: ProxySettings,
 }
@@ -164,6 +167,9 @@ impl Config {
                 .text("TULLE_RESOLV_CONF")
                 .unwrap_or_else(|| RESOLV_CONF.to_owned())
                 .into(),
+            max_names: variables
+                .number("TULLE_MAX_NAMES", 1..=1_000_000)?
+                .unwrap_or(MAX_NAMES),
             proxy: sockets::proxy(&variables, &defaults)?,
         })
     }
@@ -252,6 +258,7 @@ fn drain_deadline(variables: &Variables<'_>) -> Result<Duration, ConfigError> {
 const MESH_FILE: &str = "./etc/istio/config/mesh";
 const ZDS_SOCKET: &str = "/var/run/ztunnel/ztunnel.sock";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+const MAX_NAMES: usize = 4096;
 const ADMIN_PORT: u16 = 15000;
 const STATS_PORT: u16 = 15020;
 const READINESS_PORT: u16 = 15021;

@@ -3,14 +3,17 @@
 //! Resources are turned into text one at a time, while they are written: a dump of 100 000 workloads costs the memory
 //! of one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use tulle_model::ServiceKey;
 
-use crate::state::{
-    Resource, Snapshot, Workload,
-    schema::{self, Endpoint, Text},
+use crate::{
+    dns::{Family, KnownName},
+    state::{
+        Resource, Snapshot, Workload,
+        schema::{self, Endpoint, Text},
+    },
 };
 
 /// `workloads`, `services`, `policies`, `stagedServices` and `staticConfig` of a configuration dump.
@@ -110,6 +113,38 @@ fn staged(snapshot: &Snapshot) -> Staged {
             (Text(key.clone()), endpoints)
         })
         .collect()
+}
+
+/// An entry of `resolvedNames`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NameDump {
+    hostname: Arc<str>,
+    query_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    addresses: Option<Arc<[IpAddr]>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// Seconds.
+    good_for: u64,
+}
+
+/// Shows where a name leads.
+pub fn name(known: KnownName) -> NameDump {
+    let (addresses, error) = match known.addresses {
+        Ok(addresses) => (Some(addresses), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    NameDump {
+        hostname: known.name,
+        query_type: match known.family {
+            Family::Ipv4 => "A",
+            Family::Ipv6 => "AAAA",
+        },
+        addresses,
+        error,
+        good_for: known.good_for.as_secs(),
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub use authority::{Authority, InvalidAuthority, address_text};
 pub use inbound::{
     Inbound, InboundError, ProxyHeader, inbound, inbound_service, passthrough_inbound,
 };
-pub use outbound::{Outbound, RouteError, Via, outbound};
+pub use outbound::{Named, Outbound, Route, RouteError, Via, outbound};
 pub use waypoint::WaypointError;
 
 /// Port of the listener that captures outbound connections.

@@ -5,9 +5,13 @@ mod control;
 mod dns;
 mod labels;
 mod metrics;
+mod resolver;
 
 pub use access::{AccessRecord, early_failure};
 pub use control::ControlMetrics;
 pub use dns::{DnsLabels, DnsMetrics};
-pub use labels::{Reporter, ResponseFlag, SecurityPolicy, TrafficLabels, WorkloadLabels};
+pub use labels::{
+    NameLabels, Reporter, ResponseFlag, SecurityPolicy, TrafficLabels, WorkloadLabels,
+};
 pub use metrics::{Metrics, SharedMeter, Traffic, TrafficCache, TrafficMeter};
+pub use resolver::{Lookup, ResolverMetrics};

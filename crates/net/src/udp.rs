@@ -30,13 +30,15 @@ pub fn bind(netns: &Netns, addr: SocketAddr, reuse_port: bool) -> io::Result<Std
 /// A socket that sends to `server` from inside `netns`, and hears only its answers. Must be called on a tokio runtime.
 ///
 /// The kernel chooses the port at random. An answer that the server's host refuses is an error of the next call. `mark` is
-/// the packet mark (`SO_MARK`) and needs `CAP_NET_ADMIN`.
+/// the packet mark (`SO_MARK`), if there is to be one, and needs `CAP_NET_ADMIN`.
 ///
 /// # Errors
 /// If the namespace cannot be entered, the mark is not allowed, or there is no route.
-pub fn connect(netns: &Netns, server: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
+pub fn connect(netns: &Netns, server: SocketAddr, mark: Option<u32>) -> io::Result<UdpSocket> {
     let socket = open(netns, server)?;
-    socket.set_mark(mark)?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
     socket.connect(&SockAddr::from(server))?;
     UdpSocket::from_std(socket.into())
 }

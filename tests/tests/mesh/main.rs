@@ -15,6 +15,7 @@ mod isolation;
 mod kubernetes;
 mod local;
 mod name_server;
+mod names;
 mod node;
 mod observed;
 mod paths;
@@ -43,6 +44,8 @@ fn main() -> ExitCode {
         case!(dns::drained),
         case!(dns::loopback),
         case!(dns::left_alone),
+        case!(names::followed),
+        case!(names::unanswered),
         case!(isolation::proxy_ports),
         case!(local::file_is_reloaded),
         case!(node::agent_killed_at_each_step).limit(Duration::from_secs(120)),

@@ -71,8 +71,11 @@ pub(super) fn dump(config: &Config) -> Value {
             "clusterDomain": dns.domain,
             "preferredNamespace": dns.preferred,
             "maxQueriesPerPod": dns.max_queries,
-            "resolvConf": config.resolv_conf,
         })),
+        "resolver": {
+            "resolvConf": config.resolv_conf,
+            "maxNames": config.max_names,
+        },
         "http2": {
             "windowSize": proxy.http2.stream_window,
             "connectionWindowSize": proxy.http2.connection_window,

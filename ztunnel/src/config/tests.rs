@@ -37,6 +37,9 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(config.log.directives.to_string(), "info");
     assert_eq!(config.svids.validity, Duration::from_secs(24 * 3600));
 
+    assert_eq!(config.resolv_conf, Path::new("/etc/resolv.conf"));
+    assert_eq!(config.max_names, 4096);
+
     let xds = config.xds.unwrap();
     assert_eq!(xds.channel.address, "https://localhost:15012");
     let root = RootSource::File("./var/run/secrets/istio/root-cert.pem".into());
@@ -95,12 +98,16 @@ fn every_variable_has_its_effect() {
         ("TULLE_STATS_ADDR", "2"),
         ("TULLE_READINESS_ADDR", "10.0.0.1:3"),
         ("TULLE_LOG_BUFFER", "5000"),
+        ("TULLE_MAX_NAMES", "19"),
+        ("TULLE_RESOLV_CONF", "/run/names"),
     ]);
     assert_eq!(config.node_name.as_deref(), Some("n1"));
     assert_eq!(config.network, "net");
     assert_eq!(config.zds_socket, Path::new("/run/z.sock"));
     assert_eq!(config.svids.validity.as_secs(), 5400);
     assert_eq!(config.svids.max_identities, 18);
+    assert_eq!(config.max_names, 19);
+    assert_eq!(config.resolv_conf, Path::new("/run/names"));
     assert_eq!(config.drain_deadline.as_secs(), 3);
     assert_eq!(config.log.directives.to_string(), "warn,access=debug");
     assert_eq!((config.log.format, config.log.buffer), (Format::Json, 5000));
@@ -488,6 +495,7 @@ fn dump_shows_what_is_in_force_and_no_secret() {
     assert_eq!(dump["localNode"], "n1");
     assert_eq!(dump["numWorkerThreads"], 2);
     assert_eq!(dump["pool"]["unusedReleaseTimeout"], "60s");
+    assert_eq!(dump["resolver"]["maxNames"], 4096);
     assert_eq!(dump["xds"]["credentials"]["token"], "inline");
     assert_eq!(
         dump["xds"]["credentials"]["headers"],

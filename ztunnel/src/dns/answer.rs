@@ -7,15 +7,11 @@ use std::net::IpAddr;
 use fastrand::Rng;
 use tulle_model::{Service, Vip};
 
-use super::names::{Candidate, Realm};
+use super::{
+    Family,
+    names::{Candidate, Realm},
+};
 use crate::state::{ServiceRecord, Snapshot, Workload};
-
-/// The families that there are addresses of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    Ipv4,
-    Ipv6,
-}
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

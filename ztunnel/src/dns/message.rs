@@ -15,7 +15,7 @@ use hickory_proto::{
     serialize::binary::{BinDecodable, BinDecoder},
 };
 
-use super::answer::{Family, Known};
+use super::{Family, answer::Known};
 
 /// A query as it came.
 #[derive(Clone, Debug)]

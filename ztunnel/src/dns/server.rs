@@ -170,8 +170,8 @@ async fn by_name_server(pod: &Rc<Pod>, query: &Query, transport: Transport) -> O
     metrics.upstream_requests.get_or_create(&labels).inc();
     let started = Instant::now();
     let place = Place {
-        pod: &pod.spec.netns,
-        mark: pod.settings().mark,
+        netns: &pod.spec.netns,
+        mark: Some(pod.settings().mark),
     };
     let asked = pod.shared().name_servers.ask(place, query, transport);
     let answered = pod.gone.run_until_cancelled(asked).await?;

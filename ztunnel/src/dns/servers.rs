@@ -52,10 +52,10 @@ struct Servers {
 /// From where servers are asked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
-    /// The pod's namespace.
-    pub(super) pod: &'a Netns,
-    /// Mark of our packets, which are not captured.
-    pub(super) mark: u32,
+    /// The pod's namespace, or our own.
+    pub(super) netns: &'a Netns,
+    /// Mark of our packets, by which those that leave a pod are not captured.
+    pub(super) mark: Option<u32>,
 }
 
 /// Why there is no answer.
@@ -84,6 +84,14 @@ impl NameServers {
         }
     }
 
+    /// Our own namespace, where nothing is captured.
+    pub(super) fn here(&self) -> Place<'_> {
+        Place {
+            netns: &self.own,
+            mark: None,
+        }
+    }
+
     /// Asks until somebody answers. If nobody does so definitely, the last answer counts.
     pub(super) async fn ask(
         &self,
@@ -102,7 +110,7 @@ impl NameServers {
         } = &*servers;
         let ask = |server: IpAddr| async move {
             let own = server.is_loopback();
-            let netns = if own { &self.own } else { place.pod };
+            let netns = if own { &self.own } else { place.netns };
             let at = SocketAddr::new(server, PORT);
             let asked = timeout(*patience, exchange(netns, place.mark, at, query, transport));
             let silent = |_| Err(io::ErrorKind::TimedOut.into());
@@ -169,9 +177,10 @@ impl Servers {
     }
 }
 
-async fn exchange(
+/// Asks one server. What answers anything else is not heard.
+pub(super) async fn exchange(
     netns: &Netns,
-    mark: u32,
+    mark: Option<u32>,
     server: SocketAddr,
     query: &Query,
     transport: Transport,
@@ -193,7 +202,7 @@ async fn exchange(
         }
         Transport::Tcp => {
             let options = ConnectOptions {
-                mark: Some(mark),
+                mark,
                 ..ConnectOptions::default()
             };
             let mut stream = connect(netns, server, &options).await?;

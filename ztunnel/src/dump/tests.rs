@@ -105,3 +105,27 @@ fn a_dump_can_be_loaded_as_a_local_file() {
     let again = mesh(crate::local::parse(&config).unwrap());
     assert!(snapshot.is_equivalent(&again), "{config}");
 }
+
+#[test]
+fn where_names_lead() {
+    let known = |addresses| KnownName {
+        name: "api.example".into(),
+        family: Family::Ipv6,
+        addresses,
+        good_for: std::time::Duration::from_millis(2500),
+    };
+    let found: Arc<[IpAddr]> = ["2001:db8::1".parse().unwrap()].into();
+    assert_eq!(
+        serde_json::to_value(name(known(Ok(found)))).unwrap(),
+        json!({
+            "hostname": "api.example", "queryType": "AAAA", "addresses": ["2001:db8::1"], "goodFor": 2,
+        })
+    );
+    let none = known(Err(crate::dns::ResolveError::NoAddress));
+    assert_eq!(
+        serde_json::to_value(name(none)).unwrap(),
+        json!({
+            "hostname": "api.example", "queryType": "AAAA", "error": "it has no address", "goodFor": 2,
+        })
+    );
+}

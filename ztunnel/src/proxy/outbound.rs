@@ -1,8 +1,8 @@
 //! Connections that the pod's app makes.
 //!
 //! ```text
-//! accept -> original destination -> own workload -> route -+-> tunnel (pooled) -+-> relay -> access line
-//!                                                          +-> plain TCP -------+
+//! accept -> original destination -> own workload -> route -+------------+-> tunnel (pooled) -+-> relay -> access line
+//!                                                          +-> a name --+-> plain TCP -------+
 //! ```
 
 use std::{
@@ -28,19 +28,24 @@ use tulle_net::{
     original_dst::original_dst,
 };
 
+use failed::Failed;
+
 use super::{
     Pod,
     live::{Addresses, Closed, Guarded},
     pod::{Local, PoolKey},
 };
 use crate::{
-    route::{self, Outbound, RouteError, baggage, forwarded, traceparent},
+    route::{self, Named, Outbound, Route, baggage, forwarded, traceparent},
     state::Workload,
     telemetry::{
         AccessRecord, Reporter, ResponseFlag, SecurityPolicy, SharedMeter, TrafficLabels,
         TrafficMeter, WorkloadLabels, early_failure,
     },
 };
+
+mod by_name;
+mod failed;
 
 /// Takes one captured connection to its end.
 pub(super) async fn handle(pod: Rc<Pod>, app: TcpStream, source: SocketAddr) {
@@ -73,17 +78,6 @@ struct Prepared {
 enum Upstream {
     Tunnel(Tunnel),
     Plain(TcpStream),
-}
-
-/// Why there is no connection to the next hop.
-#[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error(transparent)]
-    Route(#[from] RouteError),
-    #[error(transparent)]
-    Tunnel(#[from] ConnectError),
-    #[error("connect failed: {0}")]
-    Connect(#[source] io::Error),
 }
 
 async fn prepare(
@@ -147,7 +141,8 @@ async fn connect_upstream(
 ) -> Result<(Upstream, Hop), (Failed, Option<Hop>)> {
     let mut unreachable: SmallVec<[Uid; 2]> = SmallVec::new();
     let mut last: Option<(Failed, Option<Hop>)> = None;
-    for _ in 0..MAX_ENDPOINTS {
+    let mut attempts = MAX_ATTEMPTS;
+    while attempts > 0 {
         let snapshot = pod.shared().snapshots.load();
         let mut rng = fastrand::Rng::new();
         let route = route::outbound(&snapshot, &local.workload, dialled, &unreachable, &mut rng);
@@ -157,18 +152,29 @@ async fn connect_upstream(
             (Err(_), Some(failed)) => return Err(failed),
             (Err(error), None) => return Err((error.into(), None)),
         };
-        let hop = Hop::of(&route);
-        match connect_hop(pod, local, source, route, &hop).await {
-            Ok(upstream) => return Ok((upstream, hop)),
-            Err(failed) => {
-                let uid = hop.workload.as_ref().map(|workload| workload.uid.clone());
-                let again = failed.is_retryable() && hop.service.is_some();
-                last = Some((failed, Some(hop)));
-                match uid {
-                    Some(uid) if again => unreachable.push(uid),
-                    _ => break,
-                }
+        let connected = match route {
+            Route::To(outbound) => {
+                attempts -= 1;
+                connect_hop(pod, local, source, outbound).await
             }
+            Route::ByName(named) => {
+                let exclude = &unreachable;
+                let connecting =
+                    by_name::connect(pod, local, source, dialled, named, exclude, &mut attempts);
+                // The rare way, and a long one.
+                Box::pin(connecting).await
+            }
+        };
+        let (failed, hop) = match connected {
+            Ok(connected) => return Ok(connected),
+            Err(failed) => failed,
+        };
+        let uid = hop.workload.as_ref().map(|workload| workload.uid.clone());
+        let again = failed.is_retryable() && hop.service.is_some();
+        last = Some((failed, Some(hop)));
+        match uid {
+            Some(uid) if again => unreachable.push(uid),
+            _ => break,
         }
     }
     // At least one round was made, and only failures fall through.
@@ -176,6 +182,19 @@ async fn connect_upstream(
 }
 
 async fn connect_hop(
+    pod: &Rc<Pod>,
+    local: &Local,
+    source: SocketAddr,
+    route: Outbound,
+) -> Result<(Upstream, Hop), (Failed, Hop)> {
+    let hop = Hop::of(&route);
+    match connect_to(pod, local, source, route, &hop).await {
+        Ok(upstream) => Ok((upstream, hop)),
+        Err(failed) => Err((failed, hop)),
+    }
+}
+
+async fn connect_to(
     pod: &Rc<Pod>,
     local: &Local,
     source: SocketAddr,
@@ -327,6 +346,16 @@ impl Hop {
         }
     }
 
+    /// One that was not found: told by what the app dialled.
+    fn nowhere(named: Named, dialled: SocketAddr) -> Self {
+        Self {
+            address: dialled,
+            workload: Some(named.workload),
+            service: Some(named.record.service.clone()),
+            authority: None,
+        }
+    }
+
     fn record(self, pod: &Pod, local: &Local, source: SocketAddr) -> AccessRecord {
         let tunnelled = self.authority.is_some();
         let identity_of = |workload: &Arc<Workload>| -> SpiffeId { workload.identity.clone() };
@@ -435,39 +464,5 @@ pub(super) fn finish(record: &AccessRecord, started: Instant, ended: Result<Rela
     }
 }
 
-impl Failed {
-    fn is_retryable(&self) -> bool {
-        match self {
-            Self::Route(_) => false,
-            // Unavailable: the app behind that endpoint was not reached, so nothing has been relayed.
-            Self::Tunnel(error) => match error.root() {
-                ConnectError::Refused(status) => *status == http::StatusCode::SERVICE_UNAVAILABLE,
-                _ => error.is_retryable(),
-            },
-            Self::Connect(_) => true,
-        }
-    }
-
-    fn flag(&self) -> ResponseFlag {
-        match self {
-            Self::Route(_) | Self::Connect(_) => ResponseFlag::Connect,
-            Self::Tunnel(error) => match error.root() {
-                ConnectError::Refused(http::StatusCode::UNAUTHORIZED) => ResponseFlag::Deny,
-                ConnectError::TcpTimeout { .. } => ResponseFlag::NetworkPolicy,
-                ConnectError::Handshake(_) | ConnectError::HandshakeTimeout => {
-                    ResponseFlag::TlsFailure
-                }
-                ConnectError::Http2(_) => ResponseFlag::Http2Handshake,
-                ConnectError::Certificate(_) => ResponseFlag::Identity,
-                ConnectError::Tcp { .. }
-                | ConnectError::Refused(_)
-                | ConnectError::ResponseTimeout
-                | ConnectError::PoolFull
-                | ConnectError::Shared(_) => ResponseFlag::Connect,
-            },
-        }
-    }
-}
-
-/// Endpoints of a service that one connection tries.
-const MAX_ENDPOINTS: usize = 3;
+/// Endpoints of a service, and addresses of their names, that one connection tries.
+const MAX_ATTEMPTS: usize = 3;

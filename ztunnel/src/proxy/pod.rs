@@ -20,7 +20,7 @@ use tulle_zds::PodInfo;
 
 use super::{Handshakes, LiveConnections, ProxySettings, live::Closed};
 use crate::{
-    dns::{DnsLimits, NameServers},
+    dns::{DnsLimits, NameServers, Resolver},
     route::baggage,
     state::{PolicyEpoch, Snapshot, SnapshotReader, Workload},
     telemetry::{Metrics, TrafficCache},
@@ -51,6 +51,8 @@ pub struct Shared {
     pub network: Arc<str>,
     /// Who is asked for names that are not the mesh's.
     pub name_servers: NameServers,
+    /// What they said of workloads that have a name instead of an address.
+    pub resolver: Arc<Resolver>,
 }
 
 /// What all pods of one thread share.

@@ -1,4 +1,9 @@
 //! Where a captured outbound connection goes.
+//!
+//! ```text
+//!  outbound() ──▶ Route ─┬─ To(Outbound)
+//!                        └─ ByName(Named) ── an address of the name ──▶ Named::at() ──▶ Outbound
+//! ```
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -13,10 +18,23 @@ use tulle_model::{
 
 use super::{
     Authority, HBONE_PORT, WaypointError, is_proxy_port,
-    service::{self, Endpoint, Purpose},
+    service::{self, At, Endpoint, Purpose},
     waypoint,
 };
 use crate::state::{Destination, ServiceRecord, Snapshot, Workload};
+
+mod named;
+
+pub use named::Named;
+
+/// Where a connection goes, as far as the mesh knows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Route {
+    /// There.
+    To(Outbound),
+    /// To wherever a name leads.
+    ByName(Named),
+}
 
 /// Where a connection goes.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,9 +117,22 @@ pub enum RouteError {
         /// Its network.
         network: Arc<str>,
     },
-    /// The destination is known by hostname only.
-    #[error("{0} has no address and would have to be resolved by DNS")]
-    NeedsDns(Arc<str>),
+    /// A name leads to where none may.
+    #[error("{hostname} leads to {address}, where no name may lead")]
+    Misled {
+        /// The name.
+        hostname: Arc<str>,
+        /// What a name server says that it stands for.
+        address: IpAddr,
+    },
+    /// A name leads to a service of the mesh that itself is where another name leads.
+    #[error("{hostname} leads to {other}, which is known by a name as well")]
+    NamedTwice {
+        /// The name.
+        hostname: Arc<str>,
+        /// The other.
+        other: Arc<str>,
+    },
 }
 
 /// Decides where a connection from `source` to `destination` goes.
@@ -114,7 +145,7 @@ pub fn outbound(
     destination: SocketAddr,
     exclude: &[Uid],
     random: &mut Rng,
-) -> Result<Outbound, RouteError> {
+) -> Result<Route, RouteError> {
     let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
     if returns_to_proxy(source, destination) {
         return Err(RouteError::Loop(destination));
@@ -129,9 +160,9 @@ pub fn outbound(
     };
     match snapshot.destination(network, destination.ip(), namespace) {
         Destination::Service(record) => decision.service(record),
-        Destination::Workload(workload) => decision.workload(workload),
+        Destination::Workload(workload) => decision.workload(workload).map(Route::To),
         Destination::Quarantined(name) => Err(RouteError::Quarantined(Arc::clone(name))),
-        Destination::Unknown => Ok(Outbound::Passthrough { addr: destination }),
+        Destination::Unknown => Ok(Outbound::Passthrough { addr: destination }.into()),
     }
 }
 
@@ -151,17 +182,18 @@ struct Decision<'a> {
 }
 
 impl Decision<'_> {
-    fn service(&mut self, record: &ServiceRecord) -> Result<Outbound, RouteError> {
+    fn service(&mut self, record: &Arc<ServiceRecord>) -> Result<Route, RouteError> {
         let service = &record.service;
         // A waypoint that dials the service is done with its work, and must not be sent to its peers or itself.
         let mut waypoints = waypoint::all_of_service(service);
         let from_waypoint =
             waypoints.any(|gateway| waypoint::is_waypoint(self.snapshot, self.source, gateway));
         if !from_waypoint && let Some(gateway) = waypoint::of_service(service, self.random) {
-            return self.through_waypoint(gateway, Via::ServiceWaypoint, Some(service));
+            let through = self.through_waypoint(gateway, Via::ServiceWaypoint, Some(service));
+            return through.map(Route::To);
         }
         if let Some(outbound) = self.owner_of_address(record) {
-            return outbound;
+            return outbound.map(Route::To);
         }
         let port = self.destination.port();
         let request = service::Request {
@@ -171,12 +203,25 @@ impl Decision<'_> {
             port,
             purpose: Purpose::Destination,
         };
-        match service::choose(record, request, self.random) {
-            Some(endpoint) => self.direct(&endpoint, Some(record)),
-            None => Err(RouteError::NoEndpoint {
+        let Some(endpoint) = service::choose(record, request, self.random) else {
+            return Err(RouteError::NoEndpoint {
                 service: service.key.clone(),
                 port,
-            }),
+            });
+        };
+        let Endpoint { workload, port, at } = endpoint;
+        match at {
+            At::Address(ip) => {
+                let addr = SocketAddr::new(ip, port);
+                self.direct(workload, addr, Some(record)).map(Route::To)
+            }
+            At::Name(hostname) => Ok(Route::ByName(Named {
+                hostname: Arc::clone(hostname),
+                port,
+                workload: Arc::clone(workload),
+                record: Arc::clone(record),
+            })),
+            At::OutOfReach => Err(self.out_of_reach(workload)),
         }
     }
 
@@ -204,12 +249,7 @@ impl Decision<'_> {
         if self.exclude.contains(&workload.uid) {
             return Err(RouteError::Unreachable(workload.uid.clone()));
         }
-        let endpoint = Endpoint {
-            workload,
-            port: self.destination.port(),
-            ip: Some(self.destination.ip()),
-        };
-        self.direct(&endpoint, None)
+        self.direct(workload, self.destination, None)
     }
 
     fn through_waypoint(
@@ -244,14 +284,12 @@ impl Decision<'_> {
     /// To the destination itself, by tunnel if it is in the mesh.
     fn direct(
         &self,
-        endpoint: &Endpoint<'_>,
+        workload: &Arc<Workload>,
+        addr: SocketAddr,
         record: Option<&ServiceRecord>,
     ) -> Result<Outbound, RouteError> {
-        let Some(ip) = endpoint.ip else {
-            return Err(self.out_of_reach(endpoint.workload));
-        };
-        let workload = Arc::clone(self.in_the_mesh(endpoint.workload, ip));
-        let addr = SocketAddr::new(ip, endpoint.port);
+        let ip = addr.ip();
+        let workload = Arc::clone(self.in_the_mesh(workload, ip));
         let service = record.map(|record| Arc::clone(&record.service));
         match workload.tunnel_protocol {
             TunnelProtocol::None => Ok(Outbound::Plain {
@@ -285,18 +323,19 @@ impl Decision<'_> {
     }
 
     fn out_of_reach(&self, workload: &Workload) -> RouteError {
-        if workload.network != self.source.network {
-            return RouteError::OtherNetwork {
-                workload: workload.uid.clone(),
-                network: Arc::clone(&workload.network),
-            };
+        if workload.network == self.source.network {
+            return RouteError::Unreachable(workload.uid.clone());
         }
-        match &workload.hostname {
-            Some(hostname) if workload.addresses.is_empty() => {
-                RouteError::NeedsDns(Arc::clone(hostname))
-            }
-            Some(_) | None => RouteError::Unreachable(workload.uid.clone()),
+        RouteError::OtherNetwork {
+            workload: workload.uid.clone(),
+            network: Arc::clone(&workload.network),
         }
+    }
+}
+
+impl From<Outbound> for Route {
+    fn from(outbound: Outbound) -> Self {
+        Self::To(outbound)
     }
 }
 

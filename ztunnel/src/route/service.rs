@@ -33,8 +33,18 @@ pub(super) enum Purpose {
 pub(super) struct Endpoint<'a> {
     pub(super) workload: &'a Arc<Workload>,
     pub(super) port: u16,
-    /// None when the workload has no usable address, or is of another network.
-    pub(super) ip: Option<IpAddr>,
+    pub(super) at: At<'a>,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Copy)]
+pub(super) enum At<'a> {
+    /// At an address of its own.
+    Address(IpAddr),
+    /// Wherever this name leads.
+    Name(&'a Arc<str>),
+    /// It has no usable address, or is of another network.
+    OutOfReach,
 }
 
 /// Chooses an endpoint. One that can be reached from here at once is preferred to one that cannot.
@@ -48,7 +58,7 @@ pub(super) fn choose<'a>(
         !request.exclude.contains(&workload.uid)
             && target_port(service, workload, request).is_some()
     };
-    let reachable = |workload: &Workload| usable_ip(service, workload, request).is_some();
+    let reachable = |w: &Workload| !matches!(place(service, w, request), At::OutOfReach);
     let endpoints = &record.endpoints;
     let workload = endpoints
         .choose(request.source, random, |w| candidate(w) && reachable(w))
@@ -56,15 +66,20 @@ pub(super) fn choose<'a>(
     Some(Endpoint {
         workload,
         port: target_port(service, workload, request)?,
-        ip: usable_ip(service, workload, request),
+        at: place(service, workload, request),
     })
 }
 
-fn usable_ip(service: &Service, workload: &Workload, request: Request<'_>) -> Option<IpAddr> {
+fn place<'a>(service: &Service, workload: &'a Workload, request: Request<'_>) -> At<'a> {
     if workload.network != request.source.network {
-        return None;
+        return At::OutOfReach;
     }
-    address::choose(workload, request.dialled, service.ip_families)
+    let address = address::choose(workload, request.dialled, service.ip_families);
+    match (address, &workload.hostname, request.purpose) {
+        (Some(ip), _, _) => At::Address(ip),
+        (None, Some(name), Purpose::Destination) if workload.addresses.is_empty() => At::Name(name),
+        (None, _, _) => At::OutOfReach,
+    }
 }
 
 /// The endpoint's own port for the service port, else the service's, else, where an application tunnel takes every

@@ -12,7 +12,7 @@ use tulle_model::{Destination, GatewayAddress, IpFamilies, Service, SpiffeId, Ui
 
 use super::{
     address,
-    service::{self, Purpose},
+    service::{self, At, Purpose},
 };
 use crate::state::{ServiceRecord, Snapshot, Workload};
 
@@ -168,7 +168,7 @@ fn endpoint(
 ) -> Result<Waypoint, WaypointError> {
     let chosen = service::choose(record, request, random).ok_or(WaypointError::NoEndpoint)?;
     let workload = chosen.workload;
-    let Some(ip) = chosen.ip else {
+    let At::Address(ip) = chosen.at else {
         return Err(if workload.network == request.source.network {
             WaypointError::Unreachable(workload.uid.clone())
         } else {

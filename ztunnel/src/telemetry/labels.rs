@@ -143,28 +143,31 @@ impl TrafficLabels {
     }
 }
 
+/// The label set of names that connections are led by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NameLabels {
+    /// The name, as it was deployed.
+    pub hostname: Arc<str>,
+    /// The client.
+    pub source: WorkloadLabels,
+    /// The client's identity.
+    pub source_principal: SpiffeId,
+}
+
+impl EncodeLabelSet for NameLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let mut put = |name: &str, value: &dyn fmt::Display| encode(encoder, name, value);
+        put("hostname", &self.hostname)?;
+        put_source(&mut put, &self.source, Some(&self.source_principal))
+    }
+}
+
 impl EncodeLabelSet for TrafficLabels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         let mut put = |name: &str, value: &dyn fmt::Display| encode(encoder, name, value);
         put("reporter", &self.reporter.as_str())?;
         let (source, destination) = (&self.source, &self.destination);
-        put("source_workload", &or_unknown(&source.workload))?;
-        put(
-            "source_canonical_service",
-            &or_unknown(&source.canonical_service),
-        )?;
-        put(
-            "source_canonical_revision",
-            &or_unknown(&source.canonical_revision),
-        )?;
-        put("source_workload_namespace", &or_unknown(&source.namespace))?;
-        put(
-            "source_principal",
-            &principal(self.source_principal.as_ref()),
-        )?;
-        put("source_app", &or_unknown(&source.canonical_service))?;
-        put("source_version", &or_unknown(&source.canonical_revision))?;
-        put("source_cluster", &or_unknown(&source.cluster))?;
+        put_source(&mut put, source, self.source_principal.as_ref())?;
         let (host, namespace, name) = match &self.service {
             Some((host, namespace, name)) => (&**host, &**namespace, &**name),
             None => ("", "", ""),
@@ -215,6 +218,24 @@ impl EncodeLabelSet for TrafficLabels {
         }
         Ok(())
     }
+}
+
+/// The labels that tell who a connection is from.
+fn put_source(
+    put: &mut impl FnMut(&str, &dyn fmt::Display) -> fmt::Result,
+    source: &WorkloadLabels,
+    identity: Option<&SpiffeId>,
+) -> fmt::Result {
+    put("source_workload", &or_unknown(&source.workload))?;
+    let service = or_unknown(&source.canonical_service);
+    let revision = or_unknown(&source.canonical_revision);
+    put("source_canonical_service", &service)?;
+    put("source_canonical_revision", &revision)?;
+    put("source_workload_namespace", &or_unknown(&source.namespace))?;
+    put("source_principal", &principal(identity))?;
+    put("source_app", &service)?;
+    put("source_version", &revision)?;
+    put("source_cluster", &or_unknown(&source.cluster))
 }
 
 fn encode(encoder: &mut LabelSetEncoder<'_>, name: &str, value: &dyn fmt::Display) -> fmt::Result {

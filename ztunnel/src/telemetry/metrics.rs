@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use tulle_hbone::Meter;
 
-use super::{DnsMetrics, ResponseFlag, TrafficLabels};
+use super::{DnsMetrics, ResolverMetrics, ResponseFlag, TrafficLabels};
 
 /// Counters of the whole process. Handles are resolved once per connection, see [`TrafficCache`].
 #[derive(Clone, Debug, Default)]
@@ -39,6 +39,8 @@ pub struct Metrics {
     pub pods_stopped: Counter,
     /// What pods ask by DNS.
     pub dns: DnsMetrics,
+    /// Names that connections are led by.
+    pub resolver: ResolverMetrics,
 }
 
 /// Why something was refused early: one of a few words.
@@ -78,6 +80,7 @@ impl Metrics {
             self.sent.clone(),
         );
         self.dns.register(istio);
+        self.resolver.register_standard(istio);
         let tulle = registry.sub_registry_with_prefix("tulle");
         tulle.register(
             "connections_refused",
@@ -94,6 +97,7 @@ impl Metrics {
             "Live connections closed because policy changed",
             self.policy_closed.clone(),
         );
+        self.resolver.register_own(tulle);
         let pods = registry.sub_registry_with_prefix("workload_manager");
         pods.register(
             "active_proxy_count",

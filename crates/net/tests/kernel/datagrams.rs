@@ -15,7 +15,7 @@ fn a_refusal_is_heard() {
     isolated_async(async || {
         let Cable { pod, .. } = Cable::new().await;
         for server in SERVERS {
-            let client = connect(&pod, server.parse().unwrap(), 0x539).unwrap();
+            let client = connect(&pod, server.parse().unwrap(), Some(0x539)).unwrap();
             client.send(b"anybody?").await.unwrap();
             let error = soon(receive(&client)).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
@@ -43,7 +43,7 @@ fn who_stops_receiving_leaves_it_to_the_others() {
             let server: SocketAddr = server.parse().unwrap();
             let open = || UdpSocket::from_std(bind(&pod, server, true).unwrap()).unwrap();
             let old = open();
-            let client = connect(&pod, server, 0x539).unwrap();
+            let client = connect(&pod, server, Some(0x539)).unwrap();
             client.send(b"early").await.unwrap();
             old.readable().await.unwrap();
 
@@ -51,7 +51,7 @@ fn who_stops_receiving_leaves_it_to_the_others() {
             stop_receiving(&old).unwrap();
             for _ in 0..50 {
                 // The kernel chooses by the client's port.
-                let client = connect(&pod, server, 0x539).unwrap();
+                let client = connect(&pod, server, Some(0x539)).unwrap();
                 client.send(b"late").await.unwrap();
                 assert_eq!(soon(receive(&new)).await.unwrap().0, b"late");
             }

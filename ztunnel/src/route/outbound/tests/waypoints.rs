@@ -210,7 +210,7 @@ fn weighted_waypoints_share_by_weight() {
         for _ in 0..1000 {
             let destination = "10.2.0.1:80".parse().unwrap();
             let outbound = outbound(&snapshot, source, destination, &[], &mut random).unwrap();
-            let Outbound::Hbone { workload, .. } = outbound else {
+            let Route::To(Outbound::Hbone { workload, .. }) = outbound else {
                 panic!("not a tunnel: {outbound:?}");
             };
             *shares.entry(workload.uid.to_string()).or_default() += 1;
@@ -290,7 +290,7 @@ fn service_is_reported_even_through_a_waypoint() {
     let source = snapshot.workload(&Uid::new("client")).unwrap();
     let destination = "10.2.0.1:80".parse().unwrap();
     let outbound = outbound(&snapshot, source, destination, &[], &mut Rng::with_seed(1));
-    let Ok(Outbound::Hbone { service, .. }) = outbound else {
+    let Ok(Route::To(Outbound::Hbone { service, .. })) = outbound else {
         panic!("not a tunnel: {outbound:?}");
     };
     assert_eq!(service.unwrap().key, key("cart"));
