@@ -40,6 +40,14 @@ pub enum CallError {
         /// What is asked for.
         path: String,
     },
+    /// Nothing is known of a kind.
+    #[error("the API server knows no {kind} of {version}")]
+    UnknownKind {
+        /// Its group and version.
+        version: String,
+        /// Its name.
+        kind: String,
+    },
     /// There is more than anybody would say.
     #[error("the answer is longer than {MAX_ANSWER} bytes")]
     TooLong,
@@ -59,6 +67,7 @@ impl CallError {
             Self::Unreachable(_)
             | Self::Timeout(_)
             | Self::NotServed { .. }
+            | Self::UnknownKind { .. }
             | Self::TooLong
             | Self::Unreadable(_)
             | Self::Request(_) => None,
@@ -76,9 +85,11 @@ impl CallError {
             Self::Unreachable(_) | Self::Timeout(_) => true,
             // Not 500: that may be an admission webhook's view of one object.
             Self::Refused { code, .. } => matches!(code.as_u16(), 429 | 502..=504),
-            Self::NotServed { .. } | Self::TooLong | Self::Unreadable(_) | Self::Request(_) => {
-                false
-            }
+            Self::NotServed { .. }
+            | Self::UnknownKind { .. }
+            | Self::TooLong
+            | Self::Unreadable(_)
+            | Self::Request(_) => false,
         }
     }
 
@@ -193,6 +204,10 @@ pub(crate) fn unreachable(error: &(dyn Error + 'static)) -> CallError {
 
 /// Any object, as JSON.
 pub const JSON: &str = "application/json";
+/// A part of an object that is to be as it is written, as YAML, of which JSON is a part.
+pub const APPLY: &str = "application/apply-patch+yaml";
+/// A part of an object that is to be merged into it; `null` takes away.
+pub const MERGE: &str = "application/merge-patch+json";
 const ANSWER: Duration = Duration::from_secs(20);
 /// A page of the largest pods that there can be.
 const MAX_ANSWER: usize = 64 << 20;

@@ -1,6 +1,6 @@
 //! Whom we talk to, and who we are.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
@@ -9,13 +9,16 @@ use hyper_util::{
 use kube::{
     Config,
     client::{Body, ConfigExt},
-    config::InferConfigError,
+    config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use tower::{BoxError, ServiceBuilder};
 
 /// A client of the API server. Clones share its connections.
 #[derive(Clone)]
-pub struct Client(kube::Client);
+pub struct Client {
+    inner: kube::Client,
+    server: Arc<str>,
+}
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,9 @@ pub enum ConnectError {
     /// Not in a cluster, and no kubeconfig.
     #[error("neither a kubeconfig nor a service account can be used")]
     Config(#[source] Box<InferConfigError>),
+    /// The kubeconfig, or the context in it, that was asked for cannot be used.
+    #[error("the kubeconfig cannot be used")]
+    Kubeconfig(#[source] Box<KubeconfigError>),
     /// Its certificates or credentials cannot be used.
     #[error("the client's configuration cannot be used")]
     Client(#[source] Box<kube::Error>),
@@ -39,17 +45,52 @@ impl Client {
         Self::new(config.map_err(|error| ConnectError::Config(Box::new(error)))?)
     }
 
+    /// Takes the kubeconfig at `file` and the context `context` of it; without either, what [`Client::infer`] or the file takes.
+    /// Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn choose(file: Option<&Path>, context: Option<&str>) -> Result<Self, ConnectError> {
+        if file.is_none() && context.is_none() {
+            return Self::infer().await;
+        }
+        let unusable = |error| ConnectError::Kubeconfig(Box::new(error));
+        let options = KubeConfigOptions {
+            context: context.map(str::to_owned),
+            ..KubeConfigOptions::default()
+        };
+        let config = match file {
+            Some(file) => {
+                let read = Kubeconfig::read_from(file).map_err(unusable)?;
+                Config::from_custom_kubeconfig(read, &options).await
+            }
+            None => Config::from_kubeconfig(&options).await,
+        };
+        Self::new(config.map_err(unusable)?)
+    }
+
+    /// The namespace that is meant where none is named.
+    pub fn namespace(&self) -> &str {
+        self.inner.default_namespace()
+    }
+
+    /// Where the API server is.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// A client of the API server that `config` names. It must be made on the runtime that it is used on.
     ///
     /// # Errors
     /// [`ConnectError::Client`].
     pub fn new(config: Config) -> Result<Self, ConnectError> {
-        let client = client(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
-        Ok(Self(client))
+        let server = config.cluster_url.to_string().into();
+        let inner = client(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
+        Ok(Self { inner, server })
     }
 
     pub(crate) fn inner(&self) -> &kube::Client {
-        &self.0
+        &self.inner
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     backoff::Outage,
     call::{CallError, JSON},
     lines::Lines,
+    pages::{Pages, escape},
 };
 
 /// What was seen of a collection.
@@ -166,24 +167,22 @@ impl<T: DeserializeOwned> Collection<T> {
         }
     }
 
-    /// What is there now, not what some cache had: no version is named.
     async fn pages(&self) -> Result<(Vec<T>, String), CallError> {
         let Selection { path, only, .. } = &self.selection;
-        let page = self.page;
-        let (mut all, mut rest) = (Vec::new(), String::new());
-        loop {
-            let path = format!("{path}?{only}limit={page}{rest}");
-            let kind = self.kind(METADATA_LIST);
-            let answer = self.client.call(Method::GET, &path, kind, Vec::new());
-            let answer = answer.await?;
-            let list: List<'_> = serde_json::from_slice(&answer)?;
-            let items = list.items.iter().flatten();
-            all.extend(items.filter_map(|item| self.read(item)));
-            match list.metadata.rest.as_deref() {
-                None | Some("") => return Ok((all, list.metadata.resource_version)),
-                Some(token) => rest = format!("&continue={}", escape(token)),
-            }
-        }
+        let mut all = Vec::new();
+        let pages = Pages {
+            path,
+            only,
+            accept: self.kind(METADATA_LIST),
+            page: self.page,
+        };
+        let version = pages
+            .read(&self.client, |item| {
+                all.extend(self.read(item));
+                Ok(())
+            })
+            .await?;
+        Ok((all, version))
     }
 
     /// Tells of what changes after `version`, and takes it there, until the watch is over: in order if it can go on where it
@@ -245,22 +244,6 @@ impl<T: DeserializeOwned> Collection<T> {
 }
 
 #[derive(Deserialize)]
-struct List<'a> {
-    metadata: ListMetadata,
-    /// Without any, of metadata there is null.
-    #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ListMetadata {
-    resource_version: String,
-    #[serde(rename = "continue")]
-    rest: Option<String>,
-}
-
-#[derive(Deserialize)]
 struct Event<'a> {
     #[serde(rename = "type")]
     kind: &'a str,
@@ -281,20 +264,6 @@ struct TagMetadata {
     resource_version: String,
 }
 
-/// A value in a query. Tokens and versions are the server's and may be anything.
-fn escape(value: &str) -> String {
-    let mut escaped = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                escaped.push(byte.into());
-            }
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
-}
-
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -306,23 +275,3 @@ const OPEN: Duration = Duration::from_secs(20);
 /// A bookmark comes about once a minute.
 const SILENCE: Duration = Duration::from_secs(150);
 const SHORTEST: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_of_metadata_may_be_null() {
-        for (items, count) in [("null", 0), ("[]", 0), ("[{}, {}]", 2)] {
-            let text = format!(r#"{{"metadata": {{"resourceVersion": "7"}}, "items": {items}}}"#);
-            let list: List<'_> = serde_json::from_str(&text).unwrap();
-            assert_eq!(list.items.iter().flatten().count(), count, "{items}");
-        }
-    }
-
-    #[test]
-    fn tokens_of_the_server_are_escaped() {
-        assert_eq!(escape("aZ0-_.~"), "aZ0-_.~");
-        assert_eq!(escape("a+b/c=&d é"), "a%2Bb%2Fc%3D%26d%20%C3%A9");
-    }
-}

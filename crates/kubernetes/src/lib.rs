@@ -5,6 +5,7 @@
 //!
 //! - [`Client`]: whom we talk to, and who we are; requests and what can become of them ([`CallError`]).
 //! - [`Collection`]: one kind of object, listed and then watched.
+//! - [`Objects`]: objects of any kind ([`Resource`]), as JSON.
 //! - [`Outage`], [`delay`]: how an API server that does not answer is waited for.
 //!
 //! ```
@@ -51,8 +52,13 @@ mod call;
 mod client;
 mod collection;
 mod lines;
+mod objects;
+mod pages;
+mod resource;
 
 pub use backoff::{Outage, delay};
-pub use call::{CallError, JSON};
+pub use call::{APPLY, CallError, JSON, MERGE};
 pub use client::{Client, ConnectError, is_name};
 pub use collection::{Collection, Seen, Selection};
+pub use objects::{Apply, Objects};
+pub use resource::{Resource, version_path};

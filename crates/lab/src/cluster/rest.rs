@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tulle_kubernetes::{APPLY, JSON, Resource, version_path};
 
 use super::worker::{Request, Worker};
 
@@ -13,8 +14,8 @@ use super::worker::{Request, Worker};
 #[derive(Debug)]
 pub(super) struct Rest {
     worker: Worker,
-    /// By `apiVersion` and kind: the plural, and whether it has namespaces.
-    kinds: Mutex<BTreeMap<(String, String), (String, bool)>>,
+    /// By `apiVersion` and kind.
+    kinds: Mutex<BTreeMap<(String, String), Resource>>,
 }
 
 impl Rest {
@@ -85,48 +86,21 @@ impl Rest {
         let version = text("/apiVersion").context("an object without apiVersion")?;
         let kind = text("/kind").context("an object without kind")?;
         let name = text("/metadata/name").context("an object without name")?;
-        let (plural, has_namespace) = self.kind(version, kind)?;
-        let of_version = of_version(version);
-        Ok(match has_namespace {
-            true => {
-                let namespace = text("/metadata/namespace").unwrap_or("default");
-                format!("{of_version}/namespaces/{namespace}/{plural}/{name}")
-            }
-            false => format!("{of_version}/{plural}/{name}"),
-        })
+        let resource = self.kind(version, kind)?;
+        Ok(resource.path(text("/metadata/namespace"), name))
     }
 
-    fn kind(&self, version: &str, kind: &str) -> Result<(String, bool)> {
+    fn kind(&self, version: &str, kind: &str) -> Result<Resource> {
         let key = (version.to_owned(), kind.to_owned());
         if let Some(known) = self.kinds.lock().get(&key) {
             return Ok(known.clone());
         }
-        let list = self.call(Method::GET, &of_version(version), "", "")?;
-        let resources = list.get("resources").and_then(Value::as_array);
-        for resource in resources.into_iter().flatten() {
-            let text = |name: &str| resource.get(name).and_then(Value::as_str);
-            let (Some(plural), Some(kind)) = (text("name"), text("kind")) else {
-                continue;
-            };
-            if !plural.contains('/') {
-                let namespaced = resource.get("namespaced").and_then(Value::as_bool);
-                let known = (plural.to_owned(), namespaced == Some(true));
-                let key = (version.to_owned(), kind.to_owned());
-                self.kinds.lock().insert(key, known);
-            }
+        let list = self.call(Method::GET, &version_path(version), "", "")?;
+        let mut kinds = self.kinds.lock();
+        for resource in Resource::read_all(version, list.to_string().as_bytes())? {
+            kinds.insert((version.to_owned(), resource.kind.clone()), resource);
         }
-        let known = self.kinds.lock().get(&key).cloned();
-        ensure!(known.is_some(), "the API server knows no {version} {kind}");
-        known.context("no such kind")
+        let known = kinds.get(&key).cloned();
+        known.with_context(|| format!("the API server knows no {version} {kind}"))
     }
 }
-
-fn of_version(version: &str) -> String {
-    match version.contains('/') {
-        true => format!("/apis/{version}"),
-        false => format!("/api/{version}"),
-    }
-}
-
-const JSON: &str = "application/json";
-const APPLY: &str = "application/apply-patch+yaml";
