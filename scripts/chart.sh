@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The Helm chart, and the manifest that is rendered from it for those without Helm.
+# The Helm chart, and the manifests that are rendered from it for those without Helm.
 #
-#   scripts/chart.sh render   writes deploy/tulle.yaml
-#   scripts/chart.sh check    fails if that is not what the chart renders to, if the chart is not in order, or if a preset is not;
+#   scripts/chart.sh render   writes deploy/tulle.yaml, and to deploy/platforms what is different in it with each preset
+#   scripts/chart.sh check    fails if those are not what the chart renders to, if the chart is not in order, or if a preset is not;
 #                             without Python and the package helm-python-sdk it says so and does nothing
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,9 +17,12 @@ provide() {
     touch "$ENVIRONMENT/ready"
 }
 
+# Writes all manifests below a folder: rendered render|check FOLDER
 rendered() {
-    "$ENVIRONMENT/bin/python" - "$1" <<'PYTHON'
+    mkdir -p "$2/platforms"
+    "$ENVIRONMENT/bin/python" - "$@" <<'PYTHON'
 import pathlib
+import re
 import sys
 
 import helm_python
@@ -52,38 +55,70 @@ if sys.argv[1] == "check":
             continue
         sys.exit(f"chart: values that cannot be are taken: {wrong}")
 
-print("# Rendered from deploy/chart by scripts/chart.sh: the mesh with every value at its default.")
-print("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: istio-system\n  labels:\n    pod-security.kubernetes.io/enforce: privileged")
-texts = [definition["data"] for definition in chart.crds] + render({})
-for text in texts:
-    text = "\n".join(line for line in text.splitlines() if line.strip()).removeprefix("---").strip()
-    if text:
-        print("---")
-        print(text.replace("managed-by: Helm", "managed-by: tulle"))
+
+def without_blanks(text):
+    return "\n".join(line for line in text.splitlines() if line.strip())
+
+
+def documents(values):
+    texts = []
+    for text in render(values):
+        for document in without_blanks(text).split("\n---\n"):
+            document = document.removeprefix("---").strip()
+            if document:
+                texts.append(document.replace("managed-by: Helm", "managed-by: tulle"))
+    return texts
+
+
+NAMESPACE = """apiVersion: v1
+kind: Namespace
+metadata:
+  name: istio-system
+  labels:
+    pod-security.kubernetes.io/enforce: privileged"""
+
+
+def write(path, title, texts):
+    title = f"# Rendered from deploy/chart by scripts/chart.sh: {title}\n"
+    pathlib.Path(path).write_text(title + "\n---\n".join(texts) + "\n")
+
+
+folder = sys.argv[2]
+usual = documents({})
+definitions = [without_blanks(definition["data"]) for definition in chart.crds]
+write(f"{folder}/tulle.yaml", "the mesh with every value at its default.", [NAMESPACE, *definitions, *usual])
+for preset in sorted(pathlib.Path("deploy/chart/presets").glob("*.yaml")):
+    special = documents(helm_python.values_from_yaml(preset.read_text()))
+    names = lambda texts: {re.search(r"^kind: .*\nmetadata:\n  name: .*$", text, re.M).group(0) for text in texts}
+    if names(usual) - names(special):
+        sys.exit(f"chart: preset {preset.stem} lacks {names(usual) - names(special)}")
+    special = [text for text in special if text not in usual]
+    write(f"{folder}/platforms/{preset.stem}.yaml", f"what is different with preset {preset.stem}.", special)
 PYTHON
 }
 
 case ${1-} in
 render)
     provide >&2
-    rendered render >deploy/tulle.yaml.new
-    mv deploy/tulle.yaml.new deploy/tulle.yaml
+    rendered render deploy
     ;;
 check)
     if ! provide >&2; then
         echo "chart: skipped, there is no Python with venv, or helm-python-sdk cannot be had" >&2
         exit 0
     fi
-    manifest=$(mktemp)
-    trap 'rm -f "$manifest"' EXIT
-    if ! rendered check >"$manifest"; then
+    manifests=$(mktemp -d)
+    trap 'rm -rf "$manifests"' EXIT
+    if ! rendered check "$manifests"; then
         echo "chart: it cannot be rendered" >&2
         exit 1
     fi
-    diff -u deploy/tulle.yaml "$manifest" || {
-        echo "chart: deploy/tulle.yaml is not what the chart renders to; run scripts/chart.sh render" >&2
-        exit 1
-    }
+    for manifest in tulle.yaml platforms; do
+        diff -ru "deploy/$manifest" "$manifests/$manifest" || {
+            echo "chart: deploy/$manifest is not what the chart renders to; run scripts/chart.sh render" >&2
+            exit 1
+        }
+    done
     ;;
 *)
     echo "usage: scripts/chart.sh render|check" >&2
