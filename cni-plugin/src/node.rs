@@ -33,3 +33,4 @@ pub mod objects;
 pub mod probes;
 pub mod state;
 pub mod status;
+pub mod traces;

@@ -9,6 +9,7 @@ use tulle_cni_plugin::node::{
     app::App,
     config::{Args, Invocation, UninstallArgs},
     install::{self, Plugin},
+    traces::{self, Traces},
 };
 use tulle_net::{memory::share_heap, settings};
 use tulle_runtime::{log, process, signal::Shutdown};
@@ -52,7 +53,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
-    let stay = args.stay;
+    let (stay, traces) = (args.stay, args.traces());
     let done = install::uninstall(&args.into_config())?;
     for file in &done.configurations {
         println!("took tulle-cni out of {}", file.display());
@@ -62,6 +63,13 @@ fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
         Plugin::Removed => println!("removed tulle-cni"),
         Plugin::PassesThrough(sandboxes) => println!(
             "{sandboxes} sandboxes still name tulle-cni: it stays and passes everything; run this again when they are gone"
+        ),
+    }
+    let left = traces::remove(&traces).context("the plugin is off, what the agent left is not")?;
+    match left {
+        Traces::Removed => println!("removed the table of probes and what was known of pods"),
+        Traces::Kept(pods) => println!(
+            "{pods} pods are still in the mesh: the table of probes stays for them; run this again when they have left"
         ),
     }
     match stay {

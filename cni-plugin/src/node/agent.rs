@@ -387,7 +387,8 @@ impl Agent {
 }
 
 /// How a pod with these options is redirected where others are redirected as `default` says.
-fn redirect_config(default: RedirectConfig, options: &Options) -> RedirectConfig {
+/// How a pod is captured that has these options.
+pub(super) fn redirect_config(default: RedirectConfig, options: &Options) -> RedirectConfig {
     RedirectConfig {
         inbound: default.inbound && !options.bypass_inbound,
         dns_capture: match options.dns_capture {

@@ -54,7 +54,7 @@ pub struct Args {
         long,
         env = "TULLE_NODE_STATE",
         value_name = "DIR",
-        default_value = "/var/lib/tulle-node/pods"
+        default_value = STATE
     )]
     state: PathBuf,
     /// Socket that ztunnel connects to.
@@ -344,6 +344,7 @@ where
 }
 
 const UNINSTALL: &str = "uninstall";
+const STATE: &str = "/var/lib/tulle-node/pods";
 const OBJECT_WAIT: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(60);
 

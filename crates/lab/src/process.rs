@@ -247,6 +247,16 @@ impl Process {
         Ok(())
     }
 
+    /// What is run.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Sets an environment variable of the next run.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.program = self.program.clone().env(name, value);
+    }
+
     /// What the process uses now.
     ///
     /// # Errors

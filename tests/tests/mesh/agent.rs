@@ -2,7 +2,11 @@
 
 use anyhow::{Result, ensure};
 use tulle_lab::{Mesh, PodSpec, sandbox::Sandbox};
-use tulle_net::redirect::{self, Drift, RedirectConfig};
+use tulle_net::{
+    nft::{Family, table_names},
+    probes::TABLE,
+    redirect::{self, Drift, RedirectConfig},
+};
 
 use crate::{
     traffic::{Echo, Held, at, call, eventually},
@@ -47,6 +51,48 @@ pub(crate) async fn killed_and_restarted(sandbox: Sandbox) -> Result<()> {
     );
     Ok(())
 }
+
+/// As `tulle uninstall` has it done: agents that select no pod let all of them go, and then nothing of an agent stays on its node
+/// but empty folders.
+pub(crate) async fn uninstalled(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = world::start(&sandbox).await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let mut held = Held::open(mesh.pod(CART), at(mesh.pod(WEB))).await?;
+    let node = mesh.lab().node("node2").netns().clone();
+    let is_exempted = || {
+        anyhow::Ok(
+            table_names(&node, Family::Inet)?
+                .iter()
+                .any(|name| name == TABLE),
+        )
+    };
+    mesh.agent_mut("node2").process().kill().await?;
+    let uninstall = mesh.agent_mut("node2").process().program().clone();
+    let uninstall = uninstall.args(["uninstall"]);
+    let early = uninstall.output_in(&node).await?;
+    let said = String::from_utf8_lossy(&early.stdout);
+    ensure!(said.contains("pods are still in the mesh"), "{early:?}");
+    ensure!(early.status.success() && is_exempted()?, "{early:?}");
+
+    let agent = mesh.agent_mut("node2").process();
+    agent.set_env("AMBIENT_ENABLEMENT_SELECTOR", SELECTS_NONE);
+    agent.restart().await?;
+    mesh.agent_mut("node2").wait_listening().await?;
+    // The connection that it has goes on as it began.
+    let config = RedirectConfig::default();
+    let is_released = async || redirect::verify_released(mesh.pod(WEB).netns(), &config).is_ok();
+    eventually("it is outside", is_released).await?;
+    held.ping().await?;
+    mesh.agent_mut("node2").process().kill().await?;
+    let late = uninstall.output_in(&node).await?;
+    let said = String::from_utf8_lossy(&late.stdout);
+    ensure!(said.contains("removed the table of probes"), "{late:?}");
+    ensure!(late.status.success() && !is_exempted()?, "{late:?}");
+    Ok(())
+}
+
+/// It contradicts itself.
+const SELECTS_NONE: &str = "[{podSelector: {matchExpressions: [{key: tulle.io/none, operator: Exists}, {key: tulle.io/none, operator: DoesNotExist}]}}]";
 
 /// Rules that went while it was away are put back.
 pub(crate) async fn catches_up(sandbox: Sandbox) -> Result<()> {

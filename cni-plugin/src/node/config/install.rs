@@ -6,8 +6,12 @@ use std::{
 };
 
 use clap::Args;
+use tulle_net::redirect::RedirectConfig;
 
-use crate::node::install::{Entry, InstallConfig, Mode, UninstallConfig};
+use crate::node::{
+    install::{Entry, InstallConfig, Mode, UninstallConfig},
+    traces::TracesConfig,
+};
 
 /// Whether and where the agent installs the plugin.
 #[derive(Debug, Args)]
@@ -74,8 +78,8 @@ pub(super) struct InstallArgs {
     mesh_namespace: String,
 }
 
-/// Take the plugin off this node. Its executable stays as a pass-through while sandboxes name it; run again later, it goes
-/// as well. The agent must not run.
+/// Take the plugin off this node, and with it what the agent left, unless pods are still in the mesh. The executable stays as a
+/// pass-through while sandboxes name it; run again later, it goes as well. The agent must not run.
 #[derive(Debug, Args)]
 pub struct UninstallArgs {
     /// Directory of the container runtime's plugins.
@@ -92,6 +96,21 @@ pub struct UninstallArgs {
         default_value = "/var/lib/cni"
     )]
     cni_cache_dir: PathBuf,
+    /// The node's own network namespace, as seen from here, if this runs in another: /host/proc/1/ns/net.
+    #[arg(long, env = "TULLE_NODE_HOST_NETNS", value_name = "PATH")]
+    host_netns: Option<PathBuf>,
+    /// Directory in which the agent remembered its pods.
+    #[arg(long, env = "TULLE_NODE_STATE", value_name = "DIR", default_value = super::STATE)]
+    state: PathBuf,
+    /// Whether IPv6 was captured as well.
+    #[arg(
+        long,
+        env = "AMBIENT_IPV6",
+        value_name = "BOOL",
+        default_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    ipv6: bool,
     /// Stay afterwards, until told to end: for a daemon set, which would begin again.
     #[arg(long)]
     pub stay: bool,
@@ -118,7 +137,19 @@ impl InstallArgs {
 }
 
 impl UninstallArgs {
-    /// What to take away.
+    /// What else the agent left.
+    pub fn traces(&self) -> TracesConfig {
+        TracesConfig {
+            host_netns: self.host_netns.clone(),
+            state: self.state.clone(),
+            redirect: RedirectConfig {
+                ipv6: self.ipv6,
+                ..RedirectConfig::default()
+            },
+        }
+    }
+
+    /// Where the plugin is.
     pub fn into_config(self) -> UninstallConfig {
         UninstallConfig {
             bin_dir: self.cni_bin_dir,
