@@ -6,7 +6,11 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tokio::runtime;
 use tulle_cli::{
+    check::{self, CheckArgs},
     demo::{self, DemoArgs},
+    install::{self, InstallArgs},
+    uninstall::{self, UninstallArgs},
+    waypoint::{self, WaypointArgs},
     workload::Workload,
 };
 use tulle_lab::sandbox::{self, Run};
@@ -25,6 +29,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(DemoArgs),
+    Install(InstallArgs),
+    Check(CheckArgs),
+    Waypoint(WaypointArgs),
+    Uninstall(UninstallArgs),
     /// Programs that run in the demo's pods.
     #[command(subcommand, hide = true)]
     Workload(Workload),
@@ -33,6 +41,10 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => demo_in_sandbox(args),
+        Command::Install(args) => run(install::run(args)),
+        Command::Check(args) => run(check::run(args)),
+        Command::Waypoint(args) => run(waypoint::run(args)),
+        Command::Uninstall(args) => run(uninstall::run(args)),
         Command::Workload(workload) => run(workload.run()).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

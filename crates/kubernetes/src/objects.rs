@@ -30,6 +30,17 @@ pub struct Apply<'a> {
     pub dry_run: bool,
 }
 
+impl<'a> Apply<'a> {
+    /// By `manager`, who takes nothing from others.
+    pub fn by(manager: &'a str) -> Self {
+        Self {
+            manager,
+            force: false,
+            dry_run: false,
+        }
+    }
+}
+
 impl Objects {
     /// Nothing is sent yet.
     pub fn new(client: Client) -> Self {

@@ -158,6 +158,14 @@ impl Cluster {
             .call(Method::PATCH, path, kind, &change.to_string())
     }
 
+    /// Replaces what is at a path.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn replace(&self, path: &str, object: &Value) -> Result<Value> {
+        self.api.call(Method::PUT, path, "", &object.to_string())
+    }
+
     /// Makes an object exactly as it is written, `null` included.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use crate::{
     world::{CART, MODE, SOON, VISITOR, WEB},
 };
 
+pub(crate) mod operator;
 pub(crate) mod services;
 pub(crate) mod waypoints;
 

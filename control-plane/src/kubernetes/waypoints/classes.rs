@@ -76,7 +76,9 @@ impl Class {
                         "description": "Waypoints: proxies that route and authorize the requests to services of a mesh.",
                     },
                 });
-                let made = client.call(Method::POST, PATH, JSON, body.to_string().into_bytes());
+                // By its name there, whoever removes the mesh knows whose it is.
+                let path = format!("{PATH}?fieldManager={MANAGER}");
+                let made = client.call(Method::POST, &path, JSON, body.to_string().into_bytes());
                 match made.await {
                     // Somebody was faster.
                     Err(error) if error.code() == Some(StatusCode::CONFLICT) => Ok(()),

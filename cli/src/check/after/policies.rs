@@ -1,0 +1,167 @@
+//! Whether policies and waypoints are in force as they were written: by the conditions that the control plane has given them.
+
+use serde_json::Value;
+
+use crate::{
+    finding::Finding,
+    json::{items, text, title},
+    waypoint::is_waypoint,
+};
+
+/// What is to be said of objects with conditions, each that is negative.
+pub(super) fn judge(objects: &[Value]) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = objects.iter().flat_map(of_object).collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok(POLICIES, "none is said to be out of force"));
+    }
+    findings
+}
+
+fn of_object(object: &Value) -> Vec<Finding> {
+    let conditions = items(object, "/status/conditions");
+    conditions
+        .filter_map(|condition| of_condition(object, condition))
+        .collect()
+}
+
+fn of_condition(object: &Value, condition: &Value) -> Option<Finding> {
+    let kind = text(condition, "/type");
+    let (reason, message) = (text(condition, "/reason"), text(condition, "/message"));
+    let holds = text(condition, "/status") == "True";
+    let said = |what: &str| format!("{} {what}: {reason}: {message}", title(object));
+    match (kind, holds) {
+        ("ZtunnelAccepted", false) => Some(Finding::failure(
+            POLICIES,
+            said("is not enforced by node proxies"),
+            "its status names the fields; give it targetRefs if it is for a waypoint",
+        )),
+        ("ZtunnelAccepted", true) if reason == "UnsupportedValue" => Some(Finding::warning(
+            POLICIES,
+            said("is enforced with differences"),
+            "write what layer 4 can see, or have a waypoint enforce it",
+        )),
+        ("WaypointAccepted", false) => Some(Finding::failure(
+            POLICIES,
+            said("is not enforced by a waypoint"),
+            "see that its targets exist and are served by one",
+        )),
+        ("istio.io/WaypointBound", false) => Some(Finding::failure(
+            POLICIES,
+            said("is not served by its waypoint"),
+            "tulle waypoint status tells what the waypoint waits for",
+        )),
+        ("istio.io/WaypointMissing", true) => Some(Finding::warning(
+            POLICIES,
+            said("needs a waypoint"),
+            "tulle waypoint apply, and label it istio.io/use-waypoint",
+        )),
+        ("Programmed" | "Accepted", false) if is_waypoint(object) => Some(Finding::failure(
+            POLICIES,
+            said("is no working waypoint"),
+            "tulle waypoint status",
+        )),
+        _ => None,
+    }
+}
+
+const POLICIES: &str = "policies and waypoints";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::finding::Level;
+
+    #[test]
+    fn negative_conditions_are_told() {
+        let object = |kind: &str, condition: &str, status: &str, reason: &str| {
+            let condition =
+                json!({"type": condition, "status": status, "reason": reason, "message": "m"});
+            json!({"kind": kind, "metadata": {"name": "a", "namespace": "s"},
+                "spec": {"gatewayClassName": "istio-waypoint"},
+                "status": {"conditions": [condition]}})
+        };
+        for (object, expected) in [
+            (
+                object("AuthorizationPolicy", "ZtunnelAccepted", "True", "Accepted"),
+                Level::Ok,
+            ),
+            (
+                object(
+                    "AuthorizationPolicy",
+                    "ZtunnelAccepted",
+                    "True",
+                    "UnsupportedValue",
+                ),
+                Level::Warning,
+            ),
+            (
+                object(
+                    "AuthorizationPolicy",
+                    "ZtunnelAccepted",
+                    "False",
+                    "UnsupportedValue",
+                ),
+                Level::Failure,
+            ),
+            (
+                object(
+                    "AuthorizationPolicy",
+                    "WaypointAccepted",
+                    "False",
+                    "NotEnforced",
+                ),
+                Level::Failure,
+            ),
+            (
+                object(
+                    "Service",
+                    "istio.io/WaypointBound",
+                    "True",
+                    "WaypointAccepted",
+                ),
+                Level::Ok,
+            ),
+            (
+                object(
+                    "Service",
+                    "istio.io/WaypointBound",
+                    "False",
+                    "WaypointIsNotReady",
+                ),
+                Level::Failure,
+            ),
+            (
+                object("ServiceEntry", "istio.io/WaypointMissing", "True", "x"),
+                Level::Warning,
+            ),
+            (
+                object("Gateway", "Programmed", "False", "Pending"),
+                Level::Failure,
+            ),
+            (
+                object("Gateway", "Programmed", "True", "Programmed"),
+                Level::Ok,
+            ),
+            (
+                object("Service", "LoadBalancerReady", "False", "x"),
+                Level::Ok,
+            ),
+        ] {
+            let findings = judge(std::slice::from_ref(&object));
+            assert_eq!(findings.len(), 1);
+            assert_eq!(findings[0].level, expected, "{object}");
+        }
+        let bound = object(
+            "Service",
+            "istio.io/WaypointBound",
+            "False",
+            "WaypointIsNotReady",
+        );
+        assert_eq!(
+            judge(&[bound])[0].what,
+            "Service s/a is not served by its waypoint: WaypointIsNotReady: m"
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! Waypoints as objects.
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tulle_kubernetes::{CallError, Objects, is_name};
+
+use super::{Traffic, Waypoint};
+use crate::{
+    check::before::INSTALL_GATEWAY_API,
+    cluster::list,
+    json::{condition, holds, items, label, text},
+};
+
+/// The class of waypoints that are made here.
+const CLASS: &str = "istio-waypoint";
+/// The classes that make a Gateway a waypoint.
+const CLASSES: [&str; 2] = [CLASS, "tulle-waypoint"];
+pub(super) const VERSION: &str = "gateway.networking.k8s.io/v1";
+/// The label by which objects and namespaces say whose waypoint they use.
+pub(super) const USE: &str = "istio.io/use-waypoint";
+const FOR: &str = "istio.io/waypoint-for";
+const REVISION: &str = "istio.io/rev";
+
+/// A name on the command line.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    match is_name(text) {
+        true if text != "none" => Ok(text.to_owned()),
+        true => Err("none says that no waypoint is used".to_owned()),
+        false => Err(format!("{text:?} is no name that Kubernetes would take")),
+    }
+}
+
+/// The Gateway of a waypoint, in a namespace if one is given.
+pub(super) fn gateway(waypoint: &Waypoint, namespace: Option<&str>) -> Value {
+    let mut metadata = json!({"name": waypoint.name});
+    let labels = waypoint
+        .traffic
+        .map(|traffic| json!({FOR: traffic.label()}));
+    let namespace = namespace.map(Value::from);
+    for (key, value) in [("labels", labels), ("namespace", namespace)] {
+        if let (Some(value), Some(metadata)) = (value, metadata.as_object_mut()) {
+            metadata.insert(key.to_owned(), value);
+        }
+    }
+    json!({
+        "apiVersion": VERSION,
+        "kind": "Gateway",
+        "metadata": metadata,
+        "spec": {
+            "gatewayClassName": CLASS,
+            "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
+        },
+    })
+}
+
+/// The same, for a file.
+pub(super) fn yaml(waypoint: &Waypoint) -> Result<String> {
+    let gateway = gateway(waypoint, waypoint.namespace.as_deref());
+    serde_saphyr::to_string(&gateway).context("cannot be written as YAML")
+}
+
+/// The waypoints of a namespace, or of all; each with kind and version.
+///
+/// # Errors
+/// When Gateway API is not installed, with what to do.
+pub(super) async fn waypoints(objects: &Objects, namespace: Option<&str>) -> Result<Vec<Value>> {
+    let resource = match objects.resource(VERSION, "Gateway").await {
+        Err(CallError::UnknownKind { .. }) => bail!(
+            "the API server does not serve Gateway of {VERSION}: install Gateway API with {INSTALL_GATEWAY_API}"
+        ),
+        resource => resource?,
+    };
+    let mut gateways = list(objects.client(), &resource.folder(namespace), "").await?;
+    gateways.retain(is_waypoint);
+    for gateway in gateways.iter_mut().filter_map(Value::as_object_mut) {
+        gateway.insert("apiVersion".to_owned(), VERSION.into());
+        gateway.insert("kind".to_owned(), "Gateway".into());
+    }
+    Ok(gateways)
+}
+
+/// Whether a Gateway is a waypoint.
+pub(crate) fn is_waypoint(gateway: &Value) -> bool {
+    CLASSES.contains(&text(gateway, "/spec/gatewayClassName"))
+}
+
+/// Whether a waypoint runs and is found by those who are to use it.
+pub(super) fn is_usable(gateway: &Value) -> bool {
+    holds(gateway, PROGRAMMED) && items(gateway, "/status/addresses").next().is_some()
+}
+
+/// What is said of whether it runs; without a condition, that nobody has said anything.
+pub(super) fn programmed(gateway: &Value) -> &str {
+    condition(gateway, PROGRAMMED).map_or("Unknown", |condition| text(condition, "/status"))
+}
+
+/// Why it cannot be used yet.
+pub(super) fn why_not(gateway: &Value) -> String {
+    let negative = [ACCEPTED, PROGRAMMED].into_iter().find_map(|kind| {
+        let condition = condition(gateway, kind)?;
+        (text(condition, "/status") != "True").then_some(condition)
+    });
+    match negative {
+        Some(condition) => format!(
+            "{}: {}",
+            text(condition, "/reason"),
+            text(condition, "/message")
+        ),
+        None if programmed(gateway) == "True" => "it has no address".to_owned(),
+        None => "no control plane has said anything of it: tulle check".to_owned(),
+    }
+}
+
+/// The traffic that a waypoint is for.
+pub(super) fn traffic(gateway: &Value) -> &str {
+    match label(gateway, FOR) {
+        "" => Traffic::Service.label(),
+        traffic => traffic,
+    }
+}
+
+/// The revision of control planes that it is for.
+pub(super) fn revision(gateway: &Value) -> &str {
+    match label(gateway, REVISION) {
+        "" => "default",
+        revision => revision,
+    }
+}
+
+const ACCEPTED: &str = "Accepted";
+const PROGRAMMED: &str = "Programmed";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waypoint(namespace: Option<&str>, traffic: Option<Traffic>) -> Waypoint {
+        Waypoint {
+            name: "waypoint".into(),
+            namespace: namespace.map(str::to_owned),
+            traffic,
+        }
+    }
+
+    #[test]
+    fn a_waypoint_is_a_gateway_with_one_listener() {
+        let expected = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata:
+  name: waypoint
+spec:
+  gatewayClassName: istio-waypoint
+  listeners:
+  - name: mesh
+    port: 15008
+    protocol: HBONE
+";
+        assert_eq!(yaml(&waypoint(None, None)).unwrap(), expected);
+        let all = yaml(&waypoint(Some("shop"), Some(Traffic::All))).unwrap();
+        let metadata = "\
+metadata:
+  labels:
+    istio.io/waypoint-for: all
+  name: waypoint
+  namespace: shop
+";
+        assert!(all.contains(metadata), "{all}");
+    }
+
+    #[test]
+    fn names_are_checked_before_anything_is_asked() {
+        assert_eq!(name("waypoint"), Ok("waypoint".to_owned()));
+        for wrong in ["", "none", "../a", "A", "a b"] {
+            assert!(name(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_waypoint_can_be_used_once_it_has_an_address() {
+        let gateway = |programmed: &str, addresses: &Value| {
+            json!({"status": {"addresses": addresses, "conditions": [
+                {"type": "Accepted", "status": "True"},
+                {"type": "Programmed", "status": programmed, "reason": "Pending", "message": "no pod is ready"},
+            ]}})
+        };
+        let address = json!([{"value": "waypoint.shop.svc.cluster.local"}]);
+        assert!(is_usable(&gateway("True", &address)));
+        assert!(!is_usable(&gateway("True", &json!([]))));
+        assert!(!is_usable(&gateway("False", &address)));
+        assert_eq!(
+            why_not(&gateway("False", &address)),
+            "Pending: no pod is ready"
+        );
+        assert_eq!(why_not(&gateway("True", &json!([]))), "it has no address");
+        assert!(why_not(&json!({})).starts_with("no control plane"));
+        assert_eq!(programmed(&json!({})), "Unknown");
+    }
+}
