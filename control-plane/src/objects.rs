@@ -7,8 +7,10 @@ use std::{
 
 use crate::translate::entry_hosts;
 use tulle_manifest::{
-    AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Namespace, Node, Object, ObjectId,
-    ObjectKey, PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, EndpointSlice, GRPCRoute, Gateway, GatewayClass,
+    HTTPRoute, Namespace, Node, Object, ObjectId, ObjectKey, PeerAuthentication, Pod,
+    ReferenceGrant, RequestAuthentication, Service, ServiceEntry, Telemetry, VirtualService,
+    WorkloadEntry,
 };
 
 /// Objects by name. Clones are cheap enough to look at from another task: the objects are shared.
@@ -27,6 +29,13 @@ pub struct Objects {
     gateway_classes: BTreeMap<Arc<str>, Arc<GatewayClass>>,
     authorization_policies: Table<AuthorizationPolicy>,
     peer_authentications: Table<PeerAuthentication>,
+    http_routes: Table<HTTPRoute>,
+    grpc_routes: Table<GRPCRoute>,
+    reference_grants: Table<ReferenceGrant>,
+    request_authentications: Table<RequestAuthentication>,
+    destination_rules: Table<DestinationRule>,
+    virtual_services: Table<VirtualService>,
+    telemetries: Table<Telemetry>,
     pods_by_node: BTreeMap<Arc<str>, BTreeSet<ObjectKey>>,
 }
 
@@ -87,6 +96,27 @@ impl Objects {
             Object::PeerAuthentication(object) => {
                 self.peer_authentications.insert(key, object);
             }
+            Object::HTTPRoute(object) => {
+                self.http_routes.insert(key, object);
+            }
+            Object::GRPCRoute(object) => {
+                self.grpc_routes.insert(key, object);
+            }
+            Object::ReferenceGrant(object) => {
+                self.reference_grants.insert(key, object);
+            }
+            Object::RequestAuthentication(object) => {
+                self.request_authentications.insert(key, object);
+            }
+            Object::DestinationRule(object) => {
+                self.destination_rules.insert(key, object);
+            }
+            Object::VirtualService(object) => {
+                self.virtual_services.insert(key, object);
+            }
+            Object::Telemetry(object) => {
+                self.telemetries.insert(key, object);
+            }
             // Its source has put it into the pods that it is about.
             Object::NodeStatus(_) => {}
         }
@@ -107,6 +137,13 @@ impl Objects {
             Kind::GatewayClass => drop(self.gateway_classes.remove(&id.key.name)),
             Kind::AuthorizationPolicy => drop(self.authorization_policies.remove(&id.key)),
             Kind::PeerAuthentication => drop(self.peer_authentications.remove(&id.key)),
+            Kind::HTTPRoute => drop(self.http_routes.remove(&id.key)),
+            Kind::GRPCRoute => drop(self.grpc_routes.remove(&id.key)),
+            Kind::ReferenceGrant => drop(self.reference_grants.remove(&id.key)),
+            Kind::RequestAuthentication => drop(self.request_authentications.remove(&id.key)),
+            Kind::DestinationRule => drop(self.destination_rules.remove(&id.key)),
+            Kind::VirtualService => drop(self.virtual_services.remove(&id.key)),
+            Kind::Telemetry => drop(self.telemetries.remove(&id.key)),
             Kind::NodeStatus => {}
         }
     }
@@ -227,6 +264,41 @@ impl Objects {
     /// All peer authentications.
     pub fn peer_authentications(&self) -> &Table<PeerAuthentication> {
         &self.peer_authentications
+    }
+
+    /// All HTTP routes.
+    pub fn http_routes(&self) -> &Table<HTTPRoute> {
+        &self.http_routes
+    }
+
+    /// All gRPC routes.
+    pub fn grpc_routes(&self) -> &Table<GRPCRoute> {
+        &self.grpc_routes
+    }
+
+    /// All reference grants.
+    pub fn reference_grants(&self) -> &Table<ReferenceGrant> {
+        &self.reference_grants
+    }
+
+    /// All request authentications.
+    pub fn request_authentications(&self) -> &Table<RequestAuthentication> {
+        &self.request_authentications
+    }
+
+    /// All destination rules.
+    pub fn destination_rules(&self) -> &Table<DestinationRule> {
+        &self.destination_rules
+    }
+
+    /// All virtual services.
+    pub fn virtual_services(&self) -> &Table<VirtualService> {
+        &self.virtual_services
+    }
+
+    /// All telemetries.
+    pub fn telemetries(&self) -> &Table<Telemetry> {
+        &self.telemetries
     }
 
     /// The pods on a node.

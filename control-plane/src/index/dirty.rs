@@ -108,7 +108,15 @@ impl Dirty {
             }
             Kind::AuthorizationPolicy => self.authorization(mesh, objects, key, new),
             Kind::PeerAuthentication => self.peer_authentication(mesh, objects, key, new),
-            Kind::NodeStatus => {}
+            // No resource is made of them yet.
+            Kind::HTTPRoute
+            | Kind::GRPCRoute
+            | Kind::ReferenceGrant
+            | Kind::RequestAuthentication
+            | Kind::DestinationRule
+            | Kind::VirtualService
+            | Kind::Telemetry
+            | Kind::NodeStatus => {}
         }
     }
 

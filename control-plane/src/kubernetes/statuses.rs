@@ -197,6 +197,13 @@ fn served_as(kind: Kind) -> Option<(&'static str, &'static str)> {
         | Kind::EndpointSlice
         | Kind::GatewayClass
         | Kind::Gateway
+        | Kind::HTTPRoute
+        | Kind::GRPCRoute
+        | Kind::ReferenceGrant
+        | Kind::RequestAuthentication
+        | Kind::DestinationRule
+        | Kind::VirtualService
+        | Kind::Telemetry
         | Kind::NodeStatus => return None,
     })
 }

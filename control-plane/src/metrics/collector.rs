@@ -79,6 +79,16 @@ impl StateCollector {
                     objects.authorization_policies().len(),
                 ),
                 ("PeerAuthentication", objects.peer_authentications().len()),
+                ("HTTPRoute", objects.http_routes().len()),
+                ("GRPCRoute", objects.grpc_routes().len()),
+                ("ReferenceGrant", objects.reference_grants().len()),
+                (
+                    "RequestAuthentication",
+                    objects.request_authentications().len(),
+                ),
+                ("DestinationRule", objects.destination_rules().len()),
+                ("VirtualService", objects.virtual_services().len()),
+                ("Telemetry", objects.telemetries().len()),
             ];
             let outcomes = [
                 ("exact", Outcome::Exact),

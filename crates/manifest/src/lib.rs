@@ -1,8 +1,8 @@
 //! The Kubernetes objects we read, trimmed to the fields that mean something to us, and [where they come from](source).
 //!
 //! Objects of the core API carry many fields that are none of our business, so unknown fields are skipped there.
-//! Policies are different: in a policy an unknown field may be a restriction, so every struct of
-//! [`security`](self) keeps the names of fields it does not know, and translation treats them as restrictions.
+//! Policies and routes are different: in them an unknown field may be a restriction, so their structs keep the names of
+//! fields they do not know ([`UnknownFields`]), and whoever reads them treats those as restrictions.
 //!
 //! ```
 //! use tulle_manifest::{Object, source::Document};
@@ -18,14 +18,21 @@ use serde::{Deserialize, Deserializer};
 
 mod conditions;
 mod core;
+mod declared;
+pub mod destination_rule;
 mod discovery;
+mod fields;
 mod gateway;
 mod meta;
 mod networking;
+mod request_authentication;
+pub mod route;
 mod security;
 mod selector;
 pub mod source;
 mod status;
+pub mod telemetry;
+pub mod virtual_service;
 
 pub use conditions::{Conditions, StatusCondition, lenient};
 
@@ -33,7 +40,10 @@ pub use self::core::{
     Condition, Container, ContainerPort, Namespace, Node, Pod, PodIp, PodPhase, PodSpec, PodStatus,
     Service, ServicePort, ServiceSpec, TargetPort,
 };
+pub use declared::Declared;
+pub use destination_rule::DestinationRule;
 pub use discovery::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, TargetReference};
+pub use fields::{Fields, Path, UnknownFields};
 pub use gateway::{
     AllowedRoutes, FromNamespaces, Gateway, GatewayAddress, GatewayClass, GatewayClassSpec,
     GatewaySpec, GatewayStatus, Infrastructure, Listener, ListenerStatus, ParametersReference,
@@ -44,13 +54,19 @@ pub use networking::{
     EntryAddress, EntryPort, EntrySelector, Resolution, ServiceEntry, ServiceEntrySpec,
     ServiceEntryStatus, WorkloadEntry, WorkloadEntrySpec,
 };
+pub use request_authentication::{
+    ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication, RequestAuthenticationSpec,
+};
+pub use route::{GRPCRoute, HTTPRoute, ReferenceGrant};
 pub use security::{
     AuthorizationPolicy, AuthorizationSpec, MutualTls, MutualTlsMode, Operation,
     PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyCondition, PolicyRule,
-    PolicySelector, RuleFrom, RuleTo, SourceMatch, TargetRef, UnknownFields,
+    PolicySelector, RuleFrom, RuleTo, SourceMatch, TargetRef,
 };
 pub use selector::{InvalidSelector, LabelSelector, Operator, Requirement};
 pub use status::{NodeStatus, PodRedirection, REDIRECTION};
+pub use telemetry::Telemetry;
+pub use virtual_service::VirtualService;
 
 macro_rules! kinds {
     ($($kind:ident, $($version:literal)|+, $namespaced:literal;)*) => {
@@ -135,6 +151,13 @@ kinds! {
     WorkloadEntry, "networking.istio.io/v1" | "networking.istio.io/v1beta1", true;
     AuthorizationPolicy, "security.istio.io/v1" | "security.istio.io/v1beta1", true;
     PeerAuthentication, "security.istio.io/v1" | "security.istio.io/v1beta1", true;
+    HTTPRoute, "gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", true;
+    GRPCRoute, "gateway.networking.k8s.io/v1", true;
+    ReferenceGrant, "gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", true;
+    RequestAuthentication, "security.istio.io/v1" | "security.istio.io/v1beta1", true;
+    DestinationRule, "networking.istio.io/v1" | "networking.istio.io/v1beta1", true;
+    VirtualService, "networking.istio.io/v1" | "networking.istio.io/v1beta1", true;
+    Telemetry, "telemetry.istio.io/v1" | "telemetry.istio.io/v1alpha1", true;
     NodeStatus, "mesh.tulle.io/v1", false;
 }
 

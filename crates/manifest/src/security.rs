@@ -9,11 +9,9 @@ use serde::{
 
 use super::{
     conditions::{Conditions, lenient},
+    fields::{Fields, Path, UnknownFields, fields, names, present},
     meta::{Labels, Metadata, or_default},
 };
-
-/// Names of fields that a struct does not know.
-pub type UnknownFields = BTreeMap<String, IgnoredAny>;
 
 /// An AuthorizationPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -88,16 +86,21 @@ pub struct PolicySelector {
     pub unknown: UnknownFields,
 }
 
-/// Which waypoint or service a policy is for.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[allow(missing_docs, reason = "the names are those of the API")]
-pub struct TargetRef {
-    #[serde(default, deserialize_with = "or_default")]
-    pub group: String,
-    #[serde(default, deserialize_with = "or_default")]
-    pub kind: String,
-    #[serde(default, deserialize_with = "or_default")]
-    pub name: String,
+impl Fields for PolicySelector {
+    fn unknown(&self, at: Path<'_>, tell: &mut dyn FnMut(Path<'_>)) {
+        names(&self.unknown, at, tell);
+    }
+}
+
+fields! {
+    /// Which waypoint or service a policy is for.
+    TargetRef {
+        group: String,
+        kind: String,
+        name: String,
+        /// Of another namespace than the policy's none can be.
+        namespace: Option<String>,
+    }
 }
 
 /// What a matching rule means.
@@ -286,15 +289,4 @@ where
     entries
         .and_then(|entries| entries.into_iter().collect::<Option<Vec<T>>>())
         .ok_or_else(|| D::Error::custom("expected a list of entries, found nothing"))
-}
-
-/// A field that may be absent, but not be written as nothing: half a file says `mode:` easily, and absent means
-/// something weaker than whatever was to follow.
-fn present<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    Option::deserialize(deserializer)?
-        .ok_or_else(|| D::Error::custom("expected a value, found nothing"))
 }
