@@ -41,7 +41,7 @@ impl Debug {
             .route(
                 Method::GET,
                 "/debug/policies",
-                "what became of each policy, and why it is not enforced as written",
+                "what became of each policy, and why it is not enforced as written; what is wrong with routes and the like",
                 move |_| ready(policies.policies()),
             )
             .route(
@@ -76,7 +76,11 @@ impl Debug {
             .all_left_out()
             .map(|(id, reason)| json!({"object": id.to_string(), "reason": reason.to_string()}));
         let left_out: Vec<_> = left_out.collect();
-        json_response(&json!({"policies": policies, "leftOut": left_out}))
+        let problems = reports
+            .all_problems()
+            .map(|(id, problems)| json!({"object": id.to_string(), "problems": problems}));
+        let problems: Vec<_> = problems.collect();
+        json_response(&json!({"policies": policies, "leftOut": left_out, "problems": problems}))
     }
 
     fn waypoints(&self) -> Response {

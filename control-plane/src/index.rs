@@ -14,6 +14,9 @@
 //!   without selector  -> derived policies and workloads of the namespace, or of all
 //! ```
 //!
+//! Of what only waypoints read (routes, and others of [`validate`]), none is made yet: what is wrong with an object is found once, when
+//! it changes.
+//!
 //! Resources are not kept here: the store knows what it serves, and tells what a recomputed one changes.
 
 use std::{
@@ -31,6 +34,7 @@ use crate::{
         self, Binding, Gateways, Modes, PortMap, Surroundings, Traffic, Untranslatable,
         WorkloadLevel, selects,
     },
+    validate,
 };
 use tulle_manifest::{
     EndpointSlice, Gateway, GatewayClass, Kind, Labels, Metadata, MutualTlsMode, Object, ObjectId,
@@ -82,6 +86,8 @@ impl Index {
             };
             // Before and after: what a selector no longer selects depends on it one last time.
             dirty.add(&self.mesh, &self.objects, &id, object.as_ref());
+            let problems = object.as_ref().and_then(validate::problems);
+            self.reports.problems(&id, problems.unwrap_or_default());
             match object {
                 Some(object) => self.objects.upsert(object),
                 None => self.objects.remove(&id),

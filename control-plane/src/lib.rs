@@ -9,6 +9,7 @@
 //!
 //! - [`tulle_manifest`]: the objects, trimmed to what we use, and where they come from
 //! - [`translate`]: objects into resources, pure functions
+//! - [`validate`]: what is wrong with objects that only waypoints read
 //! - [`index`]: which resources a change concerns
 //! - [`source`]: which of them; [`kubernetes`]: the API server
 //! - [`statuses`]: what is to be told of objects; [`waypoints`]: what runs for a Gateway
@@ -45,6 +46,7 @@ pub mod statuses;
 pub mod token;
 pub mod translate;
 pub mod waypoints;
+pub mod validate;
 
 mod files;
 

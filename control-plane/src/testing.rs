@@ -36,10 +36,17 @@ parse_one!(peer_authentication, PeerAuthentication);
 
 pub(crate) fn api_version(kind: &str) -> &'static str {
     match kind {
-        "Gateway" | "GatewayClass" => "gateway.networking.k8s.io/v1",
-        "ServiceEntry" | "WorkloadEntry" => "networking.istio.io/v1",
+        "Gateway" | "GatewayClass" | "HTTPRoute" | "GRPCRoute" | "ReferenceGrant" => {
+            "gateway.networking.k8s.io/v1"
+        }
+        "ServiceEntry" | "WorkloadEntry" | "VirtualService" | "DestinationRule" => {
+            "networking.istio.io/v1"
+        }
         "EndpointSlice" => "discovery.k8s.io/v1",
-        "AuthorizationPolicy" | "PeerAuthentication" => "security.istio.io/v1",
+        "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => {
+            "security.istio.io/v1"
+        }
+        "Telemetry" => "telemetry.istio.io/v1",
         _ => "v1",
     }
 }

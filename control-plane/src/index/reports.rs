@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tracing::{info, warn};
 
-use crate::translate::{Outcome, PolicyReport, Untranslatable, WaypointReport};
+use crate::{
+    translate::{Finding, Outcome, PolicyReport, Untranslatable, WaypointReport},
+    validate::Problem,
+};
 use tulle_manifest::ObjectId;
 
 /// What became of policies, and of pods and others that are no workload although they should be. Cheap to clone.
@@ -13,6 +16,7 @@ pub struct Reports {
     policies: Arc<BTreeMap<ObjectId, PolicyReport>>,
     left_out: Arc<BTreeMap<ObjectId, Untranslatable>>,
     waypoints: Arc<BTreeMap<ObjectId, WaypointReport>>,
+    problems: Arc<BTreeMap<ObjectId, Vec<Problem>>>,
 }
 
 impl Reports {
@@ -39,6 +43,42 @@ impl Reports {
     /// What became of each wish for a waypoint.
     pub fn waypoints(&self) -> impl Iterator<Item = (&ObjectId, &WaypointReport)> {
         self.waypoints.iter()
+    }
+
+    /// What is wrong with one object, of those that only waypoints read.
+    pub fn problems_of(&self, id: &ObjectId) -> &[Problem] {
+        self.problems.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    /// The same of all that have problems.
+    pub fn all_problems(&self) -> impl Iterator<Item = (&ObjectId, &[Problem])> {
+        let all = self.problems.iter();
+        all.map(|(id, problems)| (id, problems.as_slice()))
+    }
+
+    /// Takes what is wrong with an object, and logs what is new about it.
+    pub(super) fn problems(&mut self, id: &ObjectId, problems: Vec<Problem>) {
+        let last = self.problems_of(id);
+        if last == problems {
+            return;
+        }
+        let new = problems.iter().filter(|problem| !last.contains(problem));
+        for Problem { fault, finding } in new {
+            let Finding { field, message } = finding;
+            match fault.refuses() {
+                true => {
+                    warn!(object = %id, ?fault, %field, finding = %message, "object is not in order")
+                }
+                false => {
+                    info!(object = %id, %field, finding = %message, "part of an object has no effect")
+                }
+            }
+        }
+        let all = Arc::make_mut(&mut self.problems);
+        match problems.is_empty() {
+            true => drop(all.remove(id)),
+            false => drop(all.insert(id.clone(), problems)),
+        }
     }
 
     /// Takes what became of a wish, and logs what is new about it; `None` if there is no wish.
