@@ -9,7 +9,7 @@
 //!
 //! - [`tulle_manifest`]: the objects, trimmed to what we use, and where they come from
 //! - [`translate`]: objects into resources, pure functions
-//! - [`validate`]: what is wrong with objects that only waypoints read
+//! - [`validate`], [`references`]: what is wrong with objects that only waypoints read, and with what they refer to
 //! - [`index`]: which resources a change concerns
 //! - [`source`]: which of them; [`kubernetes`]: the API server
 //! - [`statuses`]: what is to be told of objects; [`waypoints`]: what runs for a Gateway
@@ -40,6 +40,7 @@ pub mod kubernetes;
 pub mod mesh;
 pub mod metrics;
 pub mod objects;
+pub mod references;
 pub mod serving;
 pub mod source;
 pub mod statuses;

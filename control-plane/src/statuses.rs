@@ -6,19 +6,24 @@
 //! Spec: `control-plane.md` §1.12 and §2.4.
 
 use tulle_manifest::{
-    AuthorizationPolicy, EntryAddress, Kind, Metadata, Object, ObjectId, ObjectKey, Resolution,
-    ServiceEntry, StatusCondition, TargetRef,
+    AuthorizationPolicy, EntryAddress, Kind, Metadata, Object, ObjectId, Resolution, ServiceEntry,
+    StatusCondition, TargetRef, route::RouteParentStatus,
 };
 
 use crate::{
     index::Index,
-    translate::{Outcome, PolicyReport, Unbound, WaypointReport},
+    references::{self, Subsets, Unenforced},
+    translate::{Finding, Outcome, PolicyReport, Unbound, WaypointReport},
 };
 
 mod addresses;
+mod routes;
+mod rules;
+
+pub use routes::CONTROLLER;
 
 /// A status that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Wanted {
     /// Whose it is.
     pub id: ObjectId,
@@ -30,14 +35,30 @@ pub struct Wanted {
     pub conditions: Vec<StatusCondition>,
     /// All addresses that it should have of us.
     pub addresses: Vec<EntryAddress>,
+    /// All parents of a route that it should have of us.
+    pub parents: Vec<RouteParentStatus>,
 }
 
 impl Wanted {
+    /// That nothing is told of an object.
+    fn nothing(id: ObjectId, metadata: &Metadata) -> Self {
+        Self {
+            id,
+            uid: metadata.uid.clone(),
+            generation: metadata.generation,
+            conditions: Vec::new(),
+            addresses: Vec::new(),
+            parents: Vec::new(),
+        }
+    }
+
     /// Whether it says the same, whenever that became so.
     pub fn says_the_same(&self, other: &Self) -> bool {
         let untimed = |wanted: &Self| {
             let mut wanted = wanted.clone();
-            for condition in &mut wanted.conditions {
+            let of_parents = wanted.parents.iter_mut();
+            let of_parents = of_parents.flat_map(|parent| &mut parent.conditions);
+            for condition in wanted.conditions.iter_mut().chain(of_parents) {
                 condition.last_transition_time.clear();
             }
             wanted
@@ -55,11 +76,8 @@ pub fn wanted(index: &Index) -> Vec<Wanted> {
         let conditions = conditions(metadata, there, should);
         if conditions != there {
             wanted.push(Wanted {
-                id: object.id(),
-                uid: metadata.uid.clone(),
-                generation: metadata.generation,
                 conditions,
-                addresses: Vec::new(),
+                ..Wanted::nothing(object.id(), metadata)
             });
         }
     };
@@ -98,21 +116,50 @@ pub fn wanted(index: &Index) -> Vec<Wanted> {
             should.into_iter().collect(),
         );
     }
+    for policy in objects.request_authentications().values() {
+        compare(
+            Object::RequestAuthentication(policy.clone()),
+            &policy.status.conditions,
+            vec![rules::request_authentication(index, policy)],
+        );
+    }
+    for telemetry in objects.telemetries().values() {
+        compare(
+            Object::Telemetry(telemetry.clone()),
+            &telemetry.status.conditions,
+            vec![rules::telemetry(index, telemetry)],
+        );
+    }
+    for rule in objects.destination_rules().values() {
+        compare(
+            Object::DestinationRule(rule.clone()),
+            &rule.status.conditions,
+            vec![rules::destination_rule(index, rule)],
+        );
+    }
+    let subsets = Subsets::of(index);
+    for service in objects.virtual_services().values() {
+        compare(
+            Object::VirtualService(service.clone()),
+            &service.status.conditions,
+            vec![rules::virtual_service(index, &subsets, service)],
+        );
+    }
     let given = addresses::given(objects);
     for (key, entry) in objects.service_entries() {
         let there = &entry.status.conditions.conditions;
         let conditions = conditions(&entry.metadata, there, of_entry(index, entry));
         let addresses = given.get(key).cloned().unwrap_or_default();
         if conditions != *there || addresses != entry.status.addresses {
+            let id = id(Kind::ServiceEntry, &entry.metadata);
             wanted.push(Wanted {
-                id: id(Kind::ServiceEntry, &entry.metadata),
-                uid: entry.metadata.uid.clone(),
-                generation: entry.metadata.generation,
                 conditions,
                 addresses,
+                ..Wanted::nothing(id, &entry.metadata)
             });
         }
     }
+    wanted.extend(routes::wanted(index));
     wanted
 }
 
@@ -210,35 +257,30 @@ fn authorization(index: &Index, policy: &AuthorizationPolicy) -> Option<Conditio
         return index.reports().policy_of(&id).map(enforced);
     }
     let judged = targets.into_iter().map(|target| {
-        let judged = target_of(index, policy.metadata.namespace(), target);
+        let judged = references::target(index, policy.metadata.namespace(), target);
         (format!("{} {}", target.kind, target.name), judged)
     });
-    Some(accepted(judged.collect()))
+    Some(accepted(judged.collect(), UNENFORCED))
+}
+
+/// Findings one after the other.
+fn in_words<'a>(findings: impl Iterator<Item = &'a Finding>) -> String {
+    let words = findings.map(|finding| format!("{}: {}", finding.field, finding.message));
+    words.collect::<Vec<_>>().join("; ")
 }
 
 /// How node proxies enforce a policy.
 fn enforced(report: &PolicyReport) -> Condition {
-    let findings = report.findings.iter();
-    let findings: Vec<String> = findings
-        .map(|finding| format!("{}: {}", finding.field, finding.message))
-        .collect();
+    let findings = in_words(report.findings.iter());
     let (holds, reason, message) = match report.outcome {
         Outcome::Exact => (true, "Accepted", "enforced as written".to_owned()),
         Outcome::Adjusted => {
             let message = "enforced so that it permits no more than is written";
-            (
-                true,
-                "UnsupportedValue",
-                format!("{message}: {}", findings.join("; ")),
-            )
+            (true, "UnsupportedValue", format!("{message}: {findings}"))
         }
         Outcome::NotSent => {
             let message = "not enforced by node proxies";
-            (
-                false,
-                "UnsupportedValue",
-                format!("{message}: {}", findings.join("; ")),
-            )
+            (false, "UnsupportedValue", format!("{message}: {findings}"))
         }
     };
     Condition {
@@ -249,74 +291,8 @@ fn enforced(report: &PolicyReport) -> Condition {
     }
 }
 
-/// Why a policy is not enforced for a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unenforced {
-    Invalid,
-    NotFound,
-    NotBound,
-}
-
-impl Unenforced {
-    fn reason(self) -> &'static str {
-        match self {
-            Self::Invalid => "Invalid",
-            Self::NotFound => "TargetNotFound",
-            Self::NotBound => "AncestorNotBound",
-        }
-    }
-
-    fn describe(self) -> &'static str {
-        match self {
-            Self::Invalid => "not a kind of target that a policy can have here",
-            Self::NotFound => "not found",
-            Self::NotBound => "not served by a waypoint",
-        }
-    }
-}
-
-/// Whether a waypoint would see what a target is sent.
-fn target_of(index: &Index, namespace: &str, target: &TargetRef) -> Result<(), Unenforced> {
-    let key = ObjectKey::new(namespace, target.name.as_str());
-    let objects = index.objects();
-    let is_bound = |kind| {
-        let id = ObjectId {
-            kind,
-            key: key.clone(),
-        };
-        let report = index.reports().waypoint_of(&id);
-        match report.is_some_and(|report| report.refused.is_none()) {
-            true => Ok(()),
-            false => Err(Unenforced::NotBound),
-        }
-    };
-    let found = |found: bool| found.then_some(()).ok_or(Unenforced::NotFound);
-    match (target.group.as_str(), target.kind.as_str()) {
-        ("" | "core", "Service") => {
-            found(objects.services().contains_key(&key))?;
-            is_bound(Kind::Service)
-        }
-        ("networking.istio.io", "ServiceEntry") => {
-            found(objects.service_entries().contains_key(&key))?;
-            is_bound(Kind::ServiceEntry)
-        }
-        ("gateway.networking.k8s.io", "Gateway") => {
-            let gateway = objects.gateways().get(&key);
-            let gateway = gateway.ok_or(Unenforced::NotFound)?;
-            match index.is_waypoint(gateway) {
-                true => Ok(()),
-                false => Err(Unenforced::NotBound),
-            }
-        }
-        ("gateway.networking.k8s.io", "GatewayClass") if index.is_root(namespace) => {
-            found(objects.gateway_class(&target.name).is_some())
-        }
-        _ => Err(Unenforced::Invalid),
-    }
-}
-
 /// One condition for all targets.
-fn accepted(judged: Vec<(String, Result<(), Unenforced>)>) -> Condition {
+fn accepted(judged: Vec<(String, Result<(), Unenforced>)>, unenforced: &str) -> Condition {
     let failed: Vec<(&str, Unenforced)> = judged
         .iter()
         .filter_map(|(target, judged)| Some((target.as_str(), judged.err()?)))
@@ -327,7 +303,7 @@ fn accepted(judged: Vec<(String, Result<(), Unenforced>)>) -> Condition {
     let told = told.collect::<Vec<_>>().join("; ");
     let (holds, reason, message) = match failed.first() {
         // What is written here is believed: nothing has accepted it that does not enforce it.
-        None => (false, "NotEnforced", UNENFORCED.to_owned()),
+        None => (false, "NotEnforced", unenforced.to_owned()),
         Some(_) if failed.len() < judged.len() => (false, "PartiallyInvalid", told),
         Some((_, why)) => (false, why.reason(), told),
     };
@@ -360,6 +336,8 @@ const WAYPOINT_MISSING: &str = "istio.io/WaypointMissing";
 const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
 const UNENFORCED: &str = "all targets are served by waypoints, which do not enforce policies yet: this one has no effect";
+/// Said of all that is in order.
+const NOT_YET: &str = "waypoints do not read it yet, and it has no effect";
 const MOST: usize = 2000;
 
 #[cfg(test)]

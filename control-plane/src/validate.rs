@@ -2,7 +2,7 @@
 //!
 //! Pure functions: an object in, its problems out, each with the path of a field. All are found, not only the first, and none is
 //! passed over: a waypoint that took a part of a route would send requests where nobody wanted them. Whether what an object
-//! refers to is there is not asked here.
+//! refers to is there is a matter of [`crate::references`].
 //!
 //! Spec: `control-plane.md` §3.6, §6.2, §6.4, §7 and §8.1.
 

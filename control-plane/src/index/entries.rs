@@ -9,7 +9,7 @@ use tulle_manifest::{Kind, Labels, ObjectId, ObjectKey, Service, ServiceEntry, W
 use tulle_model::{PortMapping, ServiceKey, Workload};
 use tulle_xds::Address;
 
-use super::{Index, age};
+use super::{Index, age, service_host};
 use crate::{
     objects::in_namespace,
     translate::{
@@ -213,6 +213,21 @@ impl Index {
         oldest.is_some_and(|(key, _)| *key == entry.metadata.key())
     }
 
+    /// The Service of Kubernetes that has this name, in whatever namespace.
+    pub fn service_named(&self, host: &str) -> Option<ObjectKey> {
+        let namespace = self.namespace_of_host(host)?;
+        let service = self.service_of_host(namespace, host)?;
+        Some(service.metadata.key())
+    }
+
+    /// A host as it is named everywhere: one without dots is a service of the namespace that it is named in.
+    pub fn full_name(&self, namespace: &str, host: &str) -> String {
+        match host.contains(['.', '*']) {
+            true => host.to_owned(),
+            false => service_host(&self.mesh, &ObjectKey::new(namespace, host)),
+        }
+    }
+
     /// The Service of Kubernetes that has this name.
     fn service_of_host(&self, namespace: &str, host: &str) -> Option<&Service> {
         let of = self.namespace_of_host(host)?;
@@ -222,7 +237,7 @@ impl Index {
     }
 
     /// The namespace in a name that Services of Kubernetes have.
-    fn namespace_of_host<'a>(&self, host: &'a str) -> Option<&'a str> {
+    pub(crate) fn namespace_of_host<'a>(&self, host: &'a str) -> Option<&'a str> {
         let short = host.strip_suffix(self.mesh.cluster_domain.as_str())?;
         let (_, namespace) = short.strip_suffix(".svc.")?.split_once('.')?;
         (!namespace.contains('.')).then_some(namespace)

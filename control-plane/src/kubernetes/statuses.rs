@@ -1,6 +1,7 @@
 //! Writes statuses where they are not as they should be.
 //!
-//! Each is applied as a whole by one field manager, so that what is no longer wanted goes, and what others have written stays.
+//! Each is applied as a whole by one field manager, so that what is no longer wanted goes, and what others have written stays. The
+//! parents of routes are one list of all controllers, which can only be applied as a whole: they are [read and changed](parents).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,13 +16,15 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 use tulle_kubernetes::{CallError, Client, Outage};
-use tulle_manifest::{Kind, ObjectId, StatusCondition};
+use tulle_manifest::{Kind, ObjectId, ObjectKey, StatusCondition};
 
 use super::tries::Try;
 use crate::{
     index::Index,
     statuses::{Wanted, wanted},
 };
+
+mod parents;
 
 /// Writes them, for as long as it is polled. `changed` is told when objects may have changed.
 pub async fn keep(client: &Client, index: &RwLock<Index>, mut changed: watch::Receiver<()>) {
@@ -110,22 +113,30 @@ impl Writer<'_> {
 }
 
 async fn apply(client: &Client, status: &Wanted) -> Result<(), CallError> {
-    let Some((version, plural)) = served_as(status.id.kind) else {
+    let Some(place) = place(status.id.kind) else {
         return Ok(());
     };
-    let key = &status.id.key;
-    let (namespace, name) = (&key.namespace, &key.name);
-    let folder = match version.contains('/') {
-        true => "apis",
-        false => "api",
+    let path = place.path(&status.id.key);
+    let (query, kind, body) = match place.way {
+        Way::Applied => {
+            let body = body(status, place.version);
+            ("&force=true", "application/apply-patch+yaml", body)
+        }
+        Way::Merged => {
+            let body = parents::patch(client.get(&path).await?, status, &now());
+            ("", "application/merge-patch+json", body)
+        }
     };
-    let path = format!(
-        "/{folder}/{version}/namespaces/{namespace}/{plural}/{name}/status?fieldManager={MANAGER}&force=true"
-    );
-    let body = body(status, version).to_string().into_bytes();
-    let kind = "application/apply-patch+yaml";
-    let applied = client.call(Method::PATCH, &path, kind, body);
-    applied.await.map(drop)
+    let path = format!("{path}/status?fieldManager={MANAGER}{query}");
+    let written = client.call(Method::PATCH, &path, kind, body.to_string().into_bytes());
+    written.await.map(drop)
+}
+
+/// The time, to the second.
+fn now() -> String {
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok();
+    let now = now.and_then(|now| now.format(&Rfc3339).ok());
+    now.unwrap_or_default()
 }
 
 fn body(status: &Wanted, version: &str) -> Value {
@@ -183,29 +194,73 @@ pub(super) fn written(condition: &StatusCondition, now: &str) -> Value {
     })
 }
 
-/// Version and plural of the kinds that are told of.
-fn served_as(kind: Kind) -> Option<(&'static str, &'static str)> {
-    Some(match kind {
-        Kind::Service => ("v1", "services"),
-        Kind::ServiceEntry => ("networking.istio.io/v1", "serviceentries"),
-        Kind::WorkloadEntry => ("networking.istio.io/v1", "workloadentries"),
-        Kind::AuthorizationPolicy => ("security.istio.io/v1", "authorizationpolicies"),
-        Kind::PeerAuthentication => ("security.istio.io/v1", "peerauthentications"),
+/// Where objects of a kind are, and how their status is written.
+struct Place {
+    version: &'static str,
+    plural: &'static str,
+    way: Way,
+}
+
+/// How a status is written.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Applied: conditions and addresses are lists to which others may add.
+    Applied,
+    /// Read, changed and written: all controllers share one list.
+    Merged,
+}
+
+/// Those of the kinds that are told of.
+fn place(kind: Kind) -> Option<Place> {
+    let (version, plural, way) = match kind {
+        Kind::Service => ("v1", "services", Way::Applied),
+        Kind::ServiceEntry => ("networking.istio.io/v1", "serviceentries", Way::Applied),
+        Kind::WorkloadEntry => ("networking.istio.io/v1", "workloadentries", Way::Applied),
+        Kind::DestinationRule => ("networking.istio.io/v1", "destinationrules", Way::Applied),
+        Kind::VirtualService => ("networking.istio.io/v1", "virtualservices", Way::Applied),
+        Kind::AuthorizationPolicy => (
+            "security.istio.io/v1",
+            "authorizationpolicies",
+            Way::Applied,
+        ),
+        Kind::PeerAuthentication => ("security.istio.io/v1", "peerauthentications", Way::Applied),
+        Kind::RequestAuthentication => (
+            "security.istio.io/v1",
+            "requestauthentications",
+            Way::Applied,
+        ),
+        Kind::Telemetry => ("telemetry.istio.io/v1", "telemetries", Way::Applied),
+        Kind::HTTPRoute => ("gateway.networking.k8s.io/v1", "httproutes", Way::Merged),
+        Kind::GRPCRoute => ("gateway.networking.k8s.io/v1", "grpcroutes", Way::Merged),
         Kind::Namespace
         | Kind::Node
         | Kind::Pod
         | Kind::EndpointSlice
         | Kind::GatewayClass
         | Kind::Gateway
-        | Kind::HTTPRoute
-        | Kind::GRPCRoute
         | Kind::ReferenceGrant
-        | Kind::RequestAuthentication
-        | Kind::DestinationRule
-        | Kind::VirtualService
-        | Kind::Telemetry
         | Kind::NodeStatus => return None,
+    };
+    Some(Place {
+        version,
+        plural,
+        way,
     })
+}
+
+impl Place {
+    /// The path of an object.
+    fn path(&self, key: &ObjectKey) -> String {
+        let Self {
+            version, plural, ..
+        } = self;
+        let ObjectKey { namespace, name } = key;
+        let folder = match version.contains('/') {
+            true => "apis",
+            false => "api",
+        };
+        format!("/{folder}/{version}/namespaces/{namespace}/{plural}/{name}")
+    }
 }
 
 const MANAGER: &str = "tulled";

@@ -5,6 +5,9 @@ use tulle_manifest::source::Change;
 use super::*;
 use crate::{mesh::Mesh, testing};
 
+mod routes;
+mod rules;
+
 fn index(yaml: &str) -> Index {
     let mut index = Index::new(Arc::new(Mesh::default()));
     let objects = testing::objects(yaml).into_iter();

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::statuses;
 
 /// Objects from a small world, so that they often depend on each other.
 fn any_object() -> impl Strategy<Value = String> {
@@ -126,6 +127,7 @@ fn any_object() -> impl Strategy<Value = String> {
                  portLevelMtls: {{80: {{mode: {port}}}}}}}\n"
             )
         }),
+        read_by_waypoints(),
         (1..3_u8, 0..2_u8).prop_map(|(node, zone)| format!(
             "apiVersion: v1\nkind: Node\n\
              metadata: {{name: n{node}, labels: {{topology.kubernetes.io/zone: z{zone}}}}}\n"
@@ -144,6 +146,50 @@ fn any_object() -> impl Strategy<Value = String> {
     ]
 }
 
+/// What is told of these depends on others.
+fn read_by_waypoints() -> impl Strategy<Value = String> {
+    let name = || prop_oneof![Just("x"), Just("y")];
+    let namespace = || prop_oneof![Just("a"), Just("b")];
+    prop_oneof![
+        (name(), namespace(), name(), namespace(), prop_oneof![Just("/"), Just("no-path")]).prop_map(
+            |(name, namespace, other, of, path)| format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+                 metadata: {{name: {name}, namespace: {namespace}}}\n\
+                 spec: {{parentRefs: [{{group: '', kind: Service, name: {other}}}], rules: [{{matches: [{{path: {{value: {path}}}}}], \
+                 backendRefs: [{{name: {other}, namespace: {of}, port: 80}}]}}]}}\n"
+            )
+        ),
+        (name(), namespace(), prop_oneof![Just("HTTPRoute"), Just("GRPCRoute")]).prop_map(
+            |(name, of, kind)| format!(
+                "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\n\
+                 metadata: {{name: {name}, namespace: a}}\n\
+                 spec: {{from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {of}}}], \
+                 to: [{{group: '', kind: Service}}]}}\n"
+            )
+        ),
+        (name(), namespace(), name(), prop_oneof![Just("https://i"), Just("i")]).prop_map(
+            |(name, namespace, target, issuer)| format!(
+                "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\n\
+                 metadata: {{name: {name}, namespace: {namespace}}}\n\
+                 spec: {{targetRefs: [{{kind: Service, name: {target}}}], jwtRules: [{{issuer: '{issuer}'}}]}}\n"
+            )
+        ),
+        (name(), namespace(), name(), prop_oneof![Just("v1"), Just("v 1")]).prop_map(
+            |(name, namespace, host, subset)| format!(
+                "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+                 metadata: {{name: {name}, namespace: {namespace}}}\n\
+                 spec: {{host: {host}, subsets: [{{name: {subset}, labels: {{l: p}}}}]}}\n"
+            )
+        ),
+        (name(), namespace(), name()).prop_map(|(name, namespace, host)| format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+             metadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {{hosts: [{host}.a.svc.cluster.local], \
+             http: [{{route: [{{destination: {{host: {host}, subset: v1}}}}]}}]}}\n"
+        )),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(768))]
 
@@ -151,18 +197,23 @@ proptest! {
     fn incremental_equals_rebuilt(steps in prop::collection::vec(
         prop::collection::vec((any_object(), prop::bool::weighted(0.3)), 1..4), 1..25,
     )) {
-        let mut index = index();
+        let (mut index, mut anew) = (index(), index());
         let mut client = Client::default();
+        let mut there = BTreeMap::new();
         for step in steps {
             let changes = step.iter().flat_map(|(yaml, remove)| {
                 if *remove { removals(yaml) } else { upserts(yaml) }
             });
-            let transaction = index.apply(changes.collect());
+            let changes: Vec<Change> = changes.collect();
+            there.extend(changes.iter().map(|change| (change.id(), change.clone())));
+            let transaction = index.apply(changes);
             client.take(transaction);
             let mut rebuilt = Client::default();
             rebuilt.take(index.everything());
             prop_assert_eq!(&client, &rebuilt);
             prop_assert!(client.is_consistent());
         }
+        anew.apply(there.into_values().collect());
+        prop_assert_eq!(statuses::wanted(&index), statuses::wanted(&anew));
     }
 }

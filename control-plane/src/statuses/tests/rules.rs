@@ -1,0 +1,166 @@
+use super::*;
+
+fn object(kind: &str, namespace: &str, spec: &str) -> String {
+    let version = testing::api_version(kind);
+    format!(
+        "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: p, namespace: {namespace}}}\nspec: {{{spec}}}\n---\n"
+    )
+}
+
+/// What is told of such an object beside a service `s` with a waypoint, as `status reason`, and in words.
+fn of(kind: &str, namespace: &str, spec: &str) -> (String, String) {
+    let yaml = [WAYPOINT, BOUND, &object(kind, namespace, spec)].concat();
+    let wanted = wanted(&index(&yaml)).into_iter();
+    let mut of_kind = wanted.filter(|wanted| wanted.id.kind.as_str() == kind);
+    let conditions = of_kind.next().unwrap().conditions;
+    assert_eq!(conditions.len(), 1);
+    let StatusCondition {
+        kind,
+        status,
+        reason,
+        message,
+        ..
+    } = &conditions[0];
+    assert_eq!(kind, WAYPOINT_ACCEPTED);
+    (format!("{status} {reason}"), message.clone())
+}
+
+#[test]
+fn nothing_that_only_waypoints_read_looks_as_if_it_were_in_force() {
+    let service = "targetRefs: [{kind: Service, name: s}]";
+    let jwt = "jwtRules: [{issuer: 'https://i.example'}]";
+    let to = "route: [{destination: {host: s}}]";
+    for (kind, namespace, spec, expected) in [
+        (
+            "RequestAuthentication",
+            "shop",
+            format!("{jwt}, {service}"),
+            "False NotEnforced",
+        ),
+        (
+            "RequestAuthentication",
+            "shop",
+            jwt.to_owned(),
+            "False UnsupportedValue",
+        ),
+        (
+            "RequestAuthentication",
+            "shop",
+            format!("{jwt}, selector: {{matchLabels: {{a: b}}}}"),
+            "False UnsupportedValue",
+        ),
+        (
+            "RequestAuthentication",
+            "shop",
+            format!("{jwt}, targetRef: {{kind: Service, name: x}}"),
+            "False TargetNotFound",
+        ),
+        (
+            "RequestAuthentication",
+            "shop",
+            format!("{service}, jwtRules: [{{issuer: a, jwks: x}}]"),
+            "False Invalid",
+        ),
+        (
+            "RequestAuthentication",
+            "shop",
+            format!("{service}, {jwt}, later: 1"),
+            "False UnsupportedValue",
+        ),
+        ("Telemetry", "shop", service.to_owned(), "False NotEnforced"),
+        (
+            "Telemetry",
+            "istio-system",
+            String::new(),
+            "False NotEnforced",
+        ),
+        (
+            "Telemetry",
+            "shop",
+            "selector: {matchLabels: {a: b}}".to_owned(),
+            "False UnsupportedValue",
+        ),
+        (
+            "Telemetry",
+            "shop",
+            "tracing: [{randomSamplingPercentage: -1}]".to_owned(),
+            "False Invalid",
+        ),
+        (
+            "DestinationRule",
+            "shop",
+            "host: s".to_owned(),
+            "False NotEnforced",
+        ),
+        (
+            "DestinationRule",
+            "shop",
+            "host: x".to_owned(),
+            "False TargetNotFound",
+        ),
+        (
+            "DestinationRule",
+            "third",
+            "host: s.shop.svc.cluster.local".to_owned(),
+            "False RefNotPermitted",
+        ),
+        (
+            "DestinationRule",
+            "shop",
+            "host: s, trafficPolicy: {loadBalancer: {simple: X}}".to_owned(),
+            "False Invalid",
+        ),
+        (
+            "VirtualService",
+            "shop",
+            format!("hosts: [s], http: [{{{to}}}]"),
+            "False NotEnforced",
+        ),
+        (
+            "VirtualService",
+            "shop",
+            format!("hosts: [s, x], http: [{{{to}}}]"),
+            "False PartiallyInvalid",
+        ),
+        (
+            "VirtualService",
+            "shop",
+            format!("hosts: [s], gateways: [edge], http: [{{{to}}}]"),
+            "False UnsupportedValue",
+        ),
+        (
+            "VirtualService",
+            "shop",
+            format!("hosts: [s], gateways: [edge, mesh], http: [{{{to}}}]"),
+            "False NotEnforced",
+        ),
+        (
+            "VirtualService",
+            "shop",
+            format!("hosts: [s], http: [{{match: [{{uri: {{regex: '('}}}}], {to}}}]"),
+            "False Invalid",
+        ),
+    ] {
+        let (told, message) = of(kind, namespace, &spec);
+        assert_eq!(told, expected, "{kind} {spec}: {message}");
+        if expected.ends_with("NotEnforced") {
+            assert!(message.contains("no effect"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn messages_name_the_fields_and_what_is_missing() {
+    let broken = "targetRefs: [{kind: Service, name: s}], jwtRules: [{issuer: a, jwks: x}]";
+    let (_, message) = of("RequestAuthentication", "shop", broken);
+    assert!(
+        message.contains("not enforced: spec.jwtRules[0].jwks: is no set of keys"),
+        "{message}"
+    );
+    let missing = "hosts: [s], http: [{route: [{destination: {host: x}}]}]";
+    let (_, message) = of("VirtualService", "shop", missing);
+    assert!(
+        message.contains("spec.http[0].route[0].destination.host: there is no service x.shop.svc"),
+        "{message}"
+    );
+}
