@@ -1,24 +1,42 @@
-//! Policies that cannot be understood.
+//! Objects that cannot be understood.
 //!
-//! The API server checks policies against a schema, which may be newer than we are. A policy that says something unheard of
-//! must not be as good as none: it then refuses what it is about.
+//! The API server checks them against a schema, which may be newer than we are. A policy that says something unheard of
+//! must not be as good as none: it then refuses what it is about. Of a route or rule that does, it is remembered why, so that its
+//! status can say so.
 
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error},
+};
 use serde_json::value::RawValue;
 use tracing::warn;
 use tulle_manifest::{
-    AuthorizationPolicy, Conditions, Metadata, PeerAuthentication, PolicySelector, TargetRef,
+    AuthorizationPolicy, Conditions, Declared, Metadata, PeerAuthentication, PolicySelector,
+    RequestAuthenticationSpec, TargetRef,
+    destination_rule::DestinationRuleSpec,
     lenient,
+    route::{GrpcRouteSpec, HttpRouteSpec, ParentReference, ReferenceGrantSpec},
+    telemetry::TelemetrySpec,
+    virtual_service::VirtualServiceSpec,
 };
 
-/// A kind whose objects stand for refusal where they cannot be understood.
+/// A kind whose objects stand for something where they cannot be understood.
 pub(super) trait Restriction: for<'de> Deserialize<'de> {
-    /// One that refuses everything that it is about.
-    fn refusal(named: Named, about: AboutSpec) -> Self;
+    /// What was told of it.
+    type Status: DeserializeOwned + Default;
+
+    /// What becomes of one that cannot be understood.
+    const THEN: &str;
+
+    /// One that is in force for nobody, or refuses everything that it is about.
+    fn refusal(named: Named<Self::Status>, about: AboutSpec, why: String) -> Self;
 }
 
 impl Restriction for AuthorizationPolicy {
-    fn refusal(named: Named, about: AboutSpec) -> Self {
+    type Status = Conditions;
+    const THEN: &str = REFUSES;
+
+    fn refusal(named: Named<Conditions>, about: AboutSpec, _: String) -> Self {
         let mut targets = about.target_refs;
         targets.extend(about.target_ref);
         Self::refusal(named.metadata, about.selector, targets, named.status)
@@ -26,12 +44,61 @@ impl Restriction for AuthorizationPolicy {
 }
 
 impl Restriction for PeerAuthentication {
-    fn refusal(named: Named, about: AboutSpec) -> Self {
+    type Status = Conditions;
+    const THEN: &str = REFUSES;
+
+    fn refusal(named: Named<Conditions>, about: AboutSpec, _: String) -> Self {
         Self::strict(named.metadata, about.selector, named.status)
     }
 }
 
-/// An object as it was written, or one that refuses.
+impl<S: About + DeserializeOwned, T: DeserializeOwned + Default> Restriction for Declared<S, T> {
+    type Status = T;
+    const THEN: &str = "is not in force";
+
+    fn refusal(named: Named<T>, about: AboutSpec, why: String) -> Self {
+        Self {
+            metadata: named.metadata,
+            spec: S::about(about),
+            status: named.status,
+            unreadable: Some(why),
+        }
+    }
+}
+
+/// A specification of which only that is known what it is about.
+pub(super) trait About: Default {
+    /// That, as far as anything is told of it there.
+    fn about(_: AboutSpec) -> Self {
+        Self::default()
+    }
+}
+
+impl About for HttpRouteSpec {
+    fn about(about: AboutSpec) -> Self {
+        Self {
+            parent_refs: about.parent_refs,
+            ..Self::default()
+        }
+    }
+}
+
+impl About for GrpcRouteSpec {
+    fn about(about: AboutSpec) -> Self {
+        Self {
+            parent_refs: about.parent_refs,
+            ..Self::default()
+        }
+    }
+}
+
+impl About for ReferenceGrantSpec {}
+impl About for RequestAuthenticationSpec {}
+impl About for DestinationRuleSpec {}
+impl About for VirtualServiceSpec {}
+impl About for TelemetrySpec {}
+
+/// An object as it was written, or what stands for it.
 #[derive(Debug)]
 pub(super) struct Readable<T>(pub(super) T);
 
@@ -39,41 +106,46 @@ impl<'de, T: Restriction> Deserialize<'de> for Readable<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
         serde_json::from_str(text).map(Self).or_else(|error| {
-            let named: Named = serde_json::from_str(text).map_err(D::Error::custom)?;
+            let named: Named<T::Status> = serde_json::from_str(text).map_err(D::Error::custom)?;
             let key = named.metadata.key();
-            warn!(%key, %error, "policy cannot be understood, and refuses everything that it is about");
-            // If that cannot be read either, it is about the whole namespace.
-            let about = serde_json::from_str(text).map(|about: About| about.spec);
-            Ok(Self(T::refusal(named, about.unwrap_or_default())))
+            warn!(%key, %error, then = T::THEN, "object cannot be understood");
+            // If that cannot be read either, a policy is about the whole namespace.
+            let about = serde_json::from_str(text).map(|about: Written| about.spec);
+            let about = about.unwrap_or_default();
+            Ok(Self(T::refusal(named, about, error.to_string())))
         })
     }
 }
 
 /// Whose it is, and what was told of it.
 #[derive(Deserialize)]
-pub(super) struct Named {
+#[serde(bound(deserialize = "T: DeserializeOwned + Default"))]
+pub(super) struct Named<T> {
     metadata: Metadata,
     #[serde(default, deserialize_with = "lenient")]
-    status: Conditions,
+    status: T,
 }
 
 #[derive(Deserialize)]
-struct About {
+struct Written {
     spec: AboutSpec,
 }
 
-/// What a policy is about.
+/// What an object is about.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct AboutSpec {
     selector: PolicySelector,
     target_ref: Option<TargetRef>,
     target_refs: Vec<TargetRef>,
+    parent_refs: Vec<ParentReference>,
 }
+
+const REFUSES: &str = "refuses everything that it is about";
 
 #[cfg(test)]
 mod tests {
-    use tulle_manifest::{MutualTlsMode, PolicyAction};
+    use tulle_manifest::{HTTPRoute, MutualTlsMode, PolicyAction};
 
     use super::*;
 
@@ -115,5 +187,20 @@ mod tests {
         let text = r#"{"metadata": {"name": "a"}, "spec": {"mtls": {"mode": "QUANTUM"}}}"#;
         let read: Readable<PeerAuthentication> = serde_json::from_str(text).unwrap();
         assert_eq!(read.0.spec.mtls.mode, MutualTlsMode::Strict);
+    }
+
+    #[test]
+    fn a_route_that_cannot_be_understood_is_still_for_its_parents() {
+        let parent = r#"{"group": "", "kind": "Service", "name": "s"}"#;
+        let spec = format!(r#"{{"parentRefs": [{parent}], "rules": [{{"matches": "all"}}]}}"#);
+        let text = format!(r#"{{"metadata": {{"name": "a"}}, "spec": {spec}}}"#);
+        let Readable(route) = serde_json::from_str::<Readable<HTTPRoute>>(&text).unwrap();
+        assert_eq!(route.spec.parent_refs[0].name, "s");
+        assert_eq!(route.spec.rules, []);
+        let why = route.unreadable.unwrap();
+        assert!(why.contains("expected a sequence"), "{why}");
+        let good = text.replace(r#""all""#, "[]");
+        let Readable(route) = serde_json::from_str::<Readable<HTTPRoute>>(&good).unwrap();
+        assert_eq!((route.unreadable, route.spec.rules.len()), (None, 1));
     }
 }

@@ -32,6 +32,7 @@ pub async fn keep(
     let selection = Selection {
         what: "roots of trust in namespaces",
         path: "/api/v1/configmaps",
+        also: None,
         only: format!("fieldSelector=metadata.name%3D{NAME}&"),
         definition: None,
         metadata_only: false,

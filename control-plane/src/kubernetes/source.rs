@@ -19,6 +19,8 @@ use tulle_manifest::{
 use super::{pending::Pending, readable::Readable};
 use crate::statuses::CONDITIONS;
 
+mod declared;
+
 /// What the API server holds, as long as this exists. When it is away, what it last said stays.
 pub struct Source {
     pending: Arc<Pending>,
@@ -75,6 +77,7 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
     let core = |what, path, page| Selection {
         what,
         path,
+        also: None,
         only: String::new(),
         definition: None,
         metadata_only: false,
@@ -89,7 +92,7 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
         ..core(what, path, LARGE)
     };
     let on = (client, pending);
-    vec![
+    let mut kinds = vec![
         list::<Namespace>(on, metadata("namespaces", "/api/v1/namespaces")),
         list::<Node>(on, metadata("nodes", "/api/v1/nodes")),
         list::<Pod>(on, core("pods", "/api/v1/pods", LARGE)),
@@ -156,7 +159,9 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
                 "peerauthentications.security.istio.io",
             ),
         ),
-    ]
+    ];
+    kinds.extend(declared::kinds(on));
+    kinds
 }
 
 fn list<T: Listed>((client, pending): (&Client, &Arc<Pending>), selection: Selection) -> Listing {

@@ -44,6 +44,8 @@ pub struct Selection {
     pub what: &'static str,
     /// Where they are.
     pub path: &'static str,
+    /// Where they are if the definition of their kind does not serve that version: the same objects in another one.
+    pub also: Option<&'static str>,
     /// Which of them: parameters, each with `&` behind it; empty for all.
     pub only: String,
     /// The definition of their kind (`PLURAL.GROUP`) if it is none of the API server's own: it may come later, and go.
@@ -89,7 +91,10 @@ impl<T: DeserializeOwned> Collection<T> {
                     self.page /= 2;
                     continue;
                 }
-                Err(error) => self.unless_undefined(error).await,
+                Err(error) => match self.unless_undefined(error).await {
+                    Err(CallError::NotServed { .. }) if self.goes_elsewhere() => continue,
+                    listed => listed,
+                },
             };
             match listed {
                 Ok(listed) => {
@@ -99,6 +104,14 @@ impl<T: DeserializeOwned> Collection<T> {
                 Err(error) => self.outage.failed(&error).await,
             }
         }
+    }
+
+    /// Looks at the other version from now on, if there is one.
+    fn goes_elsewhere(&mut self) -> bool {
+        let also = self.selection.also.take();
+        let goes = also.is_some();
+        self.selection.path = also.unwrap_or(self.selection.path);
+        goes
     }
 
     /// No objects, if that is why there was an error. That something is not found is not proof enough: it may not be served yet.

@@ -30,6 +30,7 @@
 //!         Selection {
 //!             what: "namespaces",
 //!             path: "/api/v1/namespaces",
+//!             also: None,
 //!             only: String::new(),
 //!             definition: None,
 //!             metadata_only: true,

@@ -21,6 +21,7 @@ impl Kubernetes {
             Selection {
                 what: "pods",
                 path: "/api/v1/pods",
+                also: None,
                 only: format!("fieldSelector=spec.nodeName%3D{}&", self.node),
                 definition: None,
                 metadata_only: false,
@@ -32,6 +33,7 @@ impl Kubernetes {
             Selection {
                 what: "namespaces",
                 path: "/api/v1/namespaces",
+                also: None,
                 only: String::new(),
                 definition: None,
                 metadata_only: true,

@@ -106,6 +106,34 @@ fn explicit_nulls_of_core_objects_are_absent_fields() {
 }
 
 #[test]
+fn what_only_waypoints_read_is_read_from_files_as_it_is_written() {
+    for (version, kind) in [
+        ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+        ("gateway.networking.k8s.io/v1beta1", "HTTPRoute"),
+        ("gateway.networking.k8s.io/v1", "GRPCRoute"),
+        ("gateway.networking.k8s.io/v1beta1", "ReferenceGrant"),
+        ("security.istio.io/v1", "RequestAuthentication"),
+        ("networking.istio.io/v1", "DestinationRule"),
+        ("networking.istio.io/v1beta1", "VirtualService"),
+        ("telemetry.istio.io/v1alpha1", "Telemetry"),
+    ] {
+        let text = format!(
+            "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\nspec: {{}}\nstatus: 7\n"
+        );
+        let objects = Document::parse(&text).unwrap().objects;
+        let ids: Vec<String> = objects
+            .iter()
+            .map(|object| object.id().to_string())
+            .collect();
+        assert_eq!(ids, [format!("{kind} b/a")]);
+    }
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: a}\n\
+        spec:\n  rules:\n  - matches:\n    - path:\n";
+    let error = Document::parse(text).unwrap_err();
+    assert!(error.reason.contains("found nothing"), "{error}");
+}
+
+#[test]
 fn target_ports() {
     for (written, expected) in [
         ("http", TargetPort::Name("http".to_owned())),
