@@ -17,6 +17,7 @@ use crate::{
 };
 
 pub(crate) mod operator;
+pub(crate) mod routes;
 pub(crate) mod services;
 pub(crate) mod waypoints;
 

@@ -68,6 +68,7 @@ fn main() -> ExitCode {
         case!(kubernetes::operator::installs_and_leaves_nothing).limit(Duration::from_secs(180)),
         case!(kubernetes::operator::refused),
         case!(kubernetes::operator::waypoints),
+        case!(kubernetes::routes::told_of).limit(Duration::from_secs(120)),
         case!(kubernetes::half_written).limit(Duration::from_secs(120)),
         case!(kubernetes::replicas).limit(Duration::from_secs(180)),
         case!(kubernetes::interrupted).limit(Duration::from_secs(120)),

@@ -181,7 +181,7 @@ pub(crate) async fn statuses(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Waits until an object has such a condition: type, status and reason.
-async fn says(cluster: &Cluster, path: &str, expected: &str) -> Result<()> {
+pub(super) async fn says(cluster: &Cluster, path: &str, expected: &str) -> Result<()> {
     let said = async || {
         let object = cluster.get(path).ok()?;
         let conditions = object.pointer("/status/conditions")?.as_array()?.iter();
@@ -196,7 +196,7 @@ async fn says(cluster: &Cluster, path: &str, expected: &str) -> Result<()> {
     wait_for(expected, SOON, said).await
 }
 
-fn object(kind: &str, name: &str, spec: Value) -> Value {
+pub(super) fn object(kind: &str, name: &str, spec: Value) -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": kind,
