@@ -46,8 +46,8 @@ pub mod source;
 pub mod statuses;
 pub mod token;
 pub mod translate;
-pub mod waypoints;
 pub mod validate;
+pub mod waypoints;
 
 mod files;
 

@@ -133,7 +133,7 @@ async fn apply(client: &Client, status: &Wanted) -> Result<(), CallError> {
 }
 
 /// The time, to the second.
-fn now() -> String {
+pub(super) fn now() -> String {
     let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok();
     let now = now.and_then(|now| now.format(&Rfc3339).ok());
     now.unwrap_or_default()
@@ -169,13 +169,6 @@ fn body(status: &Wanted, version: &str) -> Value {
         }
     }
     body
-}
-
-/// The time as the API has it.
-pub(super) fn now() -> String {
-    let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok();
-    now.and_then(|now| now.format(&Rfc3339).ok())
-        .unwrap_or_default()
 }
 
 /// A condition that has become what it is by `now`, unless it says when.

@@ -72,6 +72,7 @@ impl There {
                 MANAGED.replace('/', "%2F")
             ),
             definition: None,
+            also: None,
             metadata_only: true,
             page: PAGE,
         };
