@@ -68,7 +68,7 @@ pub async fn keep(
             let next = match writer.round(index, &there).await {
                 Ok(()) => {
                     writer.outage.over();
-                    Instant::now() + LOOK
+                    writer.next()
                 }
                 Err(error) => {
                     writer.outage.failed(&error).await;
@@ -114,6 +114,8 @@ impl Writer<'_> {
     /// Brings everything in line. An error is an outage; what is refused by itself is tried again later.
     async fn round(&mut self, index: &RwLock<Index>, there: &There) -> Result<(), CallError> {
         self.tries.retain(|_, tried| Instant::now() < tried.calm());
+        let tries = &self.tries;
+        self.refused.retain(|path, _| tries.contains_key(path));
         let missing = classes::wanted(&index.read());
         for class in missing {
             let path = class.path();
@@ -151,6 +153,15 @@ impl Writer<'_> {
         }
         self.made.retain(|name, _| wanted.contains(name));
         Ok(())
+    }
+
+    /// When to look again if nothing changes: nobody tells when what was refused would be taken.
+    fn next(&self) -> Instant {
+        let refused = self.refused.keys();
+        let tries = refused.filter_map(|path| self.tries.get(path));
+        let again = tries.map(|tried| tried.again).min();
+        let look = Instant::now() + LOOK;
+        again.map_or(look, |again| again.min(look))
     }
 
     fn wishes(&self, index: &RwLock<Index>) -> Vec<Wish> {
@@ -339,4 +350,4 @@ const APPLY: &str = "application/apply-patch+yaml";
 /// Between two looks at everything.
 const PACE: Duration = Duration::from_secs(1);
 /// What overlays say is asked for that often.
-const LOOK: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(10);

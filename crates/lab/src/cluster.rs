@@ -26,8 +26,6 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
-use tulle_net::Netns;
-
 use crate::{
     binaries::Binaries,
     node::Node,
@@ -44,7 +42,6 @@ pub struct Cluster {
     etcd: Mutex<Process>,
     server: Mutex<Process>,
     api: Arc<Rest>,
-    netns: Netns,
 }
 
 impl Cluster {
@@ -98,7 +95,6 @@ impl Cluster {
             etcd: Mutex::new(etcd),
             server: Mutex::new(server),
             api,
-            netns: netns.clone(),
         };
         cluster.wait_ready().await?;
         Ok(cluster)
@@ -123,21 +119,6 @@ impl Cluster {
     /// The API server, to be stopped, killed or started again.
     pub async fn server(&self) -> MutexGuard<'_, Process> {
         self.server.lock().await
-    }
-
-    /// Has etcd forget what was before now, so that nobody can be told of it any more.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub async fn compact(&self) -> Result<()> {
-        let now = self.get("/api/v1/namespaces")?;
-        let revision = now.pointer("/metadata/resourceVersion");
-        let body = json!({"revision": revision, "physical": true}).to_string();
-        let to = ETCD_ADDRESS.parse()?;
-        let path = "/v3/kv/compaction";
-        let answer = crate::http::request(&self.netns, Method::POST, to, path, &body).await?;
-        ensure!(answer.status.is_success(), "{}", answer.body);
-        Ok(())
     }
 
     /// Makes or changes an object, and its status if it has one. Returns it as it is then.
@@ -235,7 +216,14 @@ impl Cluster {
                 condition.get("type").and_then(Value::as_str) == Some("Established")
                     && condition.get("status").and_then(Value::as_str) == Some("True")
             };
-            conditions.iter().any(is_it).then_some(())
+            conditions.iter().any(is_it).then_some(())?;
+            // What can be discovered follows a moment later.
+            let group = definition.pointer("/spec/group")?.as_str()?;
+            let version = definition.pointer("/spec/versions/0/name")?.as_str()?;
+            let kind = definition.pointer("/spec/names/kind");
+            let served = self.get(&format!("/apis/{group}/{version}")).ok()?;
+            let mut served = served.get("resources")?.as_array()?.iter();
+            served.any(|one| one.get("kind") == kind).then_some(())
         };
         wait_for(&name, SERVED_LIMIT, established).await
     }
@@ -358,7 +346,6 @@ const SERVED_LIMIT: Duration = Duration::from_secs(20);
 /// Below the folder of all that is built.
 const BUILT: &str = "peers/kubernetes";
 const ETCD: &str = "http://127.0.0.1:2379";
-const ETCD_ADDRESS: &str = "127.0.0.1:2379";
 const PORT: u16 = 6443;
 const ADMIN: &str = "the-administrators-token";
 const START_LIMIT: Duration = Duration::from_secs(60);

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Method, Request, StatusCode, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
@@ -22,18 +22,12 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Sends `body`, which may be empty, to the server at `to` from inside `netns`, over a connection of its own.
+/// Asks the server at `to` from inside `netns`, over a connection of its own.
 ///
 /// # Errors
 /// When there is no complete answer within five seconds.
-pub async fn request(
-    netns: &Netns,
-    method: Method,
-    to: SocketAddr,
-    path: &str,
-    body: &str,
-) -> Result<Answer> {
-    timeout(LIMIT, exchange(netns, method, to, path, body))
+pub async fn request(netns: &Netns, method: Method, to: SocketAddr, path: &str) -> Result<Answer> {
+    timeout(LIMIT, exchange(netns, method, to, path))
         .await
         .with_context(|| format!("no answer from {to} within {LIMIT:?}"))?
         .with_context(|| format!("cannot ask {to}{path}"))
@@ -44,7 +38,7 @@ pub async fn request(
 /// # Errors
 /// As [`request`], and when the status is not 200.
 pub async fn get(netns: &Netns, to: SocketAddr, path: &str) -> Result<String> {
-    let answer = request(netns, Method::GET, to, path, "").await?;
+    let answer = request(netns, Method::GET, to, path).await?;
     ensure!(
         answer.status == StatusCode::OK,
         "{to}{path} answered {}: {}",
@@ -54,13 +48,7 @@ pub async fn get(netns: &Netns, to: SocketAddr, path: &str) -> Result<String> {
     Ok(answer.body)
 }
 
-async fn exchange(
-    netns: &Netns,
-    method: Method,
-    to: SocketAddr,
-    path: &str,
-    body: &str,
-) -> Result<Answer> {
+async fn exchange(netns: &Netns, method: Method, to: SocketAddr, path: &str) -> Result<Answer> {
     let stream = connect(netns, to, &ConnectOptions::default()).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::builder()
@@ -68,7 +56,7 @@ async fn exchange(
         .uri(path)
         .header("host", to.to_string())
         .header("connection", "close")
-        .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
+        .body(Empty::<Bytes>::new())?;
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status();

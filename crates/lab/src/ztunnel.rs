@@ -102,8 +102,7 @@ impl Ztunnel {
     /// # Errors
     /// When it refuses.
     pub async fn post(&self, path: &str) -> Result<String> {
-        let answer =
-            http::request(&self.netns, Method::POST, self.local(ADMIN_PORT), path, "").await?;
+        let answer = http::request(&self.netns, Method::POST, self.local(ADMIN_PORT), path).await?;
         ensure!(
             answer.status.is_success(),
             "{path} answered {}: {}",

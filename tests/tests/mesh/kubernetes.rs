@@ -165,12 +165,11 @@ pub(crate) async fn expired(sandbox: Sandbox) -> Result<()> {
     mesh.cluster().put(&deny())?;
     call_until_refused(mesh.pod(CART), to).await?;
     mesh.control_plane().process_mut().signal(Signal::SIGSTOP)?;
-    mesh.cluster().delete(&deny())?;
     // One that starts now remembers nothing from before.
-    mesh.cluster().compact().await?;
     mesh.cluster().server().await.kill().await?;
     mesh.cluster().server().await.restart().await?;
     mesh.cluster().wait_ready().await?;
+    mesh.cluster().delete(&deny())?;
     ensure!(call(mesh.pod(CART), to).await.is_err(), "nobody told of it");
     mesh.control_plane().process_mut().signal(Signal::SIGCONT)?;
     call_until_reached(mesh.pod(CART), to).await?;

@@ -56,10 +56,10 @@ fn accepted(class: &GatewayClass) -> Vec<StatusCondition> {
 }
 
 impl Class {
-    /// Where it is written.
+    /// Where it is, or its status.
     pub(super) fn path(&self) -> String {
         match self {
-            Self::Missing(..) => PATH.to_owned(),
+            Self::Missing(name, _) => format!("{PATH}/{name}"),
             Self::Unaccepted(name, _) => format!("{PATH}/{name}/status"),
         }
     }
@@ -73,7 +73,7 @@ impl Class {
                     "metadata": {"name": name},
                     "spec": {
                         "controllerName": controller,
-                        "description": "Waypoints: proxies that route and authorize the requests to services of a mesh.",
+                        "description": "Proxies that route and authorize requests to services",
                     },
                 });
                 // By its name there, whoever removes the mesh knows whose it is.

@@ -128,4 +128,4 @@ impl From<ConfigMap> for Overlay {
 }
 
 /// Shorter than between two looks at everything, so that each asks.
-const KEPT: Duration = Duration::from_secs(20);
+const KEPT: Duration = Duration::from_secs(8);

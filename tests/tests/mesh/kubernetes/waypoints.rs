@@ -1,5 +1,7 @@
 //! What runs for Gateways: made, kept, told of, and bounded by what the control plane may do.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tulle_lab::{Mesh, cluster::Cluster, sandbox::Sandbox, wait_for};
@@ -41,14 +43,13 @@ pub(crate) async fn deployed(sandbox: Sandbox) -> Result<()> {
     cluster.put(&instance(true))?;
     programmed(&mesh, "w", "True", "Programmed").await?;
     let status = cluster.get(&path_of("w"))?;
-    let ip = cluster.get("/api/v1/namespaces/shop/services/w")?;
-    let ip = ip.pointer("/spec/clusterIP").context("no address")?.clone();
-    let expected = json!([
-        {"type": "Hostname", "value": "w.shop.svc.cluster.local"},
-        {"type": "IPAddress", "value": ip},
-    ]);
+    let own = cluster.get("/api/v1/namespaces/shop/services/w")?;
+    let ips = own.pointer("/spec/clusterIPs").and_then(Value::as_array);
+    let ips = ips.context("no addresses")?.iter();
+    let mut expected = vec![json!({"type": "Hostname", "value": "w.shop.svc.cluster.local"})];
+    expected.extend(ips.map(|ip| json!({"type": "IPAddress", "value": ip})));
     ensure!(
-        status.pointer("/status/addresses") == Some(&expected),
+        status.pointer("/status/addresses") == Some(&expected.into()),
         "{status}"
     );
     eventually("it serves its users", async || {
@@ -117,16 +118,15 @@ pub(crate) async fn customised(sandbox: Sandbox) -> Result<()> {
 
     // What is not wanted any more goes.
     cluster.put(&more("deployment", "spec: {replicas: 2}"))?;
-    accepted(&mesh, "True", "Accepted").await?;
     eventually("the budget is gone", async || {
         cluster.get(&path("poddisruptionbudgets", "w")).is_err()
     })
     .await?;
-    eventually("there are two", async || {
-        let deployment = cluster.get(&path("deployments", "w")).unwrap_or_default();
-        deployment.pointer("/spec/replicas") == Some(&2.into())
-    })
-    .await?;
+    let two = async || {
+        let deployment = cluster.get(&path("deployments", "w")).ok()?;
+        (deployment.pointer("/spec/replicas") == Some(&2.into())).then_some(())
+    };
+    wait_for("two replicas", LOOKED_AT, two).await?;
 
     // An object that is there already is not taken over.
     let theirs = json!({
@@ -247,13 +247,14 @@ async fn accepted(mesh: &Mesh, status: &str, reason: &str) -> Result<()> {
     says(mesh, "w", "Accepted", (status, reason)).await
 }
 
-/// What overlays say is looked at twice a minute.
 async fn says(mesh: &Mesh, gateway: &str, kind: &str, what: (&str, &str)) -> Result<()> {
     let path = path_of(gateway);
     let expected = (what.0.to_owned(), what.1.to_owned());
     let said = async || (condition(mesh.cluster(), &path, kind)? == expected).then_some(());
-    let waited = wait_for(&format!("{kind}={what:?}"), SOON * 3, said).await;
+    let waited = wait_for(&format!("{kind}={what:?}"), LOOKED_AT, said).await;
     waited.with_context(|| format!("{:?}", condition(mesh.cluster(), &path, kind)))
 }
 
+/// What overlays say is looked at every ten seconds, and what was refused after some more.
+const LOOKED_AT: Duration = Duration::from_secs(60);
 const BOUND: &str = "istio.io/WaypointBound";
