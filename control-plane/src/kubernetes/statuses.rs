@@ -1,7 +1,7 @@
 //! Writes statuses where they are not as they should be.
 //!
 //! Each is applied as a whole by one field manager, so that what is no longer wanted goes, and what others have written stays. The
-//! parents of routes are one list of all controllers, which can only be applied as a whole: they are [read and changed](parents).
+//! parents of routes are one list of all controllers, which can only be applied as a whole: they are read and changed (`parents`).
 
 use std::{collections::BTreeMap, time::Duration};
 
