@@ -28,6 +28,7 @@ use crate::{
     wait::Wait,
 };
 
+mod conditions;
 mod found;
 mod nodes;
 mod written;
@@ -170,7 +171,7 @@ async fn uninstall(
     for object in written::objects(objects, &found.namespace, args.purge).await? {
         delete(objects, &object, progress).await?;
     }
-    let statuses = written::take_back_conditions(objects).await?;
+    let statuses = conditions::take_back(objects).await?;
     if statuses > 0 {
         progress.done(&counted(statuses, "object"), "conditions taken back");
     }

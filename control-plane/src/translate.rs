@@ -26,8 +26,8 @@ pub use service_entry::{
     entry_mappings, entry_service, service_mappings,
 };
 pub use waypoint::{
-    Binding, Gateways, Traffic, Unbound, WaypointReport, asked as asked_waypoint, binding,
-    is_waypoint,
+    Binding, CONTROLLERS, Gateways, Traffic, Unbound, WaypointReport, asked as asked_waypoint,
+    binding, is_waypoint,
 };
 pub(crate) use workload::terminates_hbone;
 pub use workload::{Surroundings, Untranslatable, locality, workload, workload_uid};

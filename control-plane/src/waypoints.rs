@@ -12,7 +12,7 @@
 
 use tulle_manifest::{Gateway, GatewayClass};
 
-use crate::translate::is_waypoint;
+use crate::translate::{CONTROLLERS, is_waypoint};
 
 mod overlay;
 mod render;
@@ -41,6 +41,8 @@ pub(crate) fn is_ours(gateway: &Gateway, class: Option<&GatewayClass>) -> bool {
     let version = metadata.annotations.get(CONTROLLER_VERSION);
     let version = version.and_then(|version| version.parse().ok());
     is_waypoint(gateway, class)
+        // A class of that name may be somebody else's.
+        && class.is_none_or(|class| CONTROLLERS.contains(&class.spec.controller_name.as_str()))
         && metadata.deletion_timestamp.is_none()
         && matches!(revision, None | Some("" | "default"))
         // A later one takes care of it.

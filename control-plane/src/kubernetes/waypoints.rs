@@ -121,38 +121,58 @@ impl Writer<'_> {
             let path = class.path();
             self.once(&path, class.write(self.client)).await?;
         }
-        let wishes = self.wishes(index);
         let mut wanted = BTreeSet::new();
-        let mut held_back = BTreeSet::new();
-        for mut wish in wishes {
+        // Those of which all is there as it shall be: what they have besides is left over.
+        let mut settled = BTreeSet::new();
+        for mut wish in self.wishes(index) {
             match self.rendered(&wish.gateway).await? {
                 Ok(objects) => {
-                    for object in objects {
-                        let path = object.kind.path_of(&object.key);
-                        wanted.insert((object.kind, object.key.clone()));
-                        self.make(object, there).await?;
-                        let refused = self.refused.get(&path).cloned();
-                        wish.facts.refused = wish.facts.refused.or(refused);
+                    let names = objects
+                        .iter()
+                        .map(|object| (object.kind, object.key.clone()));
+                    let names: Vec<(Made, ObjectKey)> = names.collect();
+                    if names.iter().any(|name| wanted.contains(name)) {
+                        let taken = "another Gateway has objects of this name (gateway.istio.io/name-override)";
+                        wish.facts.problem = Some(taken.to_owned());
+                    } else {
+                        wanted.extend(names);
+                        if self.make_all(objects, there, &mut wish.facts).await? {
+                            settled.insert(wish.gateway.metadata.uid.clone());
+                        }
                     }
                 }
-                Err(problem) => {
-                    held_back.insert(wish.gateway.metadata.uid.clone());
-                    wish.facts.problem = Some(problem);
-                }
+                Err(problem) => wish.facts.problem = Some(problem),
             }
             self.tell(&wish).await?;
         }
         if self.config.is_some() {
-            let owners = owners(&index.read());
-            let left = there.not_wanted(&wanted, |owner| {
-                owners.contains(owner) && !held_back.contains(owner)
-            });
-            for (kind, key, uid) in left {
+            for (kind, key, uid) in there.not_wanted(&wanted, |owner| settled.contains(owner)) {
                 self.delete(kind, &key, &uid).await?;
             }
         }
         self.made.retain(|name, _| wanted.contains(name));
         Ok(())
+    }
+
+    /// Whether all of them are as they shall be.
+    async fn make_all(
+        &mut self,
+        objects: Vec<Rendered>,
+        there: &There,
+        facts: &mut Facts,
+    ) -> Result<bool, CallError> {
+        let mut done = true;
+        for object in objects {
+            let path = object.kind.path_of(&object.key);
+            let name = (object.kind, object.key.clone());
+            let body = object.body.clone();
+            self.make(object, there).await?;
+            let refused = self.refused.get(&path).cloned();
+            done &=
+                refused.is_none() && self.made.get(&name).is_some_and(|(made, _)| *made == body);
+            facts.refused = facts.refused.take().or(refused);
+        }
+        Ok(done)
     }
 
     /// When to look again if nothing changes: nobody tells when what was refused would be taken.
@@ -229,7 +249,7 @@ impl Writer<'_> {
     /// Tells what became of a Gateway, if that is not what it says.
     async fn tell(&mut self, wish: &Wish) -> Result<(), CallError> {
         let gateway = &wish.gateway;
-        let there = status::ours(&gateway.status);
+        let there = status::ours(gateway);
         let wanted = status::wanted(gateway, &there, &wish.facts);
         if wanted == there {
             return Ok(());
@@ -300,14 +320,6 @@ impl Writer<'_> {
             Ok(done) => Ok(Some(done)),
         }
     }
-}
-
-/// UIDs of the Gateways that there are.
-fn owners(index: &Index) -> BTreeSet<String> {
-    let gateways = index.objects().gateways().values();
-    gateways
-        .map(|gateway| gateway.metadata.uid.clone())
-        .collect()
 }
 
 fn body(gateway: &Gateway, status: &GatewayStatus) -> Value {

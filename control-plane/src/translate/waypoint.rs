@@ -279,7 +279,8 @@ const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 const HBONE: &str = "HBONE";
 const CLASSES: [&str; 2] = ["istio-waypoint", "tulle-waypoint"];
-const CONTROLLERS: [&str; 2] = ["istio.io/mesh-controller", "tulle.io/mesh-controller"];
+/// Whose classes are of waypoints.
+pub const CONTROLLERS: [&str; 2] = ["istio.io/mesh-controller", "tulle.io/mesh-controller"];
 const MANAGED: [&str; 3] = [
     "istio.io-mesh-controller",
     "istio.io-eastwest-controller",

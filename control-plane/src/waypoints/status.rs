@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use tulle_manifest::{
     Gateway, GatewayAddress, GatewayStatus, Listener, ListenerStatus, ObjectKey, Pod, RouteKind,
+    StatusCondition,
 };
 
 use super::{GATEWAY_NAME, name_of};
@@ -61,14 +62,20 @@ impl Facts {
     }
 }
 
-/// A status without the conditions of others.
-pub(crate) fn ours(status: &GatewayStatus) -> GatewayStatus {
-    let mut ours = status.clone();
+/// A status without what others say in it: conditions of other types, and listeners that are not asked for.
+pub(crate) fn ours(gateway: &Gateway) -> GatewayStatus {
+    let mut ours = gateway.status.clone();
+    let is_ours =
+        |kinds: &[&str], condition: &StatusCondition| kinds.contains(&condition.kind.as_str());
     ours.conditions
-        .retain(|condition| GATEWAY.contains(&condition.kind.as_str()));
+        .retain(|condition| is_ours(&GATEWAY, condition));
+    let asked = &gateway.spec.listeners;
+    ours.listeners
+        .retain(|there| asked.iter().any(|asked| asked.name == there.name));
     for listener in &mut ours.listeners {
-        let conditions = &mut listener.conditions;
-        conditions.retain(|condition| LISTENER.contains(&condition.kind.as_str()));
+        listener
+            .conditions
+            .retain(|condition| is_ours(&LISTENER, condition));
     }
     ours
 }
@@ -109,6 +116,9 @@ pub(crate) fn wanted(gateway: &Gateway, there: &GatewayStatus, facts: &Facts) ->
 /// Where it is reached. Once there, addresses stay, whatever becomes of the instances: without them, what the waypoint serves would be
 /// sent past it.
 fn addresses(gateway: &Gateway, facts: &Facts) -> Vec<GatewayAddress> {
+    if facts.disabled {
+        return gateway.status.addresses.clone();
+    }
     let asked = &gateway.spec.addresses;
     if !asked.is_empty() {
         return asked.clone();

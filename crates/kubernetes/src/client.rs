@@ -1,6 +1,6 @@
 //! Whom we talk to, and who we are.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{env, fmt, path::Path, sync::Arc, time::Duration};
 
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
@@ -41,6 +41,12 @@ impl Client {
     /// # Errors
     /// [`ConnectError`].
     pub async fn infer() -> Result<Self, ConnectError> {
+        // One that cannot be read names another cluster than the one that we happen to run in.
+        if has_kubeconfig() {
+            let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await;
+            let unusable = |error| ConnectError::Kubeconfig(Box::new(error));
+            return Self::new(config.map_err(unusable)?);
+        }
         let config = Config::infer().await;
         Self::new(config.map_err(|error| ConnectError::Config(Box::new(error)))?)
     }
@@ -98,6 +104,12 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").finish_non_exhaustive()
     }
+}
+
+/// Whether a kubeconfig is named, or there is one where people have theirs.
+fn has_kubeconfig() -> bool {
+    let named = env::var_os("KUBECONFIG").is_some_and(|files| !files.is_empty());
+    named || env::home_dir().is_some_and(|home| home.join(".kube/config").is_file())
 }
 
 /// The layers that say whom we talk to and who we are. The client's usual ones also retry, which is for us to pace, and log

@@ -18,7 +18,10 @@ pub(super) fn judge(objects: &[Value]) -> Vec<Finding> {
 }
 
 fn of_object(object: &Value) -> Vec<Finding> {
-    let conditions = items(object, "/status/conditions");
+    let of_parents = items(object, "/status/parents")
+        .filter(|parent| text(parent, "/controllerName") == CONTROLLER)
+        .flat_map(|parent| items(parent, "/conditions"));
+    let conditions = items(object, "/status/conditions").chain(of_parents);
     conditions
         .filter_map(|condition| of_condition(object, condition))
         .collect()
@@ -60,10 +63,19 @@ fn of_condition(object: &Value, condition: &Value) -> Option<Finding> {
             said("is no working waypoint"),
             "tulle waypoint status",
         )),
+        ("Accepted" | "ResolvedRefs", false) if text(object, "/kind").ends_with("Route") => {
+            Some(Finding::failure(
+                POLICIES,
+                said("is not routed by as it is written"),
+                "its status says so for each of its parents",
+            ))
+        }
         _ => None,
     }
 }
 
+/// As whom the control plane writes the status of routes.
+const CONTROLLER: &str = "tulle.io/mesh-controller";
 const POLICIES: &str = "policies and waypoints";
 
 #[cfg(test)]
@@ -163,5 +175,18 @@ mod tests {
             judge(&[bound])[0].what,
             "Service s/a is not served by its waypoint: WaypointIsNotReady: m"
         );
+    }
+
+    #[test]
+    fn of_routes_only_our_own_word_counts() {
+        let of = |controller: &str| {
+            let condition =
+                json!({"type": "ResolvedRefs", "status": "False", "reason": "r", "message": "m"});
+            json!({"kind": "HTTPRoute", "metadata": {"name": "a", "namespace": "s"}, "status": {"parents": [
+                {"controllerName": controller, "conditions": [condition]},
+            ]}})
+        };
+        assert_eq!(judge(&[of(CONTROLLER)])[0].level, Level::Failure);
+        assert_eq!(judge(&[of("example.com/gateway")])[0].level, Level::Ok);
     }
 }

@@ -28,8 +28,8 @@ pub(super) fn wanted(index: &Index) -> Vec<Class> {
         match objects.gateway_class(name) {
             None => wanted.push(Class::Missing(name, controller)),
             Some(class) if class.spec.controller_name == controller => {
-                let should = accepted(class);
-                if should != class.status.conditions {
+                let (there, should) = accepted(class);
+                if should != there {
                     wanted.push(Class::Unaccepted(name.to_owned(), should));
                 }
             }
@@ -40,7 +40,8 @@ pub(super) fn wanted(index: &Index) -> Vec<Class> {
     wanted
 }
 
-fn accepted(class: &GatewayClass) -> Vec<StatusCondition> {
+/// What the class says of us, and what it should.
+fn accepted(class: &GatewayClass) -> (Vec<StatusCondition>, Vec<StatusCondition>) {
     let accepted = Condition {
         kind: "Accepted",
         holds: true,
@@ -52,7 +53,8 @@ fn accepted(class: &GatewayClass) -> Vec<StatusCondition> {
         .filter(|condition| condition.kind == accepted.kind)
         .cloned()
         .collect();
-    conditions(&class.metadata, &ours, vec![accepted])
+    let should = conditions(&class.metadata, &ours, vec![accepted]);
+    (ours, should)
 }
 
 impl Class {

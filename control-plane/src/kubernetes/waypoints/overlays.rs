@@ -34,7 +34,12 @@ impl<'a> Overlays<'a> {
     ) -> Result<Result<Vec<Overlay>, String>, CallError> {
         let class = gateway.spec.gateway_class_name.as_str();
         let mut overlays = match is_name(class) {
-            true => self.of_class(class).await?,
+            true => match self.of_class(class).await {
+                Err(error) if !error.is_outage() => {
+                    return Ok(Err(format!("ConfigMaps of class {class}: {error}")));
+                }
+                overlays => overlays?,
+            },
             false => Vec::new(),
         };
         let infrastructure = gateway.spec.infrastructure.as_ref();
@@ -47,7 +52,12 @@ impl<'a> Overlays<'a> {
                 "parametersRef: {group:?} {kind:?} {name:?} is no ConfigMap"
             )));
         }
-        let own = self.one(gateway.metadata.namespace(), name).await?;
+        let own = match self.one(gateway.metadata.namespace(), name).await {
+            Err(error) if !error.is_outage() => {
+                return Ok(Err(format!("ConfigMap {name}: {error}")));
+            }
+            own => own?,
+        };
         if own.is_empty() {
             return Ok(Err(format!("parametersRef: there is no ConfigMap {name}")));
         }

@@ -158,6 +158,11 @@ impl Connection {
         let writer_is_gone = self.changed.has_changed().is_err();
         tokio::select! {
             biased;
+            // First, so that whoever asks all the time ends as well.
+            () = sleep_until(self.ends) => {
+                debug!("ended an xDS stream in good order");
+                return Ok(false);
+            }
             request = self.requests.message() => {
                 let Some(request) = request? else {
                     return Ok(false);
@@ -165,10 +170,6 @@ impl Connection {
                 if let Some(stream) = &mut self.stream {
                     stream.request(request, &self.server.store.read(), Instant::now())?;
                 }
-            }
-            () = sleep_until(self.ends) => {
-                debug!("ended an xDS stream in good order");
-                return Ok(false);
             }
             spread = drained(&mut self.drain), if !self.draining => {
                 self.draining = true;

@@ -103,7 +103,7 @@ impl Stream {
         };
         match slot {
             Some(subscription) => {
-                subscription.update(request.message, state.version().0, max_names)?;
+                subscription.update(request.message, max_names)?;
             }
             None => *slot = Some(Subscription::first(request, kind, state, max_names)?),
         }

@@ -127,13 +127,14 @@ impl Subscription {
     pub(super) fn update(
         &mut self,
         request: DeltaDiscoveryRequest,
-        sequence: u64,
         max_names: usize,
     ) -> Result<(), Refused> {
         let subscribe = request.resource_names_subscribe;
         for name in request.resource_names_unsubscribe {
             if name == WILDCARD {
                 self.wildcard = false;
+                // What it held is dropped with it.
+                self.resume = None;
             } else {
                 self.names.remove(name.as_str());
                 self.asked.retain(|asked| *asked != name);
@@ -142,7 +143,6 @@ impl Subscription {
         if !self.wildcard && subscribe.iter().any(|name| name == WILDCARD) {
             self.wildcard = true;
             self.live = 0;
-            self.gone = sequence;
             self.owed = true;
         }
         self.ask(subscribe, max_names)
@@ -245,7 +245,9 @@ impl Subscription {
     fn answer(&mut self, table: &Table, limit: usize, page: &mut Page) -> HashSet<Arc<str>> {
         let mut answered = HashSet::new();
         let mut asked = mem::take(&mut self.asked).into_iter();
+        let mut looked_at = 0;
         while page.bytes < limit
+            && looked_at < MAX_SCAN
             && let Some(name) = asked.next()
         {
             let found = table.get_key_value(&name).map(|(name, _)| name);
@@ -254,6 +256,7 @@ impl Subscription {
                 .chain(table.with_key(&name))
                 .cloned()
                 .collect();
+            looked_at += 1 + found.len();
             if found.is_empty() {
                 page.removed.push(name);
             }

@@ -19,6 +19,7 @@ pub(crate) async fn installs_and_leaves_nothing(sandbox: Sandbox) -> Result<()> 
         return Ok(());
     };
     let cluster = &operator.cluster;
+    cluster.define_gateway_api().await?;
     let before = operator.everything()?;
     let shop = operator.service()?;
 
@@ -188,8 +189,7 @@ pub(crate) async fn waypoints(sandbox: Sandbox) -> Result<()> {
         "--enroll-namespace",
     ];
     operator.tulle(&apply).await?.fails("install Gateway API")?;
-    cluster.put(&gateway_api())?;
-    eventually("Gateway is served", async || cluster.get(GATEWAYS).is_ok()).await?;
+    cluster.define_gateway_api().await?;
 
     operator
         .tulle(&apply)
@@ -339,6 +339,9 @@ async fn removed(
         policy.is_some_and(|policy| policy.pointer("/status/conditions/0").is_some())
     })
     .await?;
+    cluster.put(&waypoint())?;
+    let is_deployed = async || cluster.get(WAYPOINT).is_ok();
+    eventually("the waypoint is deployed", is_deployed).await?;
     let tells = operator
         .tulle(&["uninstall", "--purge", "--dry-run"])
         .await?;
@@ -353,6 +356,10 @@ async fn removed(
     ensure!(steps == ["released", "taken off", "deleted"], "{steps:?}");
     let policy = cluster.get(POLICY)?;
     ensure!(policy.get("status").is_none(), "{policy}");
+    ensure!(!is_deployed().await, "the waypoint is still deployed");
+    let gateway = cluster.get(&format!("{GATEWAYS}/waypoint"))?;
+    ensure!(gateway.pointer("/status/addresses").is_none(), "{gateway}");
+    cluster.delete(&waypoint())?;
     cluster.get("/api/v1/namespaces/istio-system/secrets/istio-ca-secret")?;
     ensure!(
         cluster
@@ -365,28 +372,20 @@ async fn removed(
     purged.succeeds("has left nothing in the cluster")
 }
 
-/// As much of the definition of Gateway as takes any.
-fn gateway_api() -> Value {
-    let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+/// A user's, which the control plane deploys.
+fn waypoint() -> Value {
     json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": "gateways.gateway.networking.k8s.io",
-            "annotations": {"api-approved.kubernetes.io": "unapproved, for tests"},
-        },
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "waypoint", "namespace": "shop"},
         "spec": {
-            "group": "gateway.networking.k8s.io",
-            "names": {"kind": "Gateway", "plural": "gateways"},
-            "scope": "Namespaced",
-            "versions": [{
-                "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": anything, "status": anything}}},
-            }],
+            "gatewayClassName": "istio-waypoint",
+            "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
         },
     })
 }
 
 const AGENT: &str = "/apis/apps/v1/namespaces/istio-system/daemonsets/istio-cni-node";
 const POLICY: &str = "/apis/security.istio.io/v1/namespaces/shop/authorizationpolicies/nobody";
+const WAYPOINT: &str = "/apis/apps/v1/namespaces/shop/deployments/waypoint";
 const GATEWAYS: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/gateways";

@@ -33,6 +33,8 @@ pub(in crate::server) struct Parser {
     unstarred: bool,
     /// Fields other than versions that were compared.
     rest: BytesMut,
+    /// How many.
+    kept: usize,
     held: Option<Held>,
 }
 
@@ -95,6 +97,11 @@ impl Parser {
                 _ => {}
             }
         }
+        // In memory, each is many times as long as it may be here.
+        self.kept += 1;
+        if self.kept > MAX_FIELDS {
+            return Err(Status::resource_exhausted("too many names in one request"));
+        }
         self.rest.extend_from_slice(field);
         Ok(())
     }
@@ -149,6 +156,9 @@ fn malformed(what: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("malformed request: {what}"))
 }
 
+/// Fields of a request that are kept: names, and versions of a client that does not want everything, each up to
+/// [`ServerConfig::max_names`](crate::server::ServerConfig::max_names) by default.
+const MAX_FIELDS: usize = 200_100;
 /// Numbers of fields.
 const TYPE_URL: u32 = 2;
 const SUBSCRIBE: u32 = 3;
