@@ -217,13 +217,20 @@ impl Cluster {
                     && condition.get("status").and_then(Value::as_str) == Some("True")
             };
             conditions.iter().any(is_it).then_some(())?;
-            // What can be discovered follows a moment later.
+            // What can be discovered follows a moment later, and what can be listed after that.
             let group = definition.pointer("/spec/group")?.as_str()?;
-            let version = definition.pointer("/spec/versions/0/name")?.as_str()?;
-            let kind = definition.pointer("/spec/names/kind");
-            let served = self.get(&format!("/apis/{group}/{version}")).ok()?;
-            let mut served = served.get("resources")?.as_array()?.iter();
-            served.any(|one| one.get("kind") == kind).then_some(())
+            let plural = definition.pointer("/spec/names/plural")?;
+            for version in definition.pointer("/spec/versions")?.as_array()? {
+                if version.get("served") != Some(&true.into()) {
+                    continue;
+                }
+                let path = format!("/apis/{group}/{}", version.get("name")?.as_str()?);
+                let served = self.get(&path).ok()?;
+                let mut served = served.get("resources")?.as_array()?.iter();
+                served.find(|one| one.get("name") == Some(plural))?;
+                self.get(&format!("{path}/{}", plural.as_str()?)).ok()?;
+            }
+            Some(())
         };
         wait_for(&name, SERVED_LIMIT, established).await
     }

@@ -116,17 +116,18 @@ pub(crate) async fn customised(sandbox: Sandbox) -> Result<()> {
     let deployment = object(&mesh, "deployments", "w").await?.to_string();
     ensure!(!deployment.contains("hostPath"));
 
-    // What is not wanted any more goes.
+    // What is not wanted any more goes, once all else is as it shall be.
     cluster.put(&more("deployment", "spec: {replicas: 2}"))?;
-    eventually("the budget is gone", async || {
-        cluster.get(&path("poddisruptionbudgets", "w")).is_err()
-    })
-    .await?;
     let two = async || {
         let deployment = cluster.get(&path("deployments", "w")).ok()?;
         (deployment.pointer("/spec/replicas") == Some(&2.into())).then_some(())
     };
     wait_for("two replicas", LOOKED_AT, two).await?;
+    let gone = async || {
+        let budget = cluster.get(&path("poddisruptionbudgets", "w"));
+        budget.is_err().then_some(())
+    };
+    wait_for("no budget", LOOKED_AT, gone).await?;
 
     // An object that is there already is not taken over.
     let theirs = json!({
