@@ -78,6 +78,7 @@ impl Operator {
         let kubeconfig = self.cluster.kubeconfig("tulled", &token)?;
         let program = Program::new("tulled", Binaries::find()?.path("tulled")?)
             .args(["serve", "--kubernetes", "--identity", "the-first"])
+            .args(["--waypoint-image", "localhost/tulle/waypoint:lab"])
             .args(["--listen", "127.0.0.1:15012", "--http", "127.0.0.1:15014"])
             .env("KUBECONFIG", kubeconfig.to_string_lossy());
         let node = self.lab.control();
