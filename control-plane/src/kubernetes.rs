@@ -18,6 +18,8 @@ pub mod source;
 pub mod statuses;
 pub mod waypoints;
 
+mod apply;
+mod config_map;
 mod pending;
 mod readable;
 mod tries;

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use parking_lot::{Mutex, RwLock};
-use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::{
     sync::{Notify, watch},
@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 use tulle_kubernetes::{Client, Collection, Outage, Seen, Selection};
 
-use super::tries::Try;
+use super::{apply::apply, config_map::ConfigMap, tries::Try};
 use crate::index::Index;
 
 /// Keeps them, for as long as it is polled. `changed` is told when namespaces may have changed.
@@ -47,7 +47,7 @@ pub async fn keep(
         move |seen| match seen {
             Seen::All(all) => there.all(all),
             Seen::Put(one) => there.put(one),
-            Seen::Gone(one) => there.gone(&one.metadata.namespace),
+            Seen::Gone(one) => there.gone(one.metadata.namespace()),
         }
     });
     let write = async {
@@ -94,13 +94,13 @@ struct There {
 
 impl There {
     fn all(&self, all: Vec<ConfigMap>) {
-        let roots = all.into_iter().map(ConfigMap::into_entry).collect();
+        let roots = all.into_iter().map(entry).collect();
         *self.roots.lock() = roots;
         self.changed.notify_one();
     }
 
     fn put(&self, one: ConfigMap) {
-        let (namespace, roots) = one.into_entry();
+        let (namespace, roots) = entry(one);
         self.roots.lock().insert(namespace, roots);
         self.changed.notify_one();
     }
@@ -183,32 +183,16 @@ impl Writer<'_> {
             },
             "data": {KEY: self.roots},
         });
-        let path = format!(
-            "/api/v1/namespaces/{namespace}/configmaps/{NAME}?fieldManager=tulled&force=true"
-        );
-        let body = object.to_string().into_bytes();
-        let kind = "application/apply-patch+yaml";
-        let applied = self.client.call(Method::PATCH, &path, kind, body);
-        applied.await.map(drop)
+        let path = format!("/api/v1/namespaces/{namespace}/configmaps/{NAME}");
+        apply::<IgnoredAny>(self.client, &path, &object)
+            .await
+            .map(drop)
     }
 }
 
-#[derive(Deserialize)]
-struct ConfigMap {
-    metadata: ConfigMapMetadata,
-    #[serde(default)]
-    data: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct ConfigMapMetadata {
-    namespace: String,
-}
-
-impl ConfigMap {
-    fn into_entry(mut self) -> (String, Option<String>) {
-        (self.metadata.namespace, self.data.remove(KEY))
-    }
+/// Its namespace and what it has clients trust.
+fn entry(mut one: ConfigMap) -> (String, Option<String>) {
+    (one.metadata.namespace().to_owned(), one.data.remove(KEY))
 }
 
 const NAME: &str = "istio-ca-root-cert";

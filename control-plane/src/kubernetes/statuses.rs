@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::{StreamExt, stream};
 use http::{Method, StatusCode};
 use parking_lot::RwLock;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
@@ -15,10 +16,13 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tracing::{debug, info, warn};
-use tulle_kubernetes::{CallError, Client, Outage};
+use tulle_kubernetes::{CallError, Client, MERGE, Outage};
 use tulle_manifest::{Kind, ObjectId, ObjectKey, StatusCondition};
 
-use super::tries::Try;
+use super::{
+    apply::{MANAGER, apply},
+    tries::Try,
+};
 use crate::{
     index::Index,
     statuses::{Wanted, wanted},
@@ -77,7 +81,7 @@ impl Writer<'_> {
         self.tries.append(&mut waiting);
         let client = self.client;
         let mut written = stream::iter(due)
-            .map(|(status, tried)| async move { (apply(client, &status).await, status, tried) })
+            .map(|(status, tried)| async move { (write(client, &status).await, status, tried) })
             .buffer_unordered(AT_ONCE);
         while let Some((done, status, before)) = written.next().await {
             match done {
@@ -112,24 +116,26 @@ impl Writer<'_> {
     }
 }
 
-async fn apply(client: &Client, status: &Wanted) -> Result<(), CallError> {
+async fn write(client: &Client, status: &Wanted) -> Result<(), CallError> {
     let Some(place) = place(status.id.kind) else {
         return Ok(());
     };
     let path = place.path(&status.id.key);
-    let (query, kind, body) = match place.way {
+    let of_status = format!("{path}/status");
+    match place.way {
         Way::Applied => {
             let body = body(status, place.version);
-            ("&force=true", "application/apply-patch+yaml", body)
+            apply::<IgnoredAny>(client, &of_status, &body)
+                .await
+                .map(drop)
         }
         Way::Merged => {
             let body = parents::patch(client.get(&path).await?, status, &now());
-            ("", "application/merge-patch+json", body)
+            let path = format!("{of_status}?fieldManager={MANAGER}");
+            let written = client.call(Method::PATCH, &path, MERGE, body.to_string().into_bytes());
+            written.await.map(drop)
         }
-    };
-    let path = format!("{path}/status?fieldManager={MANAGER}{query}");
-    let written = client.call(Method::PATCH, &path, kind, body.to_string().into_bytes());
-    written.await.map(drop)
+    }
 }
 
 /// The time, to the second.
@@ -256,7 +262,6 @@ impl Place {
     }
 }
 
-const MANAGER: &str = "tulled";
 const AT_ONCE: usize = 8;
 /// Between two looks at everything.
 const PACE: Duration = Duration::from_secs(1);

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::{Method, StatusCode};
 use parking_lot::RwLock;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
@@ -25,6 +26,7 @@ use tulle_kubernetes::{CallError, Client, JSON, Outage};
 use tulle_manifest::{Gateway, GatewayStatus, ObjectKey, StatusCondition};
 
 use super::{
+    apply::apply,
     statuses::{now, written},
     tries::Try,
 };
@@ -231,14 +233,8 @@ impl Writer<'_> {
             return Ok(());
         }
         let path = object.kind.path_of(&object.key);
-        let body = object.body.to_string().into_bytes();
-        let client = self.client;
-        let apply = async {
-            let path = format!("{path}?fieldManager={MANAGER}&force=true");
-            let answer = client.call(Method::PATCH, &path, APPLY, body).await?;
-            Ok(serde_json::from_slice::<Seen>(&answer)?)
-        };
-        if let Some(seen) = self.once(&path, apply).await? {
+        let applied = apply::<Seen>(self.client, &path, &object.body);
+        if let Some(seen) = self.once(&path, applied).await? {
             debug!(kind = ?object.kind, object = %object.key, "object of a waypoint applied");
             there.put(name.clone(), seen.clone());
             self.made.insert(name, (object.body, seen));
@@ -259,13 +255,9 @@ impl Writer<'_> {
             "/apis/{GATEWAY_API}/namespaces/{}/gateways/{}/status",
             key.namespace, key.name
         );
-        let body = body(gateway, &wanted).to_string().into_bytes();
-        let client = self.client;
-        let write = async {
-            let path = format!("{path}?fieldManager={MANAGER}&force=true");
-            client.call(Method::PATCH, &path, APPLY, body).await
-        };
-        self.once(&path, write).await.map(drop)
+        let body = body(gateway, &wanted);
+        let written = apply::<IgnoredAny>(self.client, &path, &body);
+        self.once(&path, written).await.map(drop)
     }
 
     async fn delete(&mut self, kind: Made, key: &ObjectKey, uid: &str) -> Result<(), CallError> {
@@ -276,10 +268,12 @@ impl Writer<'_> {
             "preconditions": {"uid": uid},
             "propagationPolicy": "Background",
         });
-        info!(?kind, object = %key, "deleting what a Gateway does not need any more");
         let body = body.to_string().into_bytes();
         let delete = self.client.call(Method::DELETE, &path, JSON, body);
-        self.once(&path, delete).await.map(drop)
+        if self.once(&path, delete).await?.is_some() {
+            info!(?kind, object = %key, "deleted what a Gateway does not need any more");
+        }
+        Ok(())
     }
 
     /// Writes to a path, unless that was done a moment ago. Only an outage is an error.
@@ -357,8 +351,6 @@ fn body(gateway: &Gateway, status: &GatewayStatus) -> Value {
 }
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
-const MANAGER: &str = "tulled";
-const APPLY: &str = "application/apply-patch+yaml";
 /// Between two looks at everything.
 const PACE: Duration = Duration::from_secs(1);
 /// What overlays say is asked for that often.

@@ -1,14 +1,18 @@
 //! The classes of Gateways that are ours: made if they are missing, never changed, and told that they are accepted.
 
 use http::{Method, StatusCode};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tulle_kubernetes::{CallError, Client, JSON};
 use tulle_manifest::{GatewayClass, StatusCondition};
 
-use super::{APPLY, GATEWAY_API, MANAGER};
+use super::GATEWAY_API;
 use crate::{
     index::Index,
-    kubernetes::statuses::{now, written},
+    kubernetes::{
+        apply::{MANAGER, apply},
+        statuses::{now, written},
+    },
     statuses::{Condition, conditions},
 };
 
@@ -99,10 +103,7 @@ impl Class {
                     "metadata": {"name": name},
                     "status": {"conditions": conditions},
                 });
-                let path = format!("{}?fieldManager={MANAGER}&force=true", self.path());
-                let body = body.to_string().into_bytes();
-                client
-                    .call(Method::PATCH, &path, APPLY, body)
+                apply::<IgnoredAny>(client, &self.path(), &body)
                     .await
                     .map(drop)
             }

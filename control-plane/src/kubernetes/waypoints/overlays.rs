@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 use tulle_kubernetes::{CallError, Client, is_name};
 use tulle_manifest::Gateway;
 
-use crate::waypoints::Overlay;
+use crate::{kubernetes::config_map::ConfigMap, waypoints::Overlay};
 
 /// What was answered, and when.
 pub(super) struct Overlays<'a> {
@@ -115,23 +115,10 @@ struct ConfigMaps {
     items: Vec<ConfigMap>,
 }
 
-#[derive(Deserialize)]
-struct ConfigMap {
-    metadata: ConfigMapMetadata,
-    #[serde(default)]
-    data: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct ConfigMapMetadata {
-    namespace: String,
-    name: String,
-}
-
 impl From<ConfigMap> for Overlay {
     fn from(one: ConfigMap) -> Self {
         Self {
-            name: format!("{}/{}", one.metadata.namespace, one.metadata.name),
+            name: one.metadata.key().to_string(),
             data: one.data,
         }
     }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tulle_kubernetes::{Client, Collection, Seen as Told, Selection};
 use tulle_manifest::{Labels, ObjectKey};
 
-use super::MANAGER;
+use crate::kubernetes::apply::MANAGER;
 use crate::waypoints::{MANAGED, MANAGED_WAYPOINT, Made};
 
 /// An object as the server has it: equal as long as nobody has changed what was asked for.
