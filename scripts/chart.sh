@@ -43,7 +43,7 @@ if sys.argv[1] == "check":
     everything = {
         "metrics": {"monitors": True},
         "networkPolicy": {"enabled": True},
-        "tulled": {"istiodService": True},
+        "tulled": {"istiodService": True, "caSecret": "cacerts"},
     }
     presets = pathlib.Path("deploy/chart/presets").glob("*.yaml")
     for values in [everything, *(helm_python.values_from_yaml(p.read_text()) for p in sorted(presets))]:

@@ -1,9 +1,10 @@
 //! Puts the parts together, in the order that safety asks for: everything is translated before the port opens.
 
 use std::{
+    error::Error,
     io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,6 +15,7 @@ use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
     task::JoinHandle,
+    time::sleep,
 };
 use tonic::transport::Server as GrpcServer;
 use tracing::{info, warn};
@@ -38,17 +40,20 @@ use crate::{
     authority::{Authority, AuthorityConfig},
     callers::Callers,
     debug::Debug,
+    files,
     index::Index,
     kubernetes::{
         lease::{self, LeaseConfig},
         roots,
+        rotation::{self, RotationConfig},
         secret::SecretError,
         statuses, waypoints,
     },
     mesh::Mesh,
     metrics::{Metrics, Sources, StateCollector},
-    serving::{Renewal, ServingConfig, ServingError, unix},
+    serving::{Renewal, ServingConfig, ServingError},
     source::{Opened, Source, SourceConfig},
+    succession::{Keeper, Signer, Succession},
     token::KeyError,
 };
 use tulle_kubernetes::Client;
@@ -73,6 +78,8 @@ pub struct Config {
     pub identity: String,
     /// Life and pace of certificates.
     pub authority: AuthorityConfig,
+    /// How long each step of a rotation of the root lasts; at least as long as a certificate may live.
+    pub root_overlap: Duration,
     /// What waypoints are given; without it none are deployed.
     pub waypoints: Option<WaypointConfig>,
 }
@@ -95,6 +102,14 @@ pub enum RunError {
     /// There is no CA.
     #[error("certificate authority")]
     Ca(#[from] LoadError),
+    /// What there is is none.
+    #[error("certificate authority in {place}")]
+    Useless {
+        /// Where it is kept.
+        place: String,
+        /// What is wrong with it.
+        source: LoadError,
+    },
     /// There is no key for tokens.
     #[error("tokens")]
     Token(#[from] KeyError),
@@ -137,11 +152,20 @@ impl ControlPlane {
             source,
             objects,
             tokens,
-            ca,
+            ca: (keeper, files),
+            roots,
             problems,
             writes_to,
         } = Opened::new(&config, now).await?;
-        let ca = Arc::new(ca);
+        let metrics = Arc::<Metrics>::default();
+        let rotates = matches!(keeper, Keeper::Secret { .. });
+        let place = keeper.to_string();
+        let succession = Succession::new(keeper, files, Arc::clone(&metrics), now)
+            .map_err(|source| RunError::Useless { place, source })?;
+        let signer = succession.signer();
+        if let Some(path) = &roots {
+            publish(&signer.borrow(), path)?;
+        }
         let mut writer = StoreWriter::new(StoreConfig::default());
         let store = writer.store();
         let index = Arc::new(RwLock::new(Index::new(Arc::clone(&mesh))));
@@ -154,13 +178,12 @@ impl ControlPlane {
             "objects translated"
         );
 
-        let metrics = Arc::<Metrics>::default();
         let callers = Callers::new(mesh, tokens, Arc::clone(&index), Arc::clone(&metrics));
         let callers = Arc::new(callers);
         let xds = Server::new(store.clone(), Arc::clone(&callers) as _);
-        let renewal = Renewal::start(Arc::clone(&ca), config.serving.clone())?;
+        let renewal = Renewal::start(signer.clone(), config.serving.clone())?;
         let authority = Authority::new(
-            Arc::clone(&ca),
+            signer.clone(),
             callers,
             config.authority.clone(),
             Arc::clone(&metrics),
@@ -172,7 +195,12 @@ impl ControlPlane {
             let work = Work {
                 client,
                 index: Arc::clone(&index),
-                ca: Arc::clone(&ca),
+                signer: signer.clone(),
+                rotation: rotates.then(|| RotationConfig {
+                    namespace: config.mesh.root_namespace.clone(),
+                    trust_domain: config.mesh.trust_domain.clone(),
+                    overlap: config.root_overlap.max(config.authority.max_ttl),
+                }),
                 changes,
                 namespace: config.mesh.root_namespace.clone(),
                 waypoints: config.waypoints.clone(),
@@ -193,7 +221,7 @@ impl ControlPlane {
                 server: xds.metrics(),
                 problems,
                 serving_not_after: renewal.not_after(),
-                ca_not_after: unix(ca.not_after()),
+                signer: signer.clone(),
             },
         );
         let routes = routes(config.http, registry, &readiness, &debug, log);
@@ -224,6 +252,8 @@ impl ControlPlane {
         let background = vec![
             AbortOnDrop::spawn(async move { match http_server.run().await {} }),
             AbortOnDrop::spawn(async move { match renewal.run(serving_ready).await {} }),
+            AbortOnDrop::spawn(async move { match succession.follow().await {} }),
+            AbortOnDrop::spawn(keep_published(signer, roots)),
         ];
         let following = tokio::spawn(follow(source, index, writer, changed));
         info!(%address, http = ?http, "serving");
@@ -293,7 +323,9 @@ impl ControlPlane {
 struct Work {
     client: Client,
     index: Arc<RwLock<Index>>,
-    ca: Arc<SigningCa>,
+    signer: Signer,
+    /// Unless somebody else keeps the key.
+    rotation: Option<RotationConfig>,
     changes: watch::Receiver<()>,
     /// Of the control plane.
     namespace: String,
@@ -305,7 +337,12 @@ impl Work {
         let (client, index) = (&self.client, &*self.index);
         let changes = || self.changes.clone();
         tokio::join!(
-            roots::keep(client, index, changes(), self.ca.roots_pem()),
+            roots::keep(client, index, changes(), self.signer.clone()),
+            async {
+                if let Some(config) = &self.rotation {
+                    rotation::keep(client, config).await;
+                }
+            },
             statuses::keep(client, index, changes()),
             waypoints::keep(
                 client,
@@ -361,6 +398,30 @@ async fn follow(
         let version = writer.commit(transaction);
         info!(objects, version = version.0, "changes committed");
         changed.send_replace(());
+    }
+}
+
+/// Writes the file from which clients of this machine take their roots.
+fn publish(ca: &SigningCa, path: &Path) -> Result<(), RunError> {
+    files::replace_public(path, ca.roots_pem()).map_err(|source| RunError::Io {
+        what: format!("cannot write {}", path.display()),
+        source,
+    })
+}
+
+/// Writes it again whenever there are others.
+async fn keep_published(mut signer: Signer, path: Option<PathBuf>) {
+    let Some(path) = path else { return };
+    // Without a sender there are no others any more.
+    while signer.changed().await.is_ok() {
+        let ca = Arc::clone(&signer.borrow_and_update());
+        while let Err(error) = publish(&ca, &path) {
+            warn!(
+                error = &error as &dyn Error,
+                "clients are not told of roots that have changed"
+            );
+            sleep(PUBLISH_AGAIN).await;
+        }
     }
 }
 
@@ -428,9 +489,10 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// A node proxy needs one for xDS and a few for certificates at once.
 /// Bytes of requests that are taken in before they are read, for a stream and for all of a connection.
 const RECEIVED: u32 = 64 << 10;
+/// A node proxy needs one for xDS and a few for certificates at once.
 const MAX_STREAMS_PER_CONNECTION: u32 = 256;
+const PUBLISH_AGAIN: Duration = Duration::from_secs(5);
 /// A signing request and a name.
 const MAX_CERTIFICATE_REQUEST: usize = 64 << 10;

@@ -12,7 +12,6 @@ use prost_types::value::Kind;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
-use tulle_identity::ca::SigningCa;
 use tulle_model::SpiffeId;
 use tulle_proto::ca::{
     IstioCertificateRequest, IstioCertificateResponse,
@@ -23,6 +22,7 @@ use crate::{
     access::{self, Refusal},
     callers::{Callers, status},
     metrics::Metrics,
+    succession::Signer,
 };
 pub use limit::{Limiter, LimiterConfig};
 
@@ -49,7 +49,7 @@ impl Default for AuthorityConfig {
 
 /// Signs certificates for those who are entitled to them.
 pub struct Authority {
-    ca: Arc<SigningCa>,
+    signer: Signer,
     callers: Arc<Callers>,
     config: AuthorityConfig,
     limiter: Mutex<Limiter>,
@@ -57,16 +57,16 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// An authority over `ca`.
+    /// An authority that signs with whatever is in use.
     pub fn new(
-        ca: Arc<SigningCa>,
+        signer: Signer,
         callers: Arc<Callers>,
         config: AuthorityConfig,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             limiter: Mutex::new(Limiter::new(config.limit.clone())),
-            ca,
+            signer,
             callers,
             config,
             metrics,
@@ -114,7 +114,8 @@ impl Authority {
     }
 
     fn issue(&self, csr: &str, id: &SpiffeId, ttl: Duration) -> Result<Vec<String>, Status> {
-        let chain = self.ca.issue(csr, id, ttl, SystemTime::now());
+        let ca = Arc::clone(&self.signer.borrow());
+        let chain = ca.issue(csr, id, ttl, SystemTime::now());
         chain.map_err(|error| {
             warn!(%id, error = %error, "certificate not issued");
             if error.is_bad_request() {

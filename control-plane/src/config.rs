@@ -66,8 +66,8 @@ pub struct ServeArgs {
         default_value = "state"
     )]
     state: PathBuf,
-    /// Directory with a CA made elsewhere: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem. Without it, one is
-    /// made and kept in the state directory, or in the cluster.
+    /// Directory with a CA made elsewhere: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem, or tls.crt, tls.key, ca.crt.
+    /// Without it, one is made and kept in the state directory, or in the cluster. Read again when it changes.
     #[arg(long, env = "TULLED_CA_DIR", value_name = "DIR")]
     ca_dir: Option<PathBuf>,
     /// Address for xDS and certificates, both gRPC over TLS.
@@ -145,6 +145,10 @@ pub struct ServeArgs {
     /// Longest life of a certificate; requests for more are refused.
     #[arg(long, env = "TULLED_CERT_TTL_MAX", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     cert_ttl_max: Duration,
+    /// How long each of the two steps of a rotation of the root lasts, in which the last root and the next one are trusted. Never
+    /// shorter than --cert-ttl-max. Default: that, and an hour more.
+    #[arg(long, env = "TULLED_ROOT_OVERLAP", value_name = "DURATION", value_parser = duration)]
+    root_overlap: Option<Duration>,
     /// Certificates per second and node, after a burst of twenty times as many.
     #[arg(
         long,
@@ -239,6 +243,7 @@ impl ServeArgs {
                 }
             },
             ca: self.ca_dir,
+            root_overlap: self.root_overlap.unwrap_or(self.cert_ttl_max + HOUR),
             waypoints,
             listen: self.listen,
             http: self.http,
@@ -314,6 +319,8 @@ fn account(text: &str) -> Result<ObjectKey, String> {
         _ => Err("expected namespace/name".to_owned()),
     }
 }
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// `90s`, `15m`, `24h`; a bare number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {

@@ -13,6 +13,7 @@
 pub mod lease;
 pub mod reviews;
 pub mod roots;
+pub mod rotation;
 pub mod secret;
 pub mod source;
 pub mod statuses;

@@ -44,12 +44,14 @@ pub mod references;
 pub mod serving;
 pub mod source;
 pub mod statuses;
+pub mod succession;
 pub mod token;
 pub mod translate;
 pub mod validate;
 pub mod waypoints;
 
 mod files;
+mod rotation;
 
 #[cfg(test)]
 mod testing;

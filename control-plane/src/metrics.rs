@@ -16,6 +16,12 @@ pub struct Metrics {
     issued: Counter,
     certificates_refused: Family<Reason, Counter>,
     streams_refused: Family<Reason, Counter>,
+    authorities: Family<Outcome, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -41,6 +47,11 @@ impl Metrics {
             "xDS streams refused, by reason",
             self.streams_refused.clone(),
         );
+        registry.register(
+            "tulle_control_plane_ca_changes",
+            "Certificate authorities found in the place of the one in use",
+            self.authorities.clone(),
+        );
     }
 
     pub(crate) fn certificate_issued(&self) {
@@ -51,6 +62,23 @@ impl Metrics {
         self.certificates_refused
             .get_or_create(&Reason { reason })
             .inc();
+    }
+
+    pub(crate) fn authority_taken(&self) {
+        let outcome = "taken";
+        self.authorities.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub(crate) fn authority_refused(&self) {
+        let outcome = "refused";
+        self.authorities.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Authorities taken and refused.
+    #[cfg(test)]
+    pub(crate) fn authorities(&self) -> (u64, u64) {
+        let of = |outcome| self.authorities.get_or_create(&Outcome { outcome }).get();
+        (of("taken"), of("refused"))
     }
 
     pub(crate) fn stream_refused(&self, reason: &'static str) {

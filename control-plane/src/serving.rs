@@ -1,4 +1,5 @@
-//! The certificate that our own server shows: issued by our own CA, and replaced at half of its life.
+//! The certificate that our own server shows: issued by our own CA, and replaced at half of its life, or when another authority
+//! signs.
 
 use std::{
     convert::Infallible,
@@ -17,6 +18,8 @@ use tulle_identity::{
     control_tls::{ServingCertificate, ServingKey},
 };
 use tulle_runtime::readiness::Task;
+
+use crate::succession::Signer;
 
 /// What clients know the server by, and for how long one certificate says so.
 #[derive(Clone, Debug)]
@@ -53,7 +56,7 @@ impl ServingConfig {
 
 /// Keeps a serving key valid.
 pub struct Renewal {
-    ca: Arc<SigningCa>,
+    signer: Signer,
     config: ServingConfig,
     key: Arc<ServingKey>,
     renew_at: SystemTime,
@@ -66,13 +69,13 @@ impl Renewal {
     ///
     /// # Errors
     /// [`ServingError`] when there can be none.
-    pub fn start(ca: Arc<SigningCa>, config: ServingConfig) -> Result<Self, ServingError> {
+    pub fn start(mut signer: Signer, config: ServingConfig) -> Result<Self, ServingError> {
         let now = SystemTime::now();
-        let first = issue(&ca, &config, now)?;
+        let first = issue(&signer.borrow_and_update(), &config, now)?;
         let (renew_at, end) = (half_life(now, first.not_after), unix(first.not_after));
         Ok(Self {
             key: ServingKey::new(first)?,
-            ca,
+            signer,
             config,
             renew_at,
             not_after: Arc::new(end.into()),
@@ -96,7 +99,11 @@ impl Renewal {
             if now < self.renew_at {
                 // The wall clock may jump: look at it once in a while.
                 let left = self.renew_at.duration_since(now).unwrap_or_default();
-                sleep(left.min(LONGEST_SLEEP)).await;
+                tokio::select! {
+                    // Without a sender there is no other any more.
+                    Ok(()) = self.signer.changed() => self.renew_at = now,
+                    () = sleep(left.min(LONGEST_SLEEP)) => {}
+                }
                 continue;
             }
             match self.renew(now) {
@@ -120,7 +127,8 @@ impl Renewal {
     }
 
     fn renew(&mut self, now: SystemTime) -> Result<(), ServingError> {
-        let next = issue(&self.ca, &self.config, now)?;
+        let ca = Arc::clone(&self.signer.borrow_and_update());
+        let next = issue(&ca, &self.config, now)?;
         let not_after = next.not_after;
         self.key.replace(next)?;
         self.renew_at = half_life(now, not_after);
@@ -162,10 +170,16 @@ const RETRY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::watch;
+
     use super::*;
 
     fn ca() -> Arc<SigningCa> {
         Arc::new(SigningCa::generate(&Default::default(), SystemTime::now()).unwrap())
+    }
+
+    fn signer() -> Signer {
+        watch::Sender::new(ca()).subscribe()
     }
 
     #[test]
@@ -186,7 +200,7 @@ mod tests {
 
     #[test]
     fn renewal_moves_the_end_and_the_next_renewal() {
-        let mut renewal = Renewal::start(ca(), ServingConfig::new("mesh", [])).unwrap();
+        let mut renewal = Renewal::start(signer(), ServingConfig::new("mesh", [])).unwrap();
         let (first_renewal, first_end) = (
             renewal.renew_at,
             renewal.not_after().load(Ordering::Relaxed),
@@ -205,7 +219,7 @@ mod tests {
     fn a_server_without_a_possible_name_does_not_start() {
         let config = ServingConfig::new("mesh", ["näme"]);
         assert!(matches!(
-            Renewal::start(ca(), config),
+            Renewal::start(signer(), config),
             Err(ServingError::Issue(_))
         ));
     }

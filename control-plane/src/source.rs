@@ -1,10 +1,14 @@
 //! Where objects, tokens and the authority's key come from: a directory, or the Kubernetes API.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use parking_lot::Mutex;
 use tracing::info;
-use tulle_identity::ca::SigningCa;
+use tulle_identity::ca::PemFiles;
 use tulle_kubernetes::Client;
 use tulle_manifest::source::{
     Change,
@@ -14,8 +18,8 @@ use tulle_manifest::source::{
 use crate::{
     app::{Config, RunError},
     callers::Tokens,
-    files,
     kubernetes::{reviews::Reviews, secret, source},
+    succession::Keeper,
     token::TokenKey,
 };
 
@@ -44,7 +48,10 @@ pub(crate) struct Opened {
     pub(crate) source: Source,
     pub(crate) objects: Vec<Change>,
     pub(crate) tokens: Tokens,
-    pub(crate) ca: SigningCa,
+    /// The authority, and where it is kept.
+    pub(crate) ca: (Keeper, PemFiles),
+    /// A file for what clients are to trust.
+    pub(crate) roots: Option<PathBuf>,
     pub(crate) problems: Arc<Mutex<Problems>>,
     /// Where things are to be written.
     pub(crate) writes_to: Option<Client>,
@@ -67,18 +74,17 @@ impl Opened {
     async fn directory(
         config: &Config,
         manifests: &DirectoryConfig,
-        state: &std::path::Path,
+        state: &Path,
         now: SystemTime,
     ) -> Result<Self, RunError> {
         let ca = match &config.ca {
-            Some(directory) => SigningCa::load(directory, now)?,
-            None => SigningCa::load_or_generate(state.join("ca"), &config.mesh.trust_domain, now)?,
+            Some(directory) => in_directory(directory)?,
+            None => {
+                let directory = state.join("ca");
+                let files = PemFiles::read_or_generate(&directory, &config.mesh.trust_domain, now)?;
+                (Keeper::Directory(directory), files)
+            }
         };
-        let roots = state.join("root-cert.pem");
-        files::replace_public(&roots, ca.roots_pem()).map_err(|source| RunError::Io {
-            what: format!("cannot write {}", roots.display()),
-            source,
-        })?;
         let tokens = Tokens::Own(TokenKey::load_or_generate(state)?);
         let (directory, objects) = Directory::open(manifests.clone()).await?;
         Ok(Self {
@@ -87,6 +93,7 @@ impl Opened {
             objects,
             tokens,
             ca,
+            roots: Some(state.join("root-cert.pem")),
             writes_to: None,
         })
     }
@@ -95,16 +102,14 @@ impl Opened {
         let client = Client::infer().await?;
         let mesh = &config.mesh;
         let ca = match &config.ca {
-            Some(directory) => SigningCa::load(directory, now)?,
+            Some(directory) => in_directory(directory)?,
             None => {
                 info!("reading the key of the certificate authority");
-                let made = secret::load_or_generate(
-                    &client,
-                    &mesh.root_namespace,
-                    &mesh.trust_domain,
-                    now,
-                );
-                made.await?
+                let namespace = mesh.root_namespace.clone();
+                let files =
+                    secret::read_or_generate(&client, &namespace, &mesh.trust_domain, now).await?;
+                let client = client.clone();
+                (Keeper::Secret { client, namespace }, files)
             }
         };
         let (source, objects) = source::Source::open(&client).await;
@@ -114,9 +119,16 @@ impl Opened {
             tokens: Tokens::Reviewed(Reviews::new(client.clone())),
             writes_to: Some(client),
             ca,
+            roots: None,
             problems: Arc::default(),
         })
     }
+}
+
+/// One made elsewhere.
+fn in_directory(directory: &Path) -> Result<(Keeper, PemFiles), RunError> {
+    let files = PemFiles::read(directory)?;
+    Ok((Keeper::Directory(directory.to_owned()), files))
 }
 
 impl Source {

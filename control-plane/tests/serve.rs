@@ -159,6 +159,7 @@ fn config(directory: &Path) -> Config {
         serving: ServingConfig::new("istio-system", []),
         identity: "test".to_owned(),
         authority: AuthorityConfig::default(),
+        root_overlap: AuthorityConfig::default().max_ttl,
         waypoints: None,
     }
 }

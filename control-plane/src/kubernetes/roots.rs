@@ -20,14 +20,14 @@ use tracing::{debug, info, warn};
 use tulle_kubernetes::{Client, Collection, Outage, Seen, Selection};
 
 use super::{apply::apply, config_map::ConfigMap, tries::Try};
-use crate::index::Index;
+use crate::{index::Index, succession::Signer};
 
 /// Keeps them, for as long as it is polled. `changed` is told when namespaces may have changed.
 pub async fn keep(
     client: &Client,
     index: &RwLock<Index>,
     mut changed: watch::Receiver<()>,
-    roots: &str,
+    mut signer: Signer,
 ) {
     let selection = Selection {
         what: "roots of trust in namespaces",
@@ -53,16 +53,19 @@ pub async fn keep(
     let write = async {
         let mut writer = Writer {
             client,
-            roots,
+            roots: String::new(),
             outage: Outage::of("roots of trust in namespaces"),
             tries: BTreeMap::new(),
         };
         loop {
             changed.mark_unchanged();
+            let roots = signer.borrow_and_update().roots_pem().to_owned();
+            writer.trust(roots);
             let next = writer.write(&namespaces(index), &there).await;
             tokio::select! {
                 // Without a sender there is nobody who could change anything.
                 Ok(()) = changed.changed() => {}
+                Ok(()) = signer.changed() => {}
                 () = there.changed.notified() => {}
                 () = sleep_until(next) => {}
             }
@@ -123,24 +126,32 @@ impl There {
 
 struct Writer<'a> {
     client: &'a Client,
-    roots: &'a str,
+    roots: String,
     outage: Outage,
     /// Where it was written, or refused, not long ago.
     tries: BTreeMap<String, Try>,
 }
 
 impl Writer<'_> {
+    /// Writes these from now on. Nobody is raced by that.
+    fn trust(&mut self, roots: String) {
+        if roots != self.roots {
+            self.tries.clear();
+            self.roots = roots;
+        }
+    }
+
     /// Writes where it is wrong. Returns when to look again.
     async fn write(&mut self, namespaces: &BTreeSet<String>, there: &There) -> Instant {
         self.tries.retain(|name, _| namespaces.contains(name));
         for namespace in namespaces {
             let tried = self.tries.get(namespace).copied();
             let is_early = tried.is_some_and(|tried| Instant::now() < tried.again);
-            if there.is_right(namespace, self.roots) || is_early {
+            if there.is_right(namespace, &self.roots) || is_early {
                 continue;
             }
             // What is seen from now on is newer.
-            there.written(namespace, self.roots);
+            there.written(namespace, &self.roots);
             match self.apply(namespace).await {
                 Ok(()) => {
                     self.outage.over();
@@ -164,7 +175,7 @@ impl Writer<'_> {
             self.tries.insert(namespace.clone(), Try::after(tried));
         }
         let now = Instant::now();
-        let is_right = |name: &str| there.is_right(name, self.roots);
+        let is_right = |name: &str| there.is_right(name, &self.roots);
         self.tries
             .retain(|name, tried| !is_right(name) || now < tried.calm());
         let wrong = self.tries.iter().filter(|(name, _)| !is_right(name));

@@ -17,7 +17,7 @@ use prometheus_client::{
 };
 use tulle_xds::{ResourceType, ServerMetrics, metrics::Latency, store::Store};
 
-use crate::{index::Index, translate::Outcome};
+use crate::{index::Index, serving::unix, succession::Signer, translate::Outcome};
 use tulle_manifest::source::directory::Problems;
 
 /// Where the numbers are.
@@ -28,8 +28,7 @@ pub(crate) struct Sources {
     pub(crate) problems: Arc<Mutex<Problems>>,
     /// End of the serving certificate, seconds since 1970.
     pub(crate) serving_not_after: Arc<AtomicU64>,
-    /// End of the CA's own certificate, seconds since 1970.
-    pub(crate) ca_not_after: u64,
+    pub(crate) signer: Signer,
 }
 
 impl fmt::Debug for Sources {
@@ -48,6 +47,10 @@ impl Collector for StateCollector {
         self.objects(&mut out)?;
         self.source(&mut out)?;
         self.streams(&mut out)?;
+        let (not_after, roots) = {
+            let ca = self.0.signer.borrow();
+            (ca.not_after(), ca.roots())
+        };
         let serving = self.0.serving_not_after.load(Ordering::Relaxed);
         out.gauge(
             "tulle_control_plane_serving_certificate_expiry_timestamp",
@@ -57,7 +60,12 @@ impl Collector for StateCollector {
         out.gauge(
             "tulle_control_plane_ca_expiry_timestamp",
             "When the CA can sign no more, since 1970",
-            self.0.ca_not_after,
+            unix(not_after),
+        )?;
+        out.gauge(
+            "tulle_control_plane_ca_roots",
+            "Roots that are trusted: more than usual while the root is rotated",
+            roots as u64,
         )
     }
 }

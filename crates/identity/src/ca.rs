@@ -9,7 +9,7 @@ mod template;
 
 use std::{
     net::IpAddr,
-    path::PathBuf,
+    ops::Range,
     time::{Duration, SystemTime},
 };
 
@@ -32,8 +32,8 @@ pub struct SigningCa {
     intermediates: Vec<CertificateDer<'static>>,
     roots: Roots,
     roots_pem: String,
-    /// The first end among signer and intermediates.
-    not_after: SystemTime,
+    /// The last beginning and the first end among signer and intermediates.
+    validity: Range<SystemTime>,
 }
 
 impl SigningCa {
@@ -57,41 +57,14 @@ impl SigningCa {
         let roots = Roots::from_pem(files.roots.as_bytes())?;
         let intermediates = files.intermediates(&signer, &roots)?;
         let ca = Self {
-            not_after: first_end(&signer, &intermediates)?,
+            validity: common_validity(&signer, &intermediates)?,
             issuer: Issuer::from_ca_cert_der(&signer, key).map_err(|_| LoadError::Certificate)?,
             roots_pem: roots.certificates().iter().map(to_pem).collect(),
             intermediates,
             roots,
         };
-        ca.try_out(now)?;
+        ca.is_trusted_by(&ca.roots, now)?;
         Ok(ca)
-    }
-
-    /// Reads the files of `directory`; see [`PemFiles::read`].
-    ///
-    /// # Errors
-    /// [`LoadError`] names the missing or useless file.
-    pub fn load(directory: impl Into<PathBuf>, now: SystemTime) -> Result<Self, LoadError> {
-        Self::from_pem(&PemFiles::read(&directory.into())?, now)
-    }
-
-    /// Reads the files of `directory`; if there are none, makes a new root and writes them, the key readable by its
-    /// owner only.
-    ///
-    /// # Errors
-    /// [`LoadError`] when files are missing or useless, or cannot be written.
-    pub fn load_or_generate(
-        directory: impl Into<PathBuf>,
-        trust_domain: &TrustDomain,
-        now: SystemTime,
-    ) -> Result<Self, LoadError> {
-        let directory = directory.into();
-        if PemFiles::any_in(&directory) {
-            return Self::load(directory, now);
-        }
-        let files = PemFiles::generate(trust_domain, now)?;
-        files.write(&directory)?;
-        Self::from_pem(&files, now)
     }
 
     /// Signs a certificate that proves `id` for the public key in `csr_pem`. Returns PEM: leaf, intermediates, and
@@ -110,7 +83,7 @@ impl SigningCa {
         now: SystemTime,
     ) -> Result<Vec<String>, IssueError> {
         let key = request::public_key(csr_pem)?;
-        let params = template::workload(id, self.validity(ttl, now)?)?;
+        let params = template::workload(id, self.cut(ttl, now)?)?;
         let leaf = params.signed_by(&key, &self.issuer)?;
         let chain = std::iter::once(leaf.der()).chain(&self.intermediates);
         Ok(chain
@@ -130,7 +103,7 @@ impl SigningCa {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<ServingCertificate, IssueError> {
-        let validity = self.validity(ttl, now)?;
+        let validity = self.cut(ttl, now)?;
         let params = template::serving(dns_names, addresses, validity)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let leaf = params.signed_by(&key, &self.issuer)?;
@@ -150,12 +123,44 @@ impl SigningCa {
 
     /// When this authority can sign no more.
     pub fn not_after(&self) -> SystemTime {
-        self.not_after
+        self.validity.end
     }
 
-    fn validity(&self, ttl: Duration, now: SystemTime) -> Result<Validity, IssueError> {
-        let wanted = now.checked_add(ttl).unwrap_or(self.not_after);
-        let not_after = wanted.min(self.not_after);
+    /// From when until when this authority can sign.
+    pub fn validity(&self) -> &Range<SystemTime> {
+        &self.validity
+    }
+
+    /// How many certificates there are in [`roots_pem`](Self::roots_pem).
+    pub fn roots(&self) -> usize {
+        self.roots.certificates().len()
+    }
+
+    /// Whether the certificate that signs is a root itself.
+    pub fn is_root(&self) -> bool {
+        self.intermediates.is_empty()
+    }
+
+    /// Whether everybody can go on when this authority takes the place of `previous`: those who have only the roots of
+    /// `previous` have to accept what this one signs, and those who have only this one's what `previous` has signed.
+    ///
+    /// # Errors
+    /// [`Gap`] says who would be cut off.
+    pub fn can_follow(&self, previous: &Self, now: SystemTime) -> Result<(), Gap> {
+        if previous.not_after() <= now {
+            // Nothing that it has signed is valid any more.
+            return Ok(());
+        }
+        self.is_trusted_by(&previous.roots, now)
+            .map_err(|_| Gap::New)?;
+        previous
+            .is_trusted_by(&self.roots, now)
+            .map_err(|_| Gap::Old)
+    }
+
+    fn cut(&self, ttl: Duration, now: SystemTime) -> Result<Validity, IssueError> {
+        let wanted = now.checked_add(ttl).unwrap_or(self.validity.end);
+        let not_after = wanted.min(self.validity.end);
         if not_after <= now {
             return Err(IssueError::NoValidity);
         }
@@ -165,7 +170,8 @@ impl SigningCa {
         })
     }
 
-    fn try_out(&self, now: SystemTime) -> Result<(), LoadError> {
+    /// Issues a trial certificate, and verifies it as somebody who trusts `roots`.
+    fn is_trusted_by(&self, roots: &Roots, now: SystemTime) -> Result<(), LoadError> {
         let trial = self
             .issue_serving(&["trial.invalid".to_owned()], &[], BACKDATED, now)
             .map_err(LoadError::Trial)?;
@@ -177,7 +183,7 @@ impl SigningCa {
             .and_then(|leaf| {
                 leaf.verify_for_usage(
                     tls::provider().signature_verification_algorithms.all,
-                    self.roots.anchors(),
+                    roots.anchors(),
                     intermediates,
                     UnixTime::since_unix_epoch(since_epoch),
                     KeyUsage::server_auth(),
@@ -193,7 +199,7 @@ impl SigningCa {
 impl std::fmt::Debug for SigningCa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SigningCa")
-            .field("not_after", &self.not_after)
+            .field("not_after", &self.validity.end)
             .finish_non_exhaustive()
     }
 }
@@ -231,23 +237,43 @@ impl IssueError {
     }
 }
 
+/// Why one authority cannot take the place of another while both have clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Gap {
+    /// Whoever has the roots that are in use would refuse what the new one signs.
+    #[error(
+        "the new signer does not hang from a root in use: add its root to the roots first, and change the signer once all have them"
+    )]
+    New,
+    /// Whoever has the new roots would refuse what is in use.
+    #[error(
+        "the root of the signer in use is not among the new ones: keep it until its certificates have ended"
+    )]
+    Old,
+}
+
 impl From<InvalidRoots> for LoadError {
     fn from(error: InvalidRoots) -> Self {
         Self::Roots(error)
     }
 }
 
-fn first_end(
+fn common_validity(
     signer: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-) -> Result<SystemTime, LoadError> {
-    let mut end = None;
+) -> Result<Range<SystemTime>, LoadError> {
+    let mut common: Option<Range<SystemTime>> = None;
     for der in std::iter::once(signer).chain(intermediates) {
         let certificate = peer::parse(der).map_err(|_| LoadError::Certificate)?;
-        let not_after = from_unix_seconds(certificate.validity().not_after.timestamp());
-        end = Some(end.map_or(not_after, |end: SystemTime| end.min(not_after)));
+        let validity = certificate.validity();
+        let start = from_unix_seconds(validity.not_before.timestamp());
+        let end = from_unix_seconds(validity.not_after.timestamp());
+        common = Some(match common {
+            Some(common) => common.start.max(start)..common.end.min(end),
+            None => start..end,
+        });
     }
-    end.ok_or(LoadError::Certificate)
+    common.ok_or(LoadError::Certificate)
 }
 
 /// How far before now a certificate begins, for peers whose clock is behind.

@@ -69,6 +69,13 @@ impl ControlPlane {
             .args(["--http".into(), SocketAddr::new(ip, HTTP_PORT).to_string()])
             .args(["--advertise".into(), ip.to_string()])
             .args(["--log", &config.log_filter]);
+        let seconds = |duration: Duration| format!("{}s", duration.as_secs());
+        let serve = match (config.root_overlap, config.certificate_lifetime) {
+            (Some(overlap), Some(lifetime)) => serve
+                .args(["--root-overlap".into(), seconds(overlap)])
+                .args(["--cert-ttl-max".into(), seconds(lifetime)]),
+            (Some(_), None) | (None, _) => serve,
+        };
         let serve = match &source {
             ObjectSource::Folder(manifests) => serve
                 .args(["--manifests".into(), path_text(manifests)])
@@ -136,7 +143,7 @@ impl ControlPlane {
     }
 
     /// The root certificate that its own certificate hangs from.
-    pub(crate) fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         self.state.join("root-cert.pem")
     }
 

@@ -35,6 +35,9 @@ pub struct MeshConfig {
     pub binaries: Binaries,
     /// How long certificates are valid. Default: as long as the control plane likes.
     pub certificate_lifetime: Option<Duration>,
+    /// How long each step of a rotation of the root lasts; then no certificate lives longer than `certificate_lifetime`. Default: as
+    /// long as the control plane likes.
+    pub root_overlap: Option<Duration>,
     /// Further environment variables of every ztunnel, which win over ours.
     pub ztunnel_env: Vec<(String, String)>,
     /// The log filter of all processes. Default `info`.
@@ -52,6 +55,7 @@ impl MeshConfig {
         Ok(Self {
             binaries: Binaries::find()?,
             certificate_lifetime: None,
+            root_overlap: None,
             ztunnel_env: Vec::new(),
             log_filter: "info".into(),
             kubernetes: false,

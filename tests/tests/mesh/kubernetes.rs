@@ -17,6 +17,7 @@ use crate::{
 };
 
 pub(crate) mod operator;
+pub(crate) mod rotation;
 pub(crate) mod routes;
 pub(crate) mod services;
 pub(crate) mod waypoints;
@@ -165,6 +166,9 @@ pub(crate) async fn expired(sandbox: Sandbox) -> Result<()> {
     mesh.cluster().put(&deny())?;
     call_until_refused(mesh.pod(CART), to).await?;
     mesh.control_plane().process_mut().signal(Signal::SIGSTOP)?;
+    // Of another kind, so that those who follow policies are behind without having been told anything.
+    let change = json!({"metadata": {"labels": {"colour": "blue"}}});
+    mesh.cluster().merge("/api/v1/namespaces/out", &change)?;
     // One that starts now remembers nothing from before.
     mesh.cluster().server().await.kill().await?;
     mesh.cluster().server().await.restart().await?;
@@ -339,15 +343,24 @@ const TAKE_OVER: Duration = Duration::from_secs(30);
 
 /// Three pods on two nodes, none in the mesh. None where there is no API server to be had.
 pub(super) async fn start(sandbox: &Sandbox) -> Result<Option<Mesh>> {
+    start_with(sandbox, |_| ()).await
+}
+
+/// The same with another configuration.
+pub(super) async fn start_with(
+    sandbox: &Sandbox,
+    configure: impl FnOnce(&mut MeshConfig),
+) -> Result<Option<Mesh>> {
     if Cluster::programs().is_none() {
         println!("skipped: it takes what `scripts/peers.sh kubernetes` provides");
         return Ok(None);
     }
     let lab = Lab::create(sandbox, &LabSpec::default()).await?;
-    let config = MeshConfig {
+    let mut config = MeshConfig {
         kubernetes: true,
         ..MeshConfig::new()?
     };
+    configure(&mut config);
     let mut mesh = Mesh::start(lab, config).await?;
     for (pod, node) in [(CART, "node1"), (VISITOR, "node1"), (WEB, "node2")] {
         mesh.add_pod(PodSpec::new(pod, node)).await?;

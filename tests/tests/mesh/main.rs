@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         case!(kubernetes::operator::waypoints),
         case!(kubernetes::routes::told_of).limit(Duration::from_secs(120)),
         case!(kubernetes::half_written).limit(Duration::from_secs(120)),
+        case!(kubernetes::rotation::rotated).limit(Duration::from_secs(180)),
         case!(kubernetes::replicas).limit(Duration::from_secs(180)),
         case!(kubernetes::interrupted).limit(Duration::from_secs(120)),
         case!(kubernetes::expired).limit(Duration::from_secs(120)),

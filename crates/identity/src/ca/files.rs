@@ -13,9 +13,10 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tulle_model::TrustDomain;
 
 use super::{BACKDATED, IssueError, template};
-use crate::{InvalidRoots, Roots};
+use crate::{InvalidRoots, Roots, roots::to_pem};
 
 /// The four parts of a CA, PEM.
+#[derive(Clone, PartialEq, Eq)]
 pub struct PemFiles {
     /// `ca-cert.pem`: the certificate that signs.
     pub certificate: String,
@@ -28,7 +29,8 @@ pub struct PemFiles {
 }
 
 impl PemFiles {
-    /// Reads the four files of `directory`.
+    /// Reads the four files of `directory`; where none of them is, those of a Secret of type `kubernetes.io/tls` with
+    /// `ca.crt`, as certificate managers write it.
     ///
     /// # Errors
     /// [`LoadError::Missing`] names the first one that is not there.
@@ -40,6 +42,16 @@ impl PemFiles {
                 _ => LoadError::File { path, source },
             })
         };
+        if !Self::any_in(directory) && directory.join(TLS_CERTIFICATE).exists() {
+            let chain = read(TLS_CERTIFICATE)?;
+            return Ok(Self {
+                // The first of a chain is the signer's.
+                certificate: chain.clone(),
+                chain,
+                key: read(TLS_KEY)?,
+                roots: read(TLS_ROOTS)?,
+            });
+        }
         Ok(Self {
             certificate: read(CERTIFICATE)?,
             key: read(KEY)?,
@@ -48,7 +60,25 @@ impl PemFiles {
         })
     }
 
-    pub(super) fn any_in(directory: &Path) -> bool {
+    /// Reads the files of `directory`; if there are none, makes a new root and writes them, the key readable by its owner
+    /// only.
+    ///
+    /// # Errors
+    /// [`LoadError`] when files are missing, or cannot be written.
+    pub fn read_or_generate(
+        directory: &Path,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Self, LoadError> {
+        if Self::any_in(directory) {
+            return Self::read(directory);
+        }
+        let files = Self::generate(trust_domain, now)?;
+        files.write(directory)?;
+        Ok(files)
+    }
+
+    fn any_in(directory: &Path) -> bool {
         [CERTIFICATE, KEY, CHAIN, ROOTS]
             .iter()
             .any(|name| directory.join(name).exists())
@@ -78,7 +108,7 @@ impl PemFiles {
     }
 
     /// Writes the four files. Fails rather than overwrite a key.
-    pub(super) fn write(&self, directory: &Path) -> Result<(), LoadError> {
+    fn write(&self, directory: &Path) -> Result<(), LoadError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| LoadError::File { path, source }
@@ -97,6 +127,19 @@ impl PemFiles {
             let path = directory.join(name);
             write_new(&path, text, mode).map_err(failed(&path))?;
         }
+        Ok(())
+    }
+
+    /// Takes a certificate out of the roots, however it is written there.
+    ///
+    /// # Errors
+    /// [`LoadError`] when it is none, or the roots are not.
+    pub fn retire(&mut self, certificate: &str) -> Result<(), LoadError> {
+        let retired = CertificateDer::from_pem_slice(certificate.as_bytes())
+            .map_err(|_| LoadError::Certificate)?;
+        let roots = Roots::from_pem(self.roots.as_bytes())?;
+        let left = roots.certificates().iter().filter(|root| **root != retired);
+        self.roots = left.map(to_pem).collect();
         Ok(())
     }
 
@@ -172,4 +215,7 @@ const CERTIFICATE: &str = "ca-cert.pem";
 const KEY: &str = "ca-key.pem";
 const CHAIN: &str = "cert-chain.pem";
 const ROOTS: &str = "root-cert.pem";
+const TLS_CERTIFICATE: &str = "tls.crt";
+const TLS_KEY: &str = "tls.key";
+const TLS_ROOTS: &str = "ca.crt";
 const ROOT_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);

@@ -238,13 +238,72 @@ fn files_that_do_not_belong_together_are_found_out() {
 }
 
 #[test]
+fn one_authority_follows_another_over_roots_that_both_have() {
+    let now = SystemTime::now();
+    let generate = |at| PemFiles::generate(&TrustDomain::default(), at).unwrap();
+    let (old, new) = (generate(now), generate(now));
+    let both = old.roots.clone() + &new.roots;
+    let ca = |signer: &PemFiles, roots: &str| {
+        let files = PemFiles {
+            roots: roots.to_owned(),
+            ..signer.clone()
+        };
+        SigningCa::from_pem(&files, now).unwrap()
+    };
+    let (first, last) = (ca(&old, &old.roots), ca(&new, &new.roots));
+    let (announced, switched) = (ca(&old, &both), ca(&new, &both));
+    let steps = [&first, &announced, &switched, &last];
+    for pair in steps.windows(2) {
+        assert_eq!(pair[1].can_follow(pair[0], now), Ok(()));
+        assert_eq!(pair[0].can_follow(pair[1], now), Ok(()), "and back");
+    }
+    assert_eq!((first.roots(), announced.roots()), (1, 2));
+    for (previous, next, gap) in [
+        (&first, &last, Gap::New),
+        (&first, &switched, Gap::New),
+        (&announced, &last, Gap::Old),
+    ] {
+        assert_eq!(next.can_follow(previous, now), Err(gap));
+    }
+    let ended = first.not_after();
+    assert_eq!(
+        last.can_follow(&first, ended),
+        Ok(()),
+        "nothing is left of it"
+    );
+    assert!(first.is_root());
+    let below = SigningCa::from_pem(&files_of(&TestCa::new().intermediate(None)), now).unwrap();
+    assert!(!below.is_root());
+}
+
+#[test]
+fn files_of_a_certificate_manager_are_read_as_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+    let files = files_of(&TestCa::new().intermediate(None));
+    write("tls.crt", &files.chain);
+    write("tls.key", &files.key);
+    let load = || {
+        let files = PemFiles::read(directory.path())?;
+        SigningCa::from_pem(&files, SystemTime::now())
+    };
+    let error = load().unwrap_err().to_string();
+    assert!(error.contains("ca.crt"), "{error}");
+    write("ca.crt", &files.roots);
+    assert!(!load().unwrap().is_root());
+    // Of both sets, the mesh's own counts; and it is not completed from the other.
+    write("ca-cert.pem", &files.certificate);
+    assert!(load().unwrap_err().to_string().contains("ca-key.pem"));
+}
+
+#[test]
 fn a_generated_root_is_kept_and_its_key_is_private() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ca");
     let (domain, now) = (TrustDomain::default(), SystemTime::now());
-    let first = SigningCa::load_or_generate(&path, &domain, now).unwrap();
-    let again = SigningCa::load_or_generate(&path, &domain, now).unwrap();
-    assert_eq!(first.roots_pem(), again.roots_pem());
+    let files = PemFiles::read_or_generate(&path, &domain, now).unwrap();
+    assert!(files == PemFiles::read_or_generate(&path, &domain, now).unwrap());
+    let first = SigningCa::from_pem(&files, now).unwrap();
     let mode = |name: &str| fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("ca-key.pem"), 0o600);
     let der = CertificateDer::from_pem_slice(first.roots_pem().as_bytes()).unwrap();
@@ -261,7 +320,9 @@ fn a_generated_root_is_kept_and_its_key_is_private() {
     ] {
         let saved = fs::read(path.join(name)).unwrap();
         fs::remove_file(path.join(name)).unwrap();
-        let error = SigningCa::load_or_generate(&path, &domain, now).unwrap_err();
+        let error = PemFiles::read_or_generate(&path, &domain, now)
+            .err()
+            .unwrap();
         let message = error.to_string();
         assert!(matches!(error, LoadError::Missing { .. }));
         assert!(message.contains(name), "{message}");
