@@ -430,6 +430,8 @@ fn grpc_server() -> GrpcServer {
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+        // Whoever begins a request and never ends it does not keep its place. Streams have their answer begun at once.
+        .timeout(ANSWER_LIMIT)
         // What a client sends waits there until it is read. When many come back at once, each with a list of all it holds, it is
         // better that it waits at theirs.
         .initial_stream_window_size(RECEIVED)
@@ -491,6 +493,8 @@ impl Drop for AbortOnDrop {
 
 /// Bytes of requests that are taken in before they are read, for a stream and for all of a connection.
 const RECEIVED: u32 = 64 << 10;
+/// From a request's headers to those of its answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// A node proxy needs one for xDS and a few for certificates at once.
 const MAX_STREAMS_PER_CONNECTION: u32 = 256;
 const PUBLISH_AGAIN: Duration = Duration::from_secs(5);

@@ -2,3 +2,4 @@
 
 pub mod churn;
 pub mod harness;
+pub mod raw;

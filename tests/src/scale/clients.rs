@@ -22,23 +22,61 @@ use tulle_xds::{
     client::{ClientConfig, ClientMetrics, NodeConfig, run_client},
 };
 
-use crate::world::Token;
+use crate::{
+    light::{self, Crowd, Light},
+    world::Token,
+};
 
 /// All of them, on a thread in a namespace.
 pub(crate) struct Clients {
-    metrics: Vec<Arc<ClientMetrics>>,
+    counts: Vec<Counts>,
     heard: Arc<Heard>,
+}
+
+/// What is known of each.
+enum Counts {
+    Real(Arc<ClientMetrics>),
+    Light(Arc<light::Counts>),
+}
+
+impl Counts {
+    fn answers(&self) -> u64 {
+        match self {
+            Self::Real(metrics) => metrics.addresses.messages.value(),
+            Self::Light(counts) => counts.answers.load(Relaxed),
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        match self {
+            Self::Real(metrics) => metrics.connected.value() == 1,
+            Self::Light(counts) => counts.connected.load(Relaxed),
+        }
+    }
 }
 
 /// What they were told, together.
 #[derive(Default)]
-struct Heard {
+pub(crate) struct Heard {
     /// Clients that have had all there is for the first time.
-    ready: AtomicUsize,
+    pub(crate) ready: AtomicUsize,
     /// Resources.
-    updated: AtomicU64,
+    pub(crate) updated: AtomicU64,
     /// Who waits for what.
     waiting: Mutex<Option<(String, mpsc::Sender<Instant>)>>,
+}
+
+impl Heard {
+    /// Somebody was told at this time of whatever is `of` a name.
+    pub(crate) fn tell(&self, at: Instant, of: impl Fn(&str) -> bool) {
+        let waiting = self.waiting.lock();
+        if let Some((awaited, told)) = waiting.as_ref()
+            && of(awaited)
+        {
+            // If nobody waits any more, nobody does.
+            let _ = told.send(at);
+        }
+    }
 }
 
 /// A resource that all clients are to be told of.
@@ -48,12 +86,18 @@ pub(crate) struct Waiting {
 }
 
 impl Clients {
-    pub(crate) fn connect(netns: &Netns, setup: &ClientSetup, tokens: Vec<Token>) -> Result<Self> {
+    /// Connects one for each token: real ones, or `light` ones.
+    pub(crate) fn connect(
+        netns: &Netns,
+        setup: &ClientSetup,
+        tokens: Vec<Token>,
+        light: bool,
+    ) -> Result<Self> {
         let root = RootSource::File(setup.root.clone());
         let channel = ChannelConfig::new(setup.address.as_str(), root);
         let heard = Arc::<Heard>::default();
-        let mut metrics = Vec::new();
-        let mut configs = Vec::new();
+        let mut counts = Vec::new();
+        let (mut real, mut lights) = (Vec::new(), Vec::new());
         for Token { node, pod, token } in tokens {
             let credentials = Credentials {
                 token: TokenSource::Literal(token),
@@ -61,15 +105,32 @@ impl Clients {
                 headers: Vec::new(),
             };
             let who = NodeConfig::new(&pod, "istio-system", &node);
-            let config = ClientConfig::new(channel.clone(), credentials, who);
-            metrics.push(Arc::clone(&config.metrics));
-            configs.push(config);
+            if light {
+                let one = Light {
+                    channel: channel.clone(),
+                    credentials,
+                    node: who.to_wire(),
+                    counts: Arc::default(),
+                    is_first: lights.is_empty(),
+                };
+                counts.push(Counts::Light(Arc::clone(&one.counts)));
+                lights.push(one);
+            } else {
+                let config = ClientConfig::new(channel.clone(), credentials, who);
+                counts.push(Counts::Real(Arc::clone(&config.metrics)));
+                real.push(config);
+            }
         }
+        let crowd = Arc::new(Crowd::new(Arc::clone(&heard)));
         let (netns, to) = (netns.clone(), Arc::clone(&heard));
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let run = async move {
             let mut clients = JoinSet::new();
-            for config in configs {
+            for one in lights {
+                let crowd = Arc::clone(&crowd);
+                clients.spawn(async move { crowd.run(&one).await });
+            }
+            for config in real {
                 let (counter, ready) = (Counter(Arc::clone(&to)), Arc::clone(&to));
                 clients.spawn(async move {
                     let ready = move || {
@@ -84,32 +145,25 @@ impl Clients {
         thread::Builder::new()
             .name("clients".into())
             .spawn(move || netns.enter(|| runtime.block_on(run)))?;
-        Ok(Self { metrics, heard })
+        Ok(Self { counts, heard })
     }
 
     /// Waits until each has had all that there is.
     pub(crate) fn wait_ready(&self, limit: Duration) -> Result<()> {
         wait(limit, || {
-            self.heard.ready.load(Relaxed) >= self.metrics.len()
+            self.heard.ready.load(Relaxed) >= self.counts.len()
         })
     }
 
-    /// How many answers each has had.
+    /// How many answers each has had; of light ones, complete ones.
     pub(crate) fn answers(&self) -> Vec<u64> {
-        let answers = self.metrics.iter();
-        answers
-            .map(|metrics| metrics.addresses.messages.value())
-            .collect()
+        self.counts.iter().map(Counts::answers).collect()
     }
 
     /// Waits until each is connected, and has had an answer since.
     pub(crate) fn wait_back(&self, since: &[u64], limit: Duration) -> Result<()> {
         wait(limit, || {
-            let connected = self
-                .metrics
-                .iter()
-                .all(|metrics| metrics.connected.value() == 1);
-            connected
+            self.counts.iter().all(Counts::is_connected)
                 && self
                     .answers()
                     .iter()
@@ -129,7 +183,7 @@ impl Clients {
         *self.heard.waiting.lock() = Some((name.to_owned(), sender));
         Waiting {
             told,
-            clients: self.metrics.len(),
+            clients: self.counts.len(),
         }
     }
 }
@@ -171,13 +225,9 @@ impl Subscriber for Counter {
         self.0
             .updated
             .fetch_add(delta.updated.len() as u64, Relaxed);
-        let waiting = self.0.waiting.lock();
-        if let Some((awaited, told)) = waiting.as_ref()
-            && delta.updated.iter().any(|(name, _)| name == awaited)
-        {
-            // If nobody waits any more, nobody does.
-            let _ = told.send(now);
-        }
+        self.0.tell(now, |awaited| {
+            delta.updated.iter().any(|(name, _)| name == awaited)
+        });
     }
 
     fn policies(&mut self, _: Delta<Authorization>) {}

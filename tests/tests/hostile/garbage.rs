@@ -48,7 +48,7 @@ pub(crate) async fn what_is_no_hbone_is_cut(sandbox: Sandbox) -> Result<()> {
     world.recovers().await
 }
 
-fn below_tls() -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn below_tls() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         (
             "HTTP in the clear",

@@ -9,6 +9,7 @@ mod agent;
 mod certificates;
 mod claims;
 mod connections;
+mod control_plane;
 mod floods;
 mod garbage;
 mod peer;
@@ -26,6 +27,9 @@ fn main() -> ExitCode {
         case!(connections::stalled_handshakes_leave_places_for_others),
         case!(connections::tunnels_are_bounded_per_pod),
         case!(connections::connections_without_tunnels_are_bounded_per_pod),
+        case!(control_plane::garbage_and_floods_are_cut),
+        case!(control_plane::only_two_types_are_served),
+        case!(control_plane::pages_for_operators_are_not_for_pods),
         case!(garbage::what_is_no_hbone_is_cut),
         case!(targets::only_the_pod_itself_is_reached),
         case!(tokens::certificates_need_the_right_token),

@@ -71,7 +71,7 @@ pub(crate) async fn configuration_needs_the_right_node(sandbox: Sandbox) -> Resu
 }
 
 /// Makes tokens with the control plane's own key, so that nothing but their content is wrong.
-struct Forge {
+pub(crate) struct Forge {
     key: EncodingKey,
     /// The real token of the ztunnel on `node1`, and its claims.
     token: String,
@@ -79,7 +79,7 @@ struct Forge {
 }
 
 impl Forge {
-    fn at(mesh: &Mesh) -> Result<Self> {
+    pub(crate) fn at(mesh: &Mesh) -> Result<Self> {
         let key = fs::read(mesh.lab().dir().join("state/token-key.pem"))?;
         let token = fs::read_to_string(mesh.lab().dir().join("node1/token"))?;
         let token = token.trim().to_owned();
@@ -91,7 +91,7 @@ impl Forge {
         })
     }
 
-    fn node1(&self) -> String {
+    pub(crate) fn node1(&self) -> String {
         self.token.clone()
     }
 
@@ -156,23 +156,24 @@ impl Forge {
 }
 
 /// The control plane as seen from `node1`.
-struct ControlPlane {
+pub(crate) struct ControlPlane {
     netns: tulle_net::Netns,
-    address: String,
+    ip: std::net::IpAddr,
     root: std::path::PathBuf,
 }
 
 impl ControlPlane {
-    fn of(mesh: &Mesh) -> Self {
+    pub(crate) fn of(mesh: &Mesh) -> Self {
         let ip = mesh.lab().control().addresses().first().copied();
+        let ip = ip.expect("a family");
         Self {
             netns: mesh.lab().node("node1").netns().clone(),
-            address: format!("https://{}:15012", ip.expect("a family")),
+            ip,
             root: mesh.lab().dir().join("state/root-cert.pem"),
         }
     }
 
-    fn channel(&self, token: &str) -> (ChannelConfig, Credentials) {
+    pub(crate) fn channel(&self, token: &str) -> (ChannelConfig, Credentials) {
         let token = match token {
             "" => TokenSource::None,
             token => TokenSource::Literal(token.to_owned()),
@@ -183,11 +184,16 @@ impl ControlPlane {
             headers: Vec::new(),
         };
         let root = RootSource::File(self.root.clone());
-        (ChannelConfig::new(self.address.as_str(), root), credentials)
+        let address = format!("https://{}", self.socket());
+        (ChannelConfig::new(address.as_str(), root), credentials)
+    }
+
+    pub(crate) fn socket(&self) -> std::net::SocketAddr {
+        (self.ip, 15012).into()
     }
 
     /// Whether a certificate for an account of `shop` is signed. Anything but a refusal is a failure of the test.
-    async fn sign(&self, token: &str, account: &str) -> Result<bool> {
+    pub(crate) async fn sign(&self, token: &str, account: &str) -> Result<bool> {
         let (channel, credentials) = self.channel(token);
         let id = identity(account);
         let signing = self.inside(async move {
@@ -230,7 +236,7 @@ impl ControlPlane {
     }
 
     /// Runs something that connects by itself in the node's network.
-    async fn inside<T: Send + 'static>(
+    pub(crate) async fn inside<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {

@@ -87,7 +87,8 @@ impl NodeConfig {
         }
     }
 
-    pub(super) fn to_wire(&self) -> discovery::Node {
+    /// As it is sent.
+    pub fn to_wire(&self) -> discovery::Node {
         let Self {
             proxy_type,
             name,

@@ -1,0 +1,215 @@
+//! Whoever reaches the control plane's ports, and is nobody.
+
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use nix::sys::socket::{Shutdown, shutdown};
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tonic::{Code, Request, Status, client::Grpc};
+use tulle_identity::control_tls;
+use tulle_lab::sandbox::Sandbox;
+use tulle_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tulle_tests::raw::Raw;
+use tulle_xds::NodeConfig;
+
+use crate::{
+    garbage::below_tls,
+    tokens::{ControlPlane, Forge},
+    world::{World, soon},
+};
+
+/// CVE-2022-24726, CVE-2022-23635 and -39278, ISTIO-SECURITY-2026-006: unauthenticated or oversized input at 15012.
+pub(crate) async fn garbage_and_floods_are_cut(sandbox: Sandbox) -> Result<()> {
+    let mut world = World::start(&sandbox).await?;
+    let at = ControlPlane::of(&world.mesh);
+    for (name, bytes) in below_tls() {
+        let mut tcp = world.attacker().connect(at.socket()).await?;
+        // May fail half way when the other end has seen enough.
+        let _ = tcp.write_all(&bytes).await;
+        // Some of it may be the beginning of something.
+        shutdown(tcp.as_raw_fd(), Shutdown::Write).or_else(|error| match error {
+            nix::Error::ENOTCONN => Ok(()),
+            error => Err(error),
+        })?;
+        let cut = async {
+            let mut answer = Vec::new();
+            let _ = tcp.read_to_end(&mut answer).await;
+            anyhow::Ok(answer)
+        };
+        let answer = soon(name, cut).await?;
+        ensure!(
+            matches!(answer.first(), None | Some(21)),
+            "{name}: answered {answer:?}"
+        );
+    }
+    let before = world.mesh.control_plane().process_mut().usage()?;
+    let token = Forge::at(&world.mesh)?.node1();
+    let flood = Bytes::from(vec![0x0a; FLOOD]);
+    for (method, token) in [
+        (SIGN, ""),
+        (SIGN, &token),
+        (SUBSCRIBE, ""),
+        (SUBSCRIBE, &token),
+    ] {
+        let refused = at.call(token, method, flood.clone()).await?;
+        ensure!(refused.is_err(), "{method} took {FLOOD} bytes");
+    }
+    for (method, text) in [(SIGN, 1), (SUBSCRIBE, 2)] {
+        let text = text << 3;
+        for (name, malformed) in [
+            ("no UTF-8", &[text | 2, 2, 0xff, 0xfe][..]),
+            ("more than there is", &[text | 2, 0x7f, 1]),
+            ("a number", &[text, 1]),
+            ("a number that never ends", &[text, 0xff, 0xff, 0xff]),
+            ("a group", &[text | 3]),
+        ] {
+            let malformed = Bytes::copy_from_slice(malformed);
+            let refused = at.call(&token, method, malformed).await?;
+            ensure!(refused.is_err(), "{method} took {name}");
+        }
+    }
+    let after = world.mesh.control_plane().process_mut().usage()?;
+    ensure!(
+        after.rss < before.rss + (FLOOD as u64) / 4,
+        "memory grew from {} to {}",
+        before.rss,
+        after.rss
+    );
+    ensure!(
+        at.sign(&token, "cart").await?,
+        "an honest node gets no answer"
+    );
+    world.recovers().await
+}
+
+/// `xds-debug-namespace-auth`, `xds-api-generator-auth`: types that other control planes serve to those who know their names.
+pub(crate) async fn only_two_types_are_served(sandbox: Sandbox) -> Result<()> {
+    let world = World::start(&sandbox).await?;
+    let at = ControlPlane::of(&world.mesh);
+    let token = Forge::at(&world.mesh)?.node1();
+    let node = NodeConfig::new("ztunnel-node1", "istio-system", "node1").to_wire();
+    let subscribe = |type_url: &str| {
+        let request = DeltaDiscoveryRequest {
+            node: Some(node.clone()),
+            type_url: type_url.to_owned(),
+            ..Default::default()
+        };
+        Bytes::from(request.encode_to_vec())
+    };
+    for type_url in [
+        "",
+        "istio.io/debug",
+        "istio.io/debug/syncz",
+        "istio.io/connections",
+        "type.googleapis.com/istio.workload.Workload",
+        "type.googleapis.com/istio.workload.address",
+        "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "security.istio.io/v1/AuthorizationPolicy",
+        "v1/Secret",
+    ] {
+        let answer = at.call(&token, SUBSCRIBE, subscribe(type_url)).await?;
+        let Err(refused) = answer else {
+            bail!("{type_url:?} is served");
+        };
+        ensure!(refused.code() == Code::InvalidArgument, "{refused}");
+    }
+    // What it serves it serves, by the same way of asking.
+    let good = "type.googleapis.com/istio.workload.Address";
+    let answer = at.call(&token, SUBSCRIBE, subscribe(good)).await?;
+    let answer = answer.context("nothing is served")?;
+    ensure!(DeltaDiscoveryResponse::decode(answer)?.type_url == good);
+    let foreign = at.call("", SUBSCRIBE, subscribe(good)).await?;
+    ensure!(foreign.is_err_and(|status| status.code() == Code::Unauthenticated));
+    world.recovers().await
+}
+
+/// CVE-2026-31838, statusgen, 15010: pages for operators, for whoever asks.
+pub(crate) async fn pages_for_operators_are_not_for_pods(sandbox: Sandbox) -> Result<()> {
+    let world = World::start(&sandbox).await?;
+    let control = world.mesh.lab().control();
+    let node = world.mesh.lab().node("node1");
+    let ip = |node: &tulle_lab::Node| node.addresses().first().copied();
+    let (control, node) = (
+        ip(control).context("no address")?,
+        ip(node).context("no address")?,
+    );
+    for port in [15000, 15010, 15017] {
+        for (name, host) in [("the control plane", control), ("a node", node)] {
+            let reached = world.attacker().connect((host, port).into()).await;
+            ensure!(reached.is_err(), "port {port} of {name} is open to pods");
+        }
+    }
+    for (host, port, good) in [
+        (control, 15014, "/healthz/ready"),
+        (node, 15020, "/metrics"),
+        (node, 15021, "/healthz/ready"),
+        (node, 8000, "/healthz/ready"),
+        (node, 15014, "/metrics"),
+    ] {
+        let get = async |path: &str| {
+            let netns = world.attacker().netns().clone();
+            tulle_lab::http::get(&netns, (host, port).into(), path).await
+        };
+        get(good)
+            .await
+            .with_context(|| format!("{good} at {port}"))?;
+        for path in [
+            "/config_dump",
+            "/debug/snapshot",
+            "/debug/policies",
+            "/debug/waypoints",
+            "/debug/streams",
+            "/debug/pprof/profile",
+            "/debug/syncz",
+            "/logging",
+            "/quitquitquit",
+            "/certificates/renew",
+            "/../config_dump",
+        ] {
+            let answer = get(path).await;
+            ensure!(answer.is_err(), "{path} at {port}: {answer:?}");
+        }
+    }
+    world.recovers().await
+}
+
+impl ControlPlane {
+    /// Sends one message and returns the first answer.
+    async fn call(
+        &self,
+        token: &str,
+        method: &'static str,
+        message: Bytes,
+    ) -> Result<Result<Bytes, Status>> {
+        let (channel, credentials) = self.channel(token);
+        let calling = self.inside(async move {
+            let mut grpc = Grpc::new(control_tls::channel(&channel)?);
+            grpc.ready().await?;
+            // The stream stays open: it is the other side that has to end it.
+            let messages = tokio_stream::StreamExt::chain(
+                tokio_stream::once(message),
+                tokio_stream::pending(),
+            );
+            let mut call = Request::new(messages);
+            credentials.apply(call.metadata_mut())?;
+            let path = PathAndQuery::from_static(method);
+            let answer = async {
+                let mut answers = grpc.streaming(call, path, Raw).await?.into_inner();
+                let answer = answers.message().await?;
+                answer.ok_or_else(|| Status::unknown("nothing"))
+            };
+            Ok(answer.await)
+        });
+        soon(method, calling).await
+    }
+}
+
+const SIGN: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+const SUBSCRIBE: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// More than anybody has reason to send.
+const FLOOD: usize = 100 << 20;
