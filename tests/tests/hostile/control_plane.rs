@@ -1,13 +1,9 @@
 //! Whoever reaches the control plane's ports, and is nobody.
 
-use std::os::fd::AsRawFd;
-
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use nix::sys::socket::{Shutdown, shutdown};
 use prost::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Code, Request, Status, client::Grpc};
 use tulle_identity::control_tls;
 use tulle_lab::sandbox::Sandbox;
@@ -16,7 +12,7 @@ use tulle_tests::raw::Raw;
 use tulle_xds::NodeConfig;
 
 use crate::{
-    garbage::below_tls,
+    garbage::no_tls_is_cut,
     tokens::{ControlPlane, Forge},
     world::{World, soon},
 };
@@ -25,26 +21,7 @@ use crate::{
 pub(crate) async fn garbage_and_floods_are_cut(sandbox: Sandbox) -> Result<()> {
     let mut world = World::start(&sandbox).await?;
     let at = ControlPlane::of(&world.mesh);
-    for (name, bytes) in below_tls() {
-        let mut tcp = world.attacker().connect(at.socket()).await?;
-        // May fail half way when the other end has seen enough.
-        let _ = tcp.write_all(&bytes).await;
-        // Some of it may be the beginning of something.
-        shutdown(tcp.as_raw_fd(), Shutdown::Write).or_else(|error| match error {
-            nix::Error::ENOTCONN => Ok(()),
-            error => Err(error),
-        })?;
-        let cut = async {
-            let mut answer = Vec::new();
-            let _ = tcp.read_to_end(&mut answer).await;
-            anyhow::Ok(answer)
-        };
-        let answer = soon(name, cut).await?;
-        ensure!(
-            matches!(answer.first(), None | Some(21)),
-            "{name}: answered {answer:?}"
-        );
-    }
+    no_tls_is_cut(world.attacker(), at.socket()).await?;
     let before = world.mesh.control_plane().process_mut().usage()?;
     let token = Forge::at(&world.mesh)?.node1();
     let flood = Bytes::from(vec![0x0a; FLOOD]);

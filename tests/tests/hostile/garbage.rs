@@ -1,8 +1,10 @@
 //! Bytes that mean nothing.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tulle_lab::sandbox::Sandbox;
+use tulle_lab::{Pod, sandbox::Sandbox};
 
 use crate::{
     peer::Peer,
@@ -15,22 +17,7 @@ use crate::{
 pub(crate) async fn what_is_no_hbone_is_cut(sandbox: Sandbox) -> Result<()> {
     let world = World::start(&sandbox).await?;
     let reached = world.web.reached();
-    for (name, bytes) in below_tls() {
-        let mut tcp = world.attacker().connect(world.web.hbone()).await?;
-        // May fail half way when the other end has seen enough.
-        let _ = tcp.write_all(&bytes).await;
-        let cut = async {
-            let mut answer = Vec::new();
-            // An alert, an end, or a reset.
-            let _ = tcp.read_to_end(&mut answer).await;
-            anyhow::Ok(answer)
-        };
-        let answer = soon(name, cut).await?;
-        ensure!(
-            matches!(answer.first(), None | Some(21)),
-            "{name}: answered {answer:?}"
-        );
-    }
+    no_tls_is_cut(world.attacker(), world.web.hbone()).await?;
     let certificate = world.ca.svid(&world.cart());
     for (name, bytes) in above_tls() {
         let peer = Peer::connect(world.attacker(), world.web.hbone(), Some(&certificate)).await;
@@ -48,7 +35,27 @@ pub(crate) async fn what_is_no_hbone_is_cut(sandbox: Sandbox) -> Result<()> {
     world.recovers().await
 }
 
-pub(crate) fn below_tls() -> Vec<(&'static str, Vec<u8>)> {
+/// Whatever is no TLS is answered with an alert, an end, or a reset.
+pub(crate) async fn no_tls_is_cut(from: &Pod, to: SocketAddr) -> Result<()> {
+    for (name, bytes) in below_tls() {
+        let mut tcp = from.connect(to).await?;
+        // May fail half way when the other end has seen enough.
+        let _ = tcp.write_all(&bytes).await;
+        let cut = async {
+            let mut answer = Vec::new();
+            let _ = tcp.read_to_end(&mut answer).await;
+            anyhow::Ok(answer)
+        };
+        let answer = soon(name, cut).await?;
+        ensure!(
+            matches!(answer.first(), None | Some(21)),
+            "{name}: answered {answer:?}"
+        );
+    }
+    Ok(())
+}
+
+fn below_tls() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         (
             "HTTP in the clear",
