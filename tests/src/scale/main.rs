@@ -60,6 +60,15 @@ struct Options {
     strict: bool,
 }
 
+impl Options {
+    /// Bars are for a cluster of the default size.
+    fn has_bars(&self) -> bool {
+        let default = Self::parse_from(["scale-bench"]);
+        let size = |of: &Self| (of.services, of.pods, of.nodes);
+        size(self) == size(&default)
+    }
+}
+
 /// One line of the result.
 #[derive(Debug, Serialize)]
 struct Figure {
@@ -145,7 +154,9 @@ async fn measure(sandbox: &Sandbox, options: &Options) -> Result<Vec<Figure>> {
     world.make(mesh.cluster())?;
     eprintln!("made in {:.0?}", began.elapsed());
     let mut figures = Vec::new();
-    let mut figure = |what, unit, value, bar| {
+    let has_bars = options.has_bars();
+    let mut figure = |what, unit, value, bar: Option<f64>| {
+        let bar = bar.filter(|_| has_bars);
         figures.push(Figure {
             what,
             unit,
