@@ -53,7 +53,7 @@ use crate::{
     metrics::{Metrics, Sources, StateCollector},
     serving::{Renewal, ServingConfig, ServingError},
     source::{Opened, Source, SourceConfig},
-    succession::{Keeper, Signer, Succession},
+    succession::{Keeper, Signer, Succession, up_to_date},
     token::KeyError,
 };
 use tulle_kubernetes::Client;
@@ -78,7 +78,7 @@ pub struct Config {
     pub identity: String,
     /// Life and pace of certificates.
     pub authority: AuthorityConfig,
-    /// How long each step of a rotation of the root lasts; at least as long as a certificate may live.
+    /// How long each step of a rotation of the root lasts; at least a tenth longer than a certificate may live.
     pub root_overlap: Duration,
     /// What waypoints are given; without it none are deployed.
     pub waypoints: Option<WaypointConfig>,
@@ -160,8 +160,14 @@ impl ControlPlane {
         let metrics = Arc::<Metrics>::default();
         let rotates = matches!(keeper, Keeper::Secret { .. });
         let place = keeper.to_string();
-        let succession = Succession::new(keeper, files, Arc::clone(&metrics), now)
-            .map_err(|source| RunError::Useless { place, source })?;
+        let succession = Succession::new(
+            keeper,
+            files,
+            config.authority.max_ttl,
+            Arc::clone(&metrics),
+            now,
+        )
+        .map_err(|source| RunError::Useless { place, source })?;
         let signer = succession.signer();
         if let Some(path) = &roots {
             publish(&signer.borrow(), path)?;
@@ -196,10 +202,11 @@ impl ControlPlane {
                 client,
                 index: Arc::clone(&index),
                 signer: signer.clone(),
+                looked: succession.looked(),
                 rotation: rotates.then(|| RotationConfig {
                     namespace: config.mesh.root_namespace.clone(),
                     trust_domain: config.mesh.trust_domain.clone(),
-                    overlap: config.root_overlap.max(config.authority.max_ttl),
+                    overlap: config.root_overlap.max(shortest_overlap(&config.authority)),
                 }),
                 changes,
                 namespace: config.mesh.root_namespace.clone(),
@@ -324,6 +331,8 @@ struct Work {
     client: Client,
     index: Arc<RwLock<Index>>,
     signer: Signer,
+    /// When it was last looked whether there is another.
+    looked: watch::Receiver<SystemTime>,
     /// Unless somebody else keeps the key.
     rotation: Option<RotationConfig>,
     changes: watch::Receiver<()>,
@@ -337,12 +346,7 @@ impl Work {
         let (client, index) = (&self.client, &*self.index);
         let changes = || self.changes.clone();
         tokio::join!(
-            roots::keep(client, index, changes(), self.signer.clone()),
-            async {
-                if let Some(config) = &self.rotation {
-                    rotation::keep(client, config).await;
-                }
-            },
+            self.roots(),
             statuses::keep(client, index, changes()),
             waypoints::keep(
                 client,
@@ -351,6 +355,20 @@ impl Work {
                 &self.namespace,
                 self.waypoints.as_ref()
             ),
+        );
+    }
+
+    /// What is trusted, and what is to be. One that was cut off does not write what was true before.
+    async fn roots(&self) {
+        up_to_date(self.looked.clone()).await;
+        let (client, index) = (&self.client, &*self.index);
+        tokio::join!(
+            roots::keep(client, index, self.changes.clone(), self.signer.clone()),
+            async {
+                if let Some(config) = &self.rotation {
+                    rotation::keep(client, config).await;
+                }
+            },
         );
     }
 }
@@ -399,6 +417,11 @@ async fn follow(
         info!(objects, version = version.0, "changes committed");
         changed.send_replace(());
     }
+}
+
+/// A certificate lives as long as that, and replicas take a moment to learn of a step.
+fn shortest_overlap(authority: &AuthorityConfig) -> Duration {
+    authority.max_ttl + authority.max_ttl / 10 + Duration::from_secs(5)
 }
 
 /// Writes the file from which clients of this machine take their roots.

@@ -146,7 +146,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TULLED_CERT_TTL_MAX", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     cert_ttl_max: Duration,
     /// How long each of the two steps of a rotation of the root lasts, in which the last root and the next one are trusted. Never
-    /// shorter than --cert-ttl-max. Default: that, and an hour more.
+    /// shorter than --cert-ttl-max and a tenth more, which is the default.
     #[arg(long, env = "TULLED_ROOT_OVERLAP", value_name = "DURATION", value_parser = duration)]
     root_overlap: Option<Duration>,
     /// Certificates per second and node, after a burst of twenty times as many.
@@ -243,7 +243,7 @@ impl ServeArgs {
                 }
             },
             ca: self.ca_dir,
-            root_overlap: self.root_overlap.unwrap_or(self.cert_ttl_max + HOUR),
+            root_overlap: self.root_overlap.unwrap_or_default(),
             waypoints,
             listen: self.listen,
             http: self.http,
@@ -319,8 +319,6 @@ fn account(text: &str) -> Result<ObjectKey, String> {
         _ => Err("expected namespace/name".to_owned()),
     }
 }
-
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// `90s`, `15m`, `24h`; a bare number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {

@@ -66,6 +66,9 @@ pub(crate) enum RotationError {
         "the certificate that signs is not a root: whoever has the key of its root has to renew it"
     )]
     NotRoot,
+    /// The one that signs has ended, or is of no use otherwise.
+    #[error("there is nothing that a next root could follow")]
+    Ended,
     /// What is there is of no use.
     #[error("certificate authority")]
     Load(#[from] LoadError),
@@ -87,10 +90,11 @@ impl Record {
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<Step, RotationError> {
-        let in_use = SigningCa::from_pem(&self.files, now)?;
+        let in_use = SigningCa::from_pem(&self.files, now);
         let next = match &self.phase {
             Phase::Rest => {
-                let begins = begins(&in_use);
+                let in_use = in_use.as_ref().map_err(|_| RotationError::Ended)?;
+                let begins = begins(in_use, overlap);
                 if !in_use.is_root() {
                     return match asked || begins <= now {
                         true => Err(RotationError::NotRoot),
@@ -112,7 +116,11 @@ impl Record {
             } => self.switched(certificate, key, now),
             Phase::Switched { retired, .. } => self.rested(retired)?,
         };
-        successor(&next.files, &in_use, now)?;
+        match in_use {
+            Ok(in_use) => successor(&next.files, &in_use, now)?,
+            // What it has signed has ended with it.
+            Err(_) => SigningCa::from_pem(&next.files, now)?,
+        };
         Ok(Step::Write(next))
     }
 
@@ -158,11 +166,11 @@ impl Record {
     }
 }
 
-/// When an authority is so old that the next one is due.
-fn begins(ca: &SigningCa) -> SystemTime {
+/// When an authority is so old that the next one is due: with time left for all steps.
+fn begins(ca: &SigningCa, overlap: Duration) -> SystemTime {
     let validity = ca.validity();
     let life = validity.end.duration_since(validity.start);
-    validity.end - life.unwrap_or_default() / 5
+    validity.end - (life.unwrap_or_default() / 5).max(overlap * 3)
 }
 
 #[cfg(test)]

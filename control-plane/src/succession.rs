@@ -71,17 +71,22 @@ pub(crate) struct Succession {
     /// What was found last and not taken.
     refused: Option<PemFiles>,
     signer: watch::Sender<Arc<SigningCa>>,
+    /// When it was last known what is there, or that it is gone.
+    looked: watch::Sender<SystemTime>,
+    /// How long certificates may live.
+    max_ttl: Duration,
     metrics: Arc<Metrics>,
 }
 
 impl Succession {
-    /// Begins with `files`.
+    /// Begins with `files`, which sign certificates that live `max_ttl` at most.
     ///
     /// # Errors
     /// [`LoadError`] when they are no authority.
     pub(crate) fn new(
         keeper: Keeper,
         files: PemFiles,
+        max_ttl: Duration,
         metrics: Arc<Metrics>,
         now: SystemTime,
     ) -> Result<Self, LoadError> {
@@ -91,6 +96,8 @@ impl Succession {
             files,
             refused: None,
             signer: watch::Sender::new(Arc::new(ca)),
+            looked: watch::Sender::new(now),
+            max_ttl,
             metrics,
         })
     }
@@ -100,22 +107,30 @@ impl Succession {
         self.signer.subscribe()
     }
 
+    /// When it was last looked.
+    pub(crate) fn looked(&self) -> watch::Receiver<SystemTime> {
+        self.looked.subscribe()
+    }
+
     /// Looks for others for ever.
     pub(crate) async fn follow(mut self) -> Infallible {
         let mut outage = Outage::of("the key of the certificate authority");
         let mut problem = None;
         loop {
             sleep(PERIOD).await;
-            match self.keeper.read().await {
+            let read = self.keeper.read().await;
+            let now = SystemTime::now();
+            match read {
                 Ok(found) => {
                     outage.over();
                     problem = None;
-                    self.offer(&found, SystemTime::now());
+                    self.offer(&found, now);
                 }
                 Err(ReadError::Secret(SecretError::Refused { source, .. }))
                     if source.is_outage() =>
                 {
                     outage.failed(&source).await;
+                    continue;
                 }
                 Err(error) => {
                     let text = format!("{error:?}");
@@ -127,17 +142,23 @@ impl Succession {
                     }
                 }
             }
+            self.looked.send_replace(now);
         }
     }
 
     /// Takes `found` in place of what is in use, if all can follow.
     fn offer(&mut self, found: &PemFiles, now: SystemTime) {
-        if *found == self.files || self.refused.as_ref() == Some(found) {
+        if *found == self.files {
+            self.refused = None;
             return;
         }
         // Not borrowed while another is put in its place.
         let in_use = Arc::clone(&self.signer.borrow());
-        match successor(found, &in_use, now) {
+        let taken = match self.is_forgotten(now) {
+            true => SigningCa::from_pem(found, now).map_err(Into::into),
+            false => successor(found, &in_use, now),
+        };
+        match taken {
             Ok(ca) => {
                 info!(roots = ca.roots(), "certificate authority changed");
                 self.signer.send_replace(Arc::new(ca));
@@ -145,14 +166,30 @@ impl Succession {
                 self.files = found.clone();
                 self.refused = None;
             }
-            Err(error) => {
+            // It is tried again: with time, certificates begin to be valid, and others end.
+            Err(error) if self.refused.as_ref() != Some(found) => {
                 let error = &error as &dyn Error;
                 error!(error, "another certificate authority is not taken");
                 self.metrics.authority_refused();
                 self.refused = Some(found.clone());
             }
+            Err(_) => {}
         }
     }
+
+    /// Whether this replica was cut off for so long that others may have taken several steps without it. Meanwhile it has signed
+    /// nothing, since it could ask nobody about tokens; so nobody has anything of it that is still valid.
+    fn is_forgotten(&self, now: SystemTime) -> bool {
+        let silence = now.duration_since(*self.looked.borrow());
+        silence.is_ok_and(|silence| silence > self.max_ttl)
+    }
+}
+
+/// Waits until a replica knows what others use: one that was cut off is behind.
+pub(crate) async fn up_to_date(mut looked: watch::Receiver<SystemTime>) {
+    let is_recent = |at: &SystemTime| at.elapsed().is_ok_and(|age| age < PERIOD * 3);
+    // Without a sender everything ends.
+    let _ = looked.wait_for(is_recent).await;
 }
 
 /// The authority of `files`, if it can take the place of the one in use.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{Method, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use tracing::info;
 use tulle_identity::ca::{LoadError, PemFiles};
@@ -151,7 +151,7 @@ async fn create(client: &Client, namespace: &str, files: &PemFiles) -> Result<()
 #[derive(Clone, Deserialize, Serialize)]
 pub(super) struct Secret {
     pub(super) metadata: SecretMetadata,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     data: BTreeMap<String, String>,
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -160,7 +160,7 @@ pub(super) struct Secret {
 /// Its metadata.
 #[derive(Clone, Deserialize, Serialize)]
 pub(super) struct SecretMetadata {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) annotations: BTreeMap<String, String>,
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -225,6 +225,11 @@ impl Secret {
         self.set(CHAIN, &files.chain);
         self.set(ROOTS, &files.roots);
     }
+}
+
+/// Reads an explicit `null` like what is not there.
+fn or_default<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 fn path(namespace: &str) -> String {

@@ -41,6 +41,19 @@ fn a_root_is_renewed_when_a_fifth_of_its_life_is_left() {
 }
 
 #[test]
+fn a_signer_that_ends_half_way_is_followed_all_the_same() {
+    let start = SystemTime::now();
+    let announced = written(&record(start), true, start + DAY * 30);
+    let ended = ca(&announced.files, start).not_after();
+    let Step::Write(switched) = step(&announced, false, ended) else {
+        panic!("nothing to write");
+    };
+    assert!(matches!(switched.phase, Phase::Switched { .. }));
+    let error = failure(&record(start), false, ended);
+    assert!(matches!(error, RotationError::Ended), "{error}");
+}
+
+#[test]
 fn roots_of_others_stay() {
     let start = SystemTime::now();
     let mut first = record(start);

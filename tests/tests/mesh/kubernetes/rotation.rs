@@ -77,7 +77,10 @@ async fn deleted(mesh: &mut Mesh) -> Result<()> {
         log.contains("istio-ca-secret is gone").then_some(())
     };
     wait_for("that it says so", SOON, told).await?;
-    call(mesh.pod(CART), at(mesh.pod(WEB))).await
+    // One that has no certificates yet.
+    mesh.ztunnel_mut("node1").process_mut().restart().await?;
+    mesh.ztunnel_mut("node1").wait_ready(SOON).await?;
+    call_until_reached(mesh.pod(CART), at(mesh.pod(WEB))).await
 }
 
 /// Whether nothing is left of the rotation in the Secret.
