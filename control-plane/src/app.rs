@@ -1,5 +1,7 @@
 //! Puts the parts together, in the order that safety asks for: everything is translated before the port opens.
 
+mod writing;
+
 use std::{
     error::Error,
     io,
@@ -42,22 +44,16 @@ use crate::{
     debug::Debug,
     files,
     index::Index,
-    kubernetes::{
-        lease::{self, LeaseConfig},
-        roots,
-        rotation::{self, RotationConfig},
-        secret::SecretError,
-        statuses, waypoints,
-    },
+    kubernetes::{lease::LeaseConfig, rotation::RotationConfig, secret::SecretError},
     mesh::Mesh,
     metrics::{Metrics, Sources, StateCollector},
     serving::{Renewal, ServingConfig, ServingError},
     source::{Opened, Source, SourceConfig},
-    succession::{Keeper, Signer, Succession, up_to_date},
+    succession::{Keeper, Signer, Succession},
     token::KeyError,
 };
-use tulle_kubernetes::Client;
 use tulle_manifest::source::directory::OpenError;
+use writing::{Work, Writing};
 
 /// What a control plane needs.
 #[derive(Clone, Debug)]
@@ -323,82 +319,6 @@ impl ControlPlane {
         }
         self.following.abort();
         drop(self.background);
-    }
-}
-
-/// What one replica does for all.
-struct Work {
-    client: Client,
-    index: Arc<RwLock<Index>>,
-    signer: Signer,
-    /// When it was last looked whether there is another.
-    looked: watch::Receiver<SystemTime>,
-    /// Unless somebody else keeps the key.
-    rotation: Option<RotationConfig>,
-    changes: watch::Receiver<()>,
-    /// Of the control plane.
-    namespace: String,
-    waypoints: Option<WaypointConfig>,
-}
-
-impl Work {
-    async fn all(&self) {
-        let (client, index) = (&self.client, &*self.index);
-        let changes = || self.changes.clone();
-        tokio::join!(
-            self.roots(),
-            statuses::keep(client, index, changes()),
-            waypoints::keep(
-                client,
-                index,
-                changes(),
-                &self.namespace,
-                self.waypoints.as_ref()
-            ),
-        );
-    }
-
-    /// What is trusted, and what is to be. One that was cut off does not write what was true before.
-    async fn roots(&self) {
-        up_to_date(self.looked.clone()).await;
-        let (client, index) = (&self.client, &*self.index);
-        tokio::join!(
-            roots::keep(client, index, self.changes.clone(), self.signer.clone()),
-            async {
-                if let Some(config) = &self.rotation {
-                    rotation::keep(client, config).await;
-                }
-            },
-        );
-    }
-}
-
-/// It in the background, ended in good order.
-struct Writing {
-    stop: oneshot::Sender<()>,
-    task: AbortOnDrop,
-}
-
-impl Writing {
-    fn start(lease: LeaseConfig, work: Work) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        let task = AbortOnDrop::spawn(async move {
-            let stopped = async {
-                // If nobody is left to stop us, that is the same.
-                let _ = stopped.await;
-            };
-            lease::lead(&work.client, lease, stopped, async || work.all().await).await;
-        });
-        Self { stop, task }
-    }
-
-    /// Gives the lease back, if that takes no longer than `limit`.
-    async fn stop(mut self, limit: Duration) {
-        // It has ended only if it panicked.
-        let _ = self.stop.send(());
-        if tokio::time::timeout(limit, &mut self.task.0).await.is_err() {
-            warn!("the lease was not given back in time");
-        }
     }
 }
 

@@ -243,6 +243,7 @@ impl ServeArgs {
                 }
             },
             ca: self.ca_dir,
+            // The shortest that there may be.
             root_overlap: self.root_overlap.unwrap_or_default(),
             waypoints,
             listen: self.listen,
