@@ -79,7 +79,7 @@ pub(crate) enum RotationError {
 
 impl Record {
     /// What is to be done at `now`, if a step takes `overlap`. A rotation begins if it is `asked` for, or when a fifth of the
-    /// root's life is left.
+    /// root's life is left, or no more than three overlaps.
     ///
     /// # Errors
     /// [`RotationError`]; then all stays as it is.
