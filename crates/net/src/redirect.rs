@@ -3,7 +3,7 @@
 //! ```text
 //! app ──TCP──▶ routed to lo ──▶ raw-prerouting: given to 15001 ──▶ ztunnel ──mark 0x539──▶ untouched
 //! peer ─TCP──▶ nat-prerouting: SYN redirected to 15006 ──▶ ztunnel ──mark 0x1539, source = peer──▶ app
-//! app ──reply to that, which has taken the mark over──▶ routed to lo ──▶ ztunnel
+//! app ──reply to that, mark 0x111──▶ routed to lo ──▶ ztunnel
 //! peer ─HBONE▶ 15008, never redirected
 //! ```
 //!
@@ -63,6 +63,10 @@ pub struct RedirectConfig {
     pub delivery_mark: u32,
     /// The bits of `delivery_mark`. Default 0x1fff.
     pub delivery_mask: u32,
+    /// The mark on the app's answers to those connections, in the bits of `reply_mask`. Default 0x111.
+    pub reply_mark: u32,
+    /// The bits of `reply_mark`. Default 0xfff.
+    pub reply_mask: u32,
     /// The mark on what comes from outside, and so on the sockets that answer it, in the bits of `outside_mask`; in those
     /// of `mark_mask` it is `mark`, so that answers leave, and beyond them another, so that they cannot open anything.
     /// Default 0x2539.
@@ -105,6 +109,8 @@ impl Default for RedirectConfig {
             mark_mask: 0xfff,
             delivery_mark: 0x1539,
             delivery_mask: 0x1fff,
+            reply_mark: 0x111,
+            reply_mask: 0xfff,
             outside_mark: 0x2539,
             outside_mask: 0x3fff,
             route_table: 100,

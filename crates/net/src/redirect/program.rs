@@ -100,17 +100,25 @@ fn release_chains(config: &RedirectConfig) -> Vec<Chain> {
 
 /// Every packet on the loopback interface comes by here, so there are few tests for those.
 ///
-/// What ztunnel sends there is for the app. Marked so, the kernel's own answers come back too: for an app that has closed
-/// its socket, and where nobody listens. Answers with ztunnel's other mark would leave the pod.
+/// What ztunnel sends there is for the app. Whatever answers takes the reply mark over, by which answers stay in the pod:
+/// also the kernel itself, for an app that has closed its socket, and where nobody listens.
 ///
 /// What comes from outside is marked, and whatever answers takes the mark over: a listener of the app that may be
 /// reached directly, or the kernel where nobody listens. Unmarked answers would be captured.
 fn raw_prerouting(config: &RedirectConfig, phase: Phase) -> Vec<Rule> {
     let loopback = || Rule::new().input_interface("lo");
+    // Whether it is marked for delivery or, by another ztunnel, just as its own.
+    let own_mask = config.outside_mask & (config.mark_mask | !config.delivery_mask);
     let mut rules = vec![
         loopback()
-            .mark(config.mark, config.outside_mask)
-            .set_mark(config.delivery_mark, config.delivery_mask),
+            .tcp()
+            .mark(config.mark, own_mask)
+            .set_mark(config.reply_mark, config.reply_mask | config.outside_mask)
+            .accept(),
+        loopback()
+            .tcp()
+            .mark(config.reply_mark, config.reply_mask)
+            .accept(),
         loopback()
             .not_mark(config.mark, config.mark_mask)
             .tcp()
@@ -134,7 +142,11 @@ fn raw_prerouting(config: &RedirectConfig, phase: Phase) -> Vec<Rule> {
 fn raw_output(config: &RedirectConfig, phase: Phase) -> Vec<Rule> {
     let local = || Rule::new().output_interface("lo");
     let from_ztunnel = local().mark(config.mark, config.mark_mask).tcp();
-    let mut rules = vec![from_ztunnel.not_tracked().accept()];
+    let reply = local().mark(config.reply_mark, config.reply_mask).tcp();
+    let mut rules = vec![
+        from_ztunnel.not_tracked().accept(),
+        reply.not_tracked().accept(),
+    ];
     for family in families(config) {
         let elsewhere = || local().destination_not_in(family, own_set(family));
         if phase == Phase::Hold {
@@ -145,8 +157,12 @@ fn raw_output(config: &RedirectConfig, phase: Phase) -> Vec<Rule> {
     rules.extend(tunnels_apart(config));
     rules.extend(config.dns_capture.map(|_| dns_queries_apart(config)));
     let leaves = || Rule::new().not_output_interface("lo");
-    let delivery = leaves().mark(config.delivery_mark, config.delivery_mask);
-    rules.push(delivery.tcp().counter().drop());
+    for (mark, mask) in [
+        (config.delivery_mark, config.delivery_mask),
+        (config.reply_mark, config.reply_mask),
+    ] {
+        rules.push(leaves().mark(mark, mask).tcp().counter().drop());
+    }
     if phase != Phase::Release {
         rules.push(leaves().syn().jump(GUARD_OUTBOUND));
     }

@@ -232,6 +232,8 @@ impl<'a> Routing<'a> {
         let mut rules = vec![
             Rule::new(self.at(DELIVERY), self.to_loopback())
                 .mark(config.delivery_mark, config.delivery_mask),
+            Rule::new(self.at(DELIVERY), self.to_loopback())
+                .mark(config.reply_mark, config.reply_mask),
             Rule::new(self.at(OWN), self.skip()).mark(config.mark, config.mark_mask),
         ];
         let exempt = || Rule::new(self.at(EXEMPT), self.skip()).sent_here();

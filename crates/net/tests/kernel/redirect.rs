@@ -15,8 +15,8 @@ use tulle_net::nft::{Batch, Family, read_table, table_names};
 use tulle_net::redirect::{self, Drift, RedirectConfig, apply, remove, verify};
 
 use crate::support::{
-    Cable, FAMILIES, accept, app, as_proxy, dial, dial_as, isolated_async, meshed, plain,
-    routes_of, socket_at, soon, talk,
+    Cable, FAMILIES, PROXY_MARK, accept, app, as_proxy, dial, dial_as, isolated_async, meshed,
+    plain, routes_of, socket_at, soon, talk,
 };
 
 #[test]
@@ -321,4 +321,39 @@ fn send_lone_ack(netns: &Netns, from: SocketAddr, to: SocketAddr) {
     socket
         .send_to(&segment, &SocketAddr::new(to.ip(), 0).into())
         .unwrap();
+}
+
+/// Also for a ztunnel that marks all its packets alike. The mark of such an answer keeps whatever the socket does in the pod.
+#[test]
+fn answers_to_a_client_that_is_elsewhere_stay_in_the_pod() {
+    isolated_async(async || {
+        let (cable, _ztunnel) = meshed(&plain()).await;
+        let (inside, outside) = (app(&cable.pod, 8080), app(&cable.peer, 80));
+        for (family, mark) in FAMILIES
+            .into_iter()
+            .flat_map(|family| [(family, PROXY_MARK), (family, PROXY_MARK | 0x1000)])
+        {
+            let delivery = ConnectOptions {
+                mark: Some(mark),
+                source: Some(family.peer),
+                local: true,
+                ..ConnectOptions::default()
+            };
+            let mut delivered = dial_as(&cable.pod, family.pod, 8080, &delivery).await;
+            let (mut answering, _) = accept(&inside).await;
+            talk(&mut delivered, &mut answering).await;
+            let mark = Some(socket2::SockRef::from(&answering).mark().unwrap());
+            assert_eq!(mark, Some(0x111));
+            for device in [None, Some("eth0")] {
+                let again = socket_at(&cable.pod, SocketAddr::new(family.pod, 0));
+                socket2::SockRef::from(&again).set_mark(0x111).unwrap();
+                again.bind_device(device.map(str::as_bytes)).unwrap();
+                let again = again.connect((family.peer, 80).into());
+                let again = timeout(Duration::from_millis(300), again).await;
+                assert!(!matches!(again, Ok(Ok(_))), "{again:?}");
+            }
+        }
+        let nobody = timeout(Duration::from_millis(1), outside.accept()).await;
+        assert!(nobody.is_err(), "{nobody:?}");
+    });
 }
