@@ -5,7 +5,7 @@ mod writing;
 use std::{
     error::Error,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -66,8 +66,10 @@ pub struct Config {
     pub ca: Option<PathBuf>,
     /// Where xDS and CA are served.
     pub listen: SocketAddr,
-    /// Where metrics and debug pages are served.
+    /// Where metrics are served, and debug pages if it is a loopback address.
     pub http: SocketAddr,
+    /// Port of the loopback address for debug pages if not.
+    pub debug_port: u16,
     /// Names of the server.
     pub serving: ServingConfig,
     /// The name of this replica, unlike any other's.
@@ -171,8 +173,7 @@ impl ControlPlane {
         let mut writer = StoreWriter::new(StoreConfig::default());
         let store = writer.store();
         let index = Arc::new(RwLock::new(Index::new(Arc::clone(&mesh))));
-        let transaction = index.write().apply(objects);
-        writer.commit(transaction);
+        source.commit(objects, &index, &mut writer);
         let resources = store.len();
         info!(
             addresses = resources.addresses,
@@ -227,13 +228,14 @@ impl ControlPlane {
                 signer: signer.clone(),
             },
         );
-        let routes = routes(config.http, registry, &readiness, &debug, log);
-        let http_server = http::Server::bind(
-            Listen::Address(config.http),
-            routes,
-            http::ServerConfig::default(),
-        );
-        let http_server = http_server.await.map_err(listening(config.http))?;
+        let (public, private) = routes(registry, &readiness, &debug, log);
+        let (http_server, debug_server) = if config.http.ip().is_loopback() {
+            (bind(config.http, public.merge(private)).await?, None)
+        } else {
+            let local = SocketAddr::from((Ipv4Addr::LOCALHOST, config.debug_port));
+            let private = bind(local, private).await?;
+            (bind(config.http, public).await?, Some(private))
+        };
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(listening(config.listen))?;
@@ -252,12 +254,16 @@ impl ControlPlane {
         }));
         serving_ready.ready();
         let http = http_server.addresses();
-        let background = vec![
+        let mut background = vec![
             AbortOnDrop::spawn(async move { match http_server.run().await {} }),
             AbortOnDrop::spawn(async move { match renewal.run(serving_ready).await {} }),
             AbortOnDrop::spawn(async move { match succession.follow().await {} }),
             AbortOnDrop::spawn(keep_published(signer, roots)),
         ];
+        background.extend(debug_server.map(|server| {
+            info!(at = ?server.addresses(), "debug pages are served on loopback only");
+            AbortOnDrop::spawn(async move { match server.run().await {} })
+        }));
         let following = tokio::spawn(follow(source, index, writer, changed));
         info!(%address, http = ?http, "serving");
         Ok(Self {
@@ -277,7 +283,7 @@ impl ControlPlane {
         self.address
     }
 
-    /// Where metrics and debug pages are served.
+    /// Where metrics are served.
     pub fn http_addresses(&self) -> &[SocketAddr] {
         &self.http
     }
@@ -332,8 +338,7 @@ async fn follow(
     loop {
         let changes = source.next().await;
         let objects = changes.len();
-        let transaction = index.write().apply(changes);
-        let version = writer.commit(transaction);
+        let version = source.commit(changes, &index, &mut writer);
         info!(objects, version = version.0, "changes committed");
         changed.send_replace(());
     }
@@ -390,26 +395,27 @@ fn registry(metrics: &Metrics, sources: Sources) -> Arc<Registry> {
     Arc::new(registry)
 }
 
-/// Debug pages show every policy, and the log can be changed: that is for the machine itself only.
+/// The pages for everybody, and those for the machine itself: they show every policy, and the log can be changed.
 fn routes(
-    http: SocketAddr,
     registry: Arc<Registry>,
     readiness: &Readiness,
     debug: &Debug,
     log: Option<&LogHandle>,
-) -> Router {
-    let mut routes = Router::new("tulled")
+) -> (Router, Router) {
+    let public = Router::new("tulled")
         .merge(readiness.routes())
         .merge(metric_routes::routes(registry));
-    if !http.ip().is_loopback() {
-        info!(%http, "debug pages are served on loopback addresses only");
-        return routes;
-    }
-    routes = routes.merge(debug.routes());
+    let private = Router::new("tulled").merge(debug.routes());
     match log {
-        Some(log) => routes.merge(log.routes()),
-        None => routes,
+        Some(log) => (public, private.merge(log.routes())),
+        None => (public, private),
     }
+}
+
+async fn bind(at: SocketAddr, routes: Router) -> Result<http::Server, RunError> {
+    http::Server::bind(Listen::Address(at), routes, http::ServerConfig::default())
+        .await
+        .map_err(listening(at))
 }
 
 fn listening(at: SocketAddr) -> impl Fn(io::Error) -> RunError {

@@ -78,7 +78,7 @@ pub struct ServeArgs {
         default_value = "0.0.0.0:15012"
     )]
     listen: SocketAddr,
-    /// Address for readiness, metrics and debug pages. The latter are served on loopback addresses only.
+    /// Address for readiness and metrics; if it is a loopback address, for debug pages too.
     #[arg(
         long,
         env = "TULLED_HTTP",
@@ -86,6 +86,14 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:15014"
     )]
     http: SocketAddr,
+    /// Port of the loopback addresses for debug pages, if --http is another address.
+    #[arg(
+        long,
+        env = "TULLED_DEBUG_PORT",
+        value_name = "PORT",
+        default_value_t = 15000
+    )]
+    debug_port: u16,
     /// DNS name or IP address that clients reach this server by, besides istiod.istio-system.svc,
     /// tulled.istio-system.svc and localhost. May be repeated, or a list with commas.
     #[arg(
@@ -248,6 +256,7 @@ impl ServeArgs {
             waypoints,
             listen: self.listen,
             http: self.http,
+            debug_port: self.debug_port,
             authority: AuthorityConfig {
                 default_ttl: self.cert_ttl_default.min(self.cert_ttl_max),
                 max_ttl: self.cert_ttl_max,

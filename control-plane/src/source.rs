@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tracing::info;
 use tulle_identity::ca::PemFiles;
 use tulle_kubernetes::Client;
@@ -14,11 +14,14 @@ use tulle_manifest::source::{
     Change,
     directory::{Directory, DirectoryConfig, Problems},
 };
+use tulle_xds::store::{StoreWriter, Version};
 
 use crate::{
     app::{Config, RunError},
     callers::Tokens,
+    index::Index,
     kubernetes::{reviews::Reviews, secret, source},
+    statuses::with_addresses,
     succession::Keeper,
     token::TokenKey,
 };
@@ -138,5 +141,26 @@ impl Source {
             Self::Directory(directory) => directory.next().await,
             Self::Kubernetes(source) => source.next().await,
         }
+    }
+
+    /// Has the changes translated and told to all clients.
+    pub(crate) fn commit(
+        &self,
+        changes: Vec<Change>,
+        index: &RwLock<Index>,
+        writer: &mut StoreWriter,
+    ) -> Version {
+        let transaction = index.write().apply(changes);
+        let version = writer.commit(transaction);
+        // What is written to Kubernetes comes back as a change; to a directory nothing is written.
+        let more = match self {
+            Self::Directory(_) => with_addresses(index.read().objects()),
+            Self::Kubernetes(_) => Vec::new(),
+        };
+        if more.is_empty() {
+            return version;
+        }
+        let transaction = index.write().apply(more);
+        writer.commit(transaction)
     }
 }

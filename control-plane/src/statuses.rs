@@ -5,13 +5,16 @@
 //!
 //! Spec: `control-plane.md` §1.12 and §2.4.
 
+use std::sync::Arc;
+
 use tulle_manifest::{
     AuthorizationPolicy, EntryAddress, Kind, Metadata, Object, ObjectId, Resolution, ServiceEntry,
-    StatusCondition, TargetRef, route::RouteParentStatus,
+    StatusCondition, TargetRef, route::RouteParentStatus, source::Change,
 };
 
 use crate::{
     index::Index,
+    objects::Objects,
     references::{self, Subsets, Unenforced},
     translate::{Finding, Outcome, PolicyReport, Unbound, WaypointReport},
 };
@@ -161,6 +164,22 @@ pub fn wanted(index: &Index) -> Vec<Wanted> {
     }
     wanted.extend(routes::wanted(index));
     wanted
+}
+
+/// Entries as they are once their hosts have been given addresses, of those that are otherwise yet. For sources that nothing can
+/// be written to.
+pub(crate) fn with_addresses(objects: &Objects) -> Vec<Change> {
+    let given = addresses::given(objects);
+    let entries = objects.service_entries().iter();
+    let changed = entries.filter_map(|(key, entry)| {
+        let addresses = given.get(key).cloned().unwrap_or_default();
+        (addresses != entry.status.addresses).then(|| {
+            let mut entry = ServiceEntry::clone(entry);
+            entry.status.addresses = addresses;
+            Change::Upsert(Object::ServiceEntry(Arc::new(entry)))
+        })
+    });
+    changed.collect()
 }
 
 /// A condition as it should be.

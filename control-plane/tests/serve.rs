@@ -59,6 +59,16 @@ metadata: {name: cart, namespace: shop}
 spec: {clusterIP: 10.1.0.1, selector: {app: cart}, ports: [{port: 80}]}
 ";
 
+const ENTRY: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: api, namespace: shop}
+spec:
+  hosts: [api.example]
+  resolution: DNS
+  ports: [{number: 443, name: tls, protocol: TLS}]
+";
+
 const STRICT: &str = "
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
@@ -156,6 +166,7 @@ fn config(directory: &Path) -> Config {
         ca: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         http: "127.0.0.1:0".parse().unwrap(),
+        debug_port: 0,
         serving: ServingConfig::new("istio-system", []),
         identity: "test".to_owned(),
         authority: AuthorityConfig::default(),
@@ -257,6 +268,14 @@ impl Client {
         }
     }
 
+    /// How many addresses a service has, if it is there.
+    fn virtual_ips(&self, name: &str) -> usize {
+        match self.held.get(name) {
+            Some(Some(Address::Service(service))) => service.vips.len(),
+            _ => 0,
+        }
+    }
+
     /// Waits until the server refused us.
     async fn refused(&self) {
         let refused = || self.metrics.terminations(Termination::GrpcError).value() > 0;
@@ -283,6 +302,7 @@ async fn eventually(condition: impl Fn() -> bool) {
 }
 
 const CART_UID: &str = "Kubernetes//Pod/shop/cart";
+const API: &str = "shop/api.example";
 const CART_SERVICE: &str = "shop/cart.shop.svc.cluster.local";
 
 #[tokio::test]
@@ -333,6 +353,28 @@ async fn resources_follow_the_manifests() {
         .await;
     let ready = lab.page("/healthz/ready").await;
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+}
+
+/// When the manifest changes, it is the same one.
+#[tokio::test]
+async fn hosts_without_an_address_are_given_one() {
+    let lab = Lab::start().await;
+    let mut client = lab.client(lab.token(|_| ()), "n1");
+    lab.write("entry.yaml", ENTRY);
+    client.until(|client| client.virtual_ips(API) == 2).await;
+    let first = client.held[API].clone();
+    lab.write("entry.yaml", &ENTRY.replace("number: 443", "number: 444"));
+    client
+        .until(|client| client.virtual_ips(API) == 2 && client.held[API] != first)
+        .await;
+    let mut fresh = lab.client(lab.token(|_| ()), "n1");
+    fresh.until(|client| client.has(API)).await;
+    assert_eq!(fresh.held[API], client.held[API]);
+    let addresses = |address: &Option<Address>| match address {
+        Some(Address::Service(service)) => service.vips.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(addresses(&fresh.held[API]), addresses(&first));
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Whoever reaches the control plane's ports, and is nobody.
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -151,6 +153,10 @@ pub(crate) async fn pages_for_operators_are_not_for_pods(sandbox: Sandbox) -> Re
             ensure!(answer.is_err(), "{path} at {port}: {answer:?}");
         }
     }
+    // They are there for those who are on the machine.
+    let local = (Ipv4Addr::LOCALHOST, 15000).into();
+    let netns = world.mesh.lab().control().netns().clone();
+    tulle_lab::http::get(&netns, local, "/debug/policies").await?;
     world.recovers().await
 }
 
