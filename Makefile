@@ -46,6 +46,10 @@ bench-scale: ## the control plane of a large cluster, with a real API server; fi
 	$(CARGO) build --release -p tulle-control-plane -p tulle-tests --bins
 	$(TARGET)/release/scale-bench --json $(TARGET)/scale.json $(ARGS)
 
+.PHONY: images
+images: ## container images of static executables; ARGS="REGISTRY TAG"
+	@scripts/images.sh $(ARGS)
+
 .PHONY: lint
 lint: peers-build ## formatting, clippy and documentation, warnings denied
 	$(CARGO) fmt --all --check

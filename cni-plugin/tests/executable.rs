@@ -360,6 +360,20 @@ fn version_needs_no_configuration() {
     assert!(outcome.success);
 }
 
+/// Without waiting for input.
+#[test]
+fn a_person_can_ask_which_version_it_is() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tulle-cni"))
+        .arg("--version")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && said.starts_with("tulle-cni 0."),
+        "{said}"
+    );
+}
+
 #[test]
 fn mistakes_are_structured_errors() {
     let runtime = Runtime::new();

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod arguments;
 pub mod build_info;
 pub mod certificates;
 pub mod config;

@@ -1,10 +1,14 @@
 //! The L4 node proxy.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use tokio::runtime::{Builder, LocalOptions};
 use tulle_runtime::{log, process};
-use tulle_ztunnel::{app, config::Config};
+use tulle_ztunnel::{
+    app,
+    arguments::{self, Command},
+    config::Config,
+};
 
 /// Memory comes back after bursts, and its use can be explained in production.
 #[global_allocator]
@@ -21,6 +25,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
+    if let Command::Say(text) = arguments::command(std::env::args().skip(1))? {
+        return Ok(std::io::stdout().write_all(text.as_bytes())?);
+    }
     let config = Config::from_env(std::env::vars())?;
     process::raise_open_file_limit()?;
     let log = log::init(config.log.clone())?;

@@ -8,6 +8,12 @@ use std::{
 use tulle_cni_plugin::plugin::{Output, pass_through, run, unreadable};
 
 fn main() -> ExitCode {
+    if is_asked_for_version() {
+        return print(&Output {
+            success: true,
+            stdout: format!("tulle-cni {}\n", env!("CARGO_PKG_VERSION")),
+        });
+    }
     let mut input = Vec::new();
     let output = match io::stdin().take(MAX_INPUT).read_to_end(&mut input) {
         Ok(_) if is_uninstalled() => pass_through::run(|name| std::env::var_os(name), &input),
@@ -15,6 +21,13 @@ fn main() -> ExitCode {
         Err(error) => unreadable(&error),
     };
     print(&output)
+}
+
+/// By a person: runtimes give no arguments.
+fn is_asked_for_version() -> bool {
+    std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == "--version" || argument == "-V")
 }
 
 fn is_uninstalled() -> bool {
