@@ -63,7 +63,7 @@ pub struct InstallArgs {
     /// Do not wait until the parts of the mesh are ready.
     #[arg(long)]
     no_wait: bool,
-    /// How long to wait for each part.
+    /// How long to wait for each part without anything getting further.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = limit)]
     timeout: Duration,
 }

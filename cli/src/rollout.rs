@@ -11,7 +11,7 @@ use crate::{
     finding::counted,
     json::{condition, holds, items, name, namespace, number, text, title},
     progress::Progress,
-    wait::Wait,
+    wait::{Left, Wait},
 };
 
 /// How far a workload is.
@@ -19,8 +19,8 @@ use crate::{
 pub(crate) enum Rollout {
     /// All its pods are of the written template, and ready: so many.
     Done(i64),
-    /// Not yet, and why.
-    Waiting(String),
+    /// Not yet.
+    Waiting(Left),
 }
 
 impl Rollout {
@@ -28,7 +28,8 @@ impl Rollout {
     pub(crate) fn of(workload: &Value) -> Self {
         let status = |name: &str| number(workload, &format!("/status/{name}"));
         if status("observedGeneration") < number(workload, "/metadata/generation") {
-            return Self::Waiting("the cluster has not looked at it yet".to_owned());
+            let why = "the cluster has not looked at it yet";
+            return Self::Waiting(Left::steps(usize::MAX, why));
         }
         let (wanted, updated, available, all) = match text(workload, "/kind") {
             "DaemonSet" => (
@@ -44,15 +45,18 @@ impl Rollout {
                 status("replicas"),
             ),
         };
-        if updated < wanted {
-            Self::Waiting(format!("{updated} of {wanted} pods are of this version"))
+        let why = if updated < wanted {
+            format!("{updated} of {wanted} pods are of this version")
         } else if available < wanted {
-            Self::Waiting(format!("{available} of {wanted} pods are ready"))
+            format!("{available} of {wanted} pods are ready")
         } else if all > wanted {
-            Self::Waiting(format!("{} pods of an earlier version end", all - wanted))
+            format!("{} pods of an earlier version end", all - wanted)
         } else {
-            Self::Done(wanted)
-        }
+            return Self::Done(wanted);
+        };
+        let steps = [wanted - updated, wanted - available, all - wanted];
+        let steps = steps.map(|steps| usize::try_from(steps).unwrap_or_default());
+        Self::Waiting(Left::steps(steps.iter().sum(), why))
     }
 }
 
@@ -76,7 +80,9 @@ pub(crate) async fn wait(
         let waited = wait.until(async || {
             let found = match objects.find(workload).await {
                 // It is asked again, until the time is over.
-                Err(error) if error.is_outage() => return Ok(Some(error.to_string())),
+                Err(error) if error.is_outage() => {
+                    return Ok(Some(Left::steps(usize::MAX, error.to_string())));
+                }
                 found => found?,
             };
             let Some(found) = found else {
@@ -87,7 +93,7 @@ pub(crate) async fn wait(
                     ready = usize::try_from(pods)?;
                     None
                 }
-                Rollout::Waiting(why) => Some(why),
+                Rollout::Waiting(left) => Some(left),
             })
         });
         if let Err(error) = waited.await {
@@ -170,11 +176,17 @@ mod tests {
 
     #[test]
     fn daemon_sets_are_done_when_every_node_has_a_new_pod() {
-        let waiting = |why: &str| Rollout::Waiting(why.to_owned());
+        let waiting = |steps, why| Rollout::Waiting(Left::steps(steps, why));
         for (observed, desired, updated, available, expected) in [
-            (1, 3, 3, 3, waiting("the cluster has not looked at it yet")),
-            (2, 3, 1, 3, waiting("1 of 3 pods are of this version")),
-            (2, 3, 3, 2, waiting("2 of 3 pods are ready")),
+            (
+                1,
+                3,
+                3,
+                3,
+                waiting(usize::MAX, "the cluster has not looked at it yet"),
+            ),
+            (2, 3, 1, 3, waiting(2, "1 of 3 pods are of this version")),
+            (2, 3, 3, 2, waiting(1, "2 of 3 pods are ready")),
             (2, 3, 3, 3, Rollout::Done(3)),
             (2, 0, 0, 0, Rollout::Done(0)),
         ] {
@@ -194,9 +206,9 @@ mod tests {
                     "replicas": replicas, "availableReplicas": available}})
         };
         assert_eq!(Rollout::of(&workload(2, 2)), Rollout::Done(2));
-        let old = Rollout::Waiting("1 pods of an earlier version end".into());
+        let old = Rollout::Waiting(Left::all("1 pods of an earlier version end"));
         assert_eq!(Rollout::of(&workload(3, 3)), old);
-        let unready = Rollout::Waiting("1 of 2 pods are ready".into());
+        let unready = Rollout::Waiting(Left::all("1 of 2 pods are ready"));
         assert_eq!(Rollout::of(&workload(2, 1)), unready);
         // As it is before any controller has seen it.
         let new =

@@ -25,7 +25,7 @@ use crate::{
     limit::limit,
     manifest::{MANAGER, MESHS},
     progress::Progress,
-    wait::Wait,
+    wait::{Left, Wait},
 };
 
 mod conditions;
@@ -62,7 +62,7 @@ pub struct UninstallArgs {
     /// docs/node.md.
     #[arg(long)]
     force: bool,
-    /// How long to wait for each step.
+    /// How long to wait for each step without anything getting further.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = limit)]
     timeout: Duration,
 }
@@ -119,11 +119,13 @@ fn tell(found: &Found, purge: bool, progress: &Progress) {
         "what the control plane has written: roots of trust, its lease, waypoints, conditions",
     );
     for object in found.purged().filter(|_| purge) {
-        let with = match found.objects_of(object) {
-            0 => String::new(),
-            count => format!(", and {} of that kind", counted(count, "object")),
-        };
-        progress.detail(&format!("{}{with}", title(object)));
+        progress.detail(&format!("{}{}", title(object), found.with(object)));
+    }
+    if found.strict > 0 {
+        progress.note(&format!(
+            "while pods leave, those that still take nothing but mutual TLS ({}) refuse those that have left",
+            counted(found.strict, "PeerAuthentication")
+        ));
     }
 }
 
@@ -147,11 +149,11 @@ async fn uninstall(
     found: &Found,
     progress: &Progress,
 ) -> Result<()> {
+    let limit = nodes::Limit {
+        each: args.timeout,
+        force: args.force,
+    };
     if let Some(agent) = found.agent() {
-        let limit = nodes::Limit {
-            each: args.timeout,
-            force: args.force,
-        };
         progress.part("Pods leave the mesh");
         nodes::release(objects, agent, limit, progress).await?;
         progress.part("The plugin is taken off the nodes");
@@ -166,7 +168,12 @@ async fn uninstall(
         delete(objects, object, progress).await?;
     }
     // Whoever is still there might write again what is deleted next.
-    no_pods(objects, args.timeout, progress).await?;
+    let ended = no_pods(objects, args.timeout, progress).await;
+    limit.unless_forced(
+        ended,
+        "--force goes on nevertheless, for pods of nodes that are no more",
+        progress,
+    )?;
     progress.part("What the control plane has written");
     for object in written::objects(objects, &found.namespace, args.purge).await? {
         delete(objects, &object, progress).await?;
@@ -215,7 +222,7 @@ async fn gone(
     wait.until(async || {
         let left = objects.find(object).await?;
         let why = "what is in it is deleted, unless a finalizer keeps it";
-        Ok(left.filter(is_it).map(|_| why.to_owned()))
+        Ok(left.filter(is_it).map(|_| Left::all(why)))
     })
     .await
 }
@@ -231,7 +238,7 @@ async fn no_pods(objects: &Objects, limit: Duration, progress: &Progress) -> Res
         let pods = list(objects.client(), "/api/v1/pods", MESHS).await?;
         let names = pods.iter().filter(|pod| is_part(pod)).map(full_name);
         let names: Vec<String> = names.collect();
-        Ok((!names.is_empty()).then(|| some(&names)))
+        Ok((!names.is_empty()).then(|| Left::steps(names.len(), some(&names))))
     })
     .await
 }

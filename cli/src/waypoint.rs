@@ -54,6 +54,9 @@ struct Waypoint {
     /// What it is for: traffic to services, to pods by their addresses, or both [default: what the class says, which is service].
     #[arg(long = "for", value_enum, value_name = "TRAFFIC")]
     traffic: Option<Traffic>,
+    /// The revision of the control plane that shall run it, as its label istio.io/rev.
+    #[arg(short, long, value_name = "REVISION", value_parser = gateway::name)]
+    revision: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]

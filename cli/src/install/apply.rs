@@ -14,7 +14,7 @@ use crate::{
     json::{name, namespace, text, title},
     manifest::{MANAGED_BY, MANAGER, Manifest, PART_OF, is_ours},
     progress::Progress,
-    wait::Wait,
+    wait::{Left, Wait},
 };
 
 /// An object that is to be there.
@@ -164,7 +164,7 @@ pub(super) async fn settle(
     wait.until(async || {
         let found = objects.find(&step.wanted).await?;
         let is_done = found.as_ref().is_some_and(is_established);
-        Ok((!is_done).then(|| "the API server has not taken it up yet".to_owned()))
+        Ok((!is_done).then(|| Left::all("the API server has not taken it up yet")))
     })
     .await
 }

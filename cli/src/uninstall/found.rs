@@ -9,7 +9,7 @@ use tulle_kubernetes::{CallError, Objects};
 use crate::{
     check::before::DEFINITION,
     cluster::{list, list_kind},
-    finding::counted,
+    finding::{counted, some},
     json::{items, label, name, namespace, text, title},
     manifest::{MANAGED_BY, MANAGER, MESHS, Manifest, OURS, Platform, is_ours},
 };
@@ -30,6 +30,10 @@ pub(super) struct Found {
     pub(super) given: Option<Value>,
     /// How many objects there are of each definition, by its name.
     counts: BTreeMap<String, usize>,
+    /// What is in the namespace that we have made, and not ours: with its kind.
+    guests: Vec<String>,
+    /// Policies by which workloads take nothing but mutual TLS.
+    pub(super) strict: usize,
 }
 
 impl Found {
@@ -64,6 +68,12 @@ impl Found {
                 found.given = Some(namespace);
             }
         }
+        if let Some(made) = &found.made {
+            found.guests = guests(objects, name(made)).await?;
+        }
+        let authentications =
+            list_kind(objects, "security.istio.io/v1", "PeerAuthentication", "").await?;
+        found.strict = authentications.iter().filter(|one| is_strict(one)).count();
         let mut namespaces = found.objects.iter().map(namespace);
         let of_objects = namespaces.find(|namespace| !namespace.is_empty());
         found.namespace = of_objects.unwrap_or(usual.namespace()).to_owned();
@@ -93,10 +103,18 @@ impl Found {
         parts.join(" and ")
     }
 
-    /// How many objects go with a definition.
-    pub(super) fn objects_of(&self, definition: &Value) -> usize {
-        let count = self.counts.get(name(definition)).copied();
-        count.unwrap_or_default()
+    /// What goes with an object that is purged, to be said after its name.
+    pub(super) fn with(&self, object: &Value) -> String {
+        if text(object, "/kind") != DEFINITION {
+            return match self.guests.is_empty() {
+                true => String::new(),
+                false => format!(", and in it {}", some(&self.guests)),
+            };
+        }
+        match self.counts.get(name(object)).copied().unwrap_or_default() {
+            0 => String::new(),
+            count => format!(", and {} of that kind", counted(count, "object")),
+        }
     }
 
     /// The node agent.
@@ -113,6 +131,29 @@ fn is_labelled(object: &Value) -> bool {
     items(object, "/metadata/managedFields").any(|entry| text(entry, "/manager") == MANAGER)
 }
 
+/// What people or others keep in a namespace: the authority's key, for example.
+async fn guests(objects: &Objects, namespace_name: &str) -> Result<Vec<String>, CallError> {
+    let mut guests = Vec::new();
+    for (version, kind) in KEPT {
+        let mut all = list_kind(objects, version, kind, "").await?;
+        all.retain(|one| {
+            namespace(one) == namespace_name
+                && !is_ours(one)
+                && one.pointer("/metadata/ownerReferences").is_none()
+                && !MADE_EVERYWHERE.contains(&name(one))
+        });
+        guests.extend(all.iter().map(|one| format!("{kind} {}", name(one))));
+    }
+    Ok(guests)
+}
+
+fn is_strict(authentication: &Value) -> bool {
+    let ports = authentication.pointer("/spec/portLevelMtls");
+    let ports = ports.and_then(Value::as_object).into_iter().flatten();
+    let mut modes = ports.map(|(_, port)| text(port, "/mode"));
+    text(authentication, "/spec/mtls/mode") == STRICT || modes.any(|mode| mode == STRICT)
+}
+
 async fn count(objects: &Objects, definition: &Value) -> Result<usize, CallError> {
     let served = crate::definition::served(definition);
     let Some(version) = served.first() else {
@@ -126,3 +167,17 @@ async fn count(objects: &Objects, definition: &Value) -> Result<usize, CallError
     let all = list(objects.client(), &path, "").await?;
     Ok(all.len())
 }
+
+/// What is worth being told of by name before it goes with its namespace.
+const KEPT: [(&str, &str); 7] = [
+    ("v1", "Secret"),
+    ("v1", "ConfigMap"),
+    ("v1", "PersistentVolumeClaim"),
+    ("v1", "Service"),
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "StatefulSet"),
+    ("apps/v1", "DaemonSet"),
+];
+/// Every namespace has these.
+const MADE_EVERYWHERE: [&str; 2] = ["kube-root-ca.crt", "istio-ca-root-cert"];
+const STRICT: &str = "STRICT";

@@ -15,7 +15,7 @@ use crate::{
     manifest::{MANAGER, images},
     progress::Progress,
     rollout,
-    wait::Wait,
+    wait::{Left, Wait},
 };
 
 /// For how long nodes are waited for.
@@ -24,6 +24,24 @@ pub(super) struct Limit {
     pub(super) each: Duration,
     /// Whether to go on afterwards.
     pub(super) force: bool,
+}
+
+impl Limit {
+    /// What failed is no obstacle if it is to be gone on; else it is said what that would mean.
+    pub(super) fn unless_forced(
+        self,
+        done: Result<()>,
+        consequence: &'static str,
+        progress: &Progress,
+    ) -> Result<()> {
+        match done {
+            Err(error) if self.force => {
+                progress.note(&format!("gone on without: {error:#}"));
+                Ok(())
+            }
+            done => done.context(consequence),
+        }
+    }
 }
 
 /// Whether pods are made of an object.
@@ -52,13 +70,13 @@ pub(super) async fn release(
                 .iter()
                 .filter(|pod| !annotation(pod, REDIRECTION).is_empty());
             let inside: Vec<String> = inside.map(full_name).collect();
-            Ok((!inside.is_empty()).then(|| some(&inside)))
+            Ok((!inside.is_empty()).then(|| Left::steps(inside.len(), some(&inside))))
         })
         .await?;
         progress.done("pods", "none is in the mesh");
         Ok(())
     };
-    unless_forced(done.await, limit, progress)
+    limit.unless_forced(done.await, BEHIND, progress)
 }
 
 /// Takes the plugin off every node.
@@ -72,19 +90,7 @@ pub(super) async fn take_off(
         change(objects, agent, taking_off).await?;
         rollout::wait(objects, &[agent], limit.each, progress).await
     };
-    unless_forced(done.await, limit, progress)
-}
-
-fn unless_forced(done: Result<()>, limit: Limit, progress: &Progress) -> Result<()> {
-    match done {
-        Err(error) if limit.force => {
-            progress.note(&format!("gone on without: {error:#}"));
-            Ok(())
-        }
-        Err(error) => Err(error
-            .context("--force goes on nevertheless; where a plugin stays behind, no pod starts")),
-        Ok(()) => Ok(()),
-    }
+    limit.unless_forced(done.await, BEHIND, progress)
 }
 
 /// Makes another template of the one that there is. All of it is ours then, so that installing again takes back what was added.
@@ -147,6 +153,7 @@ fn container_mut(agent: &mut Value) -> Option<&mut Value> {
     containers.find(|container| text(container, "/name") == "tulle-node")
 }
 
+const BEHIND: &str = "--force goes on nevertheless; where a plugin stays behind, no pod starts";
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const SELECTOR: &str = "AMBIENT_ENABLEMENT_SELECTOR";
 const NONE: &str = "[{podSelector: {matchExpressions: [{key: tulle.io/none, operator: Exists}, {key: tulle.io/none, operator: DoesNotExist}]}}]";

@@ -9,13 +9,13 @@ use tulle_kubernetes::{Apply, MERGE, Objects};
 
 use super::{
     ApplyArgs,
-    gateway::{USE, gateway, is_usable, waypoints, why_not},
+    gateway::{USE, USE_NAMESPACE, gateway, is_usable, waypoints, why_not},
 };
 use crate::{
     json::{full_name, label, name, title},
     manifest::MANAGER,
     progress::Progress,
-    wait::Wait,
+    wait::{Left, Wait},
 };
 
 pub(super) async fn apply(objects: &Objects, args: &ApplyArgs) -> Result<ExitCode> {
@@ -69,18 +69,28 @@ async fn enrolled(objects: &Objects, namespace: &str, args: &ApplyArgs) -> Resul
     let found = objects.find(&object).await?;
     let found = found.with_context(|| format!("there is no namespace {namespace}"))?;
     let wanted = args.waypoint.name.as_str();
-    match label(&found, USE) {
-        same if same == wanted => Ok(false),
-        "" => Ok(true),
-        other if !args.overwrite => bail!(
-            "namespace {namespace} is labelled {USE}={other}: --overwrite has it use {wanted} instead"
-        ),
+    let elsewhere = match label(&found, USE_NAMESPACE) {
+        "" => None,
+        same if same == namespace => None,
+        other => Some(other),
+    };
+    match (label(&found, USE), elsewhere) {
+        (same, None) if same == wanted => Ok(false),
+        ("", None) => Ok(true),
+        (other, elsewhere) if !args.overwrite => {
+            let elsewhere = elsewhere.map(|place| format!(" and {USE_NAMESPACE}={place}"));
+            bail!(
+                "namespace {namespace} is labelled {USE}={other}{}: --overwrite has it use {wanted} instead",
+                elsewhere.unwrap_or_default()
+            )
+        }
         _ => Ok(true),
     }
 }
 
 async fn enroll(objects: &Objects, namespace: &str, waypoint: &str) -> Result<()> {
-    let change = json!({"metadata": {"labels": {USE: waypoint}}});
+    // The waypoint is in the namespace itself.
+    let change = json!({"metadata": {"labels": {USE: waypoint, USE_NAMESPACE: null}}});
     let path = format!("/api/v1/namespaces/{namespace}?fieldManager={MANAGER}");
     let body = serde_json::to_vec(&change)?;
     let changed = objects
@@ -107,8 +117,12 @@ pub(super) async fn wait(
     wait.until(async || {
         let mut found = waypoints(objects, namespace).await?;
         found.retain(|gateway| only.is_none_or(|only| name(gateway) == only));
-        let waiting = found.iter().find(|gateway| !is_usable(gateway));
-        Ok(waiting.map(|first| format!("{}: {}", full_name(first), why_not(first))))
+        found.retain(|gateway| !is_usable(gateway));
+        let first = found.first();
+        Ok(first.map(|first| {
+            let why = format!("{}: {}", full_name(first), why_not(first));
+            Left::steps(found.len(), why)
+        }))
     })
     .await
 }

@@ -1,7 +1,7 @@
 //! Waypoints as objects.
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tulle_kubernetes::{CallError, Objects, is_name};
 
 use super::{Traffic, Waypoint};
@@ -18,6 +18,8 @@ const CLASSES: [&str; 2] = [CLASS, "tulle-waypoint"];
 pub(super) const VERSION: &str = "gateway.networking.k8s.io/v1";
 /// The label by which objects and namespaces say whose waypoint they use.
 pub(super) const USE: &str = "istio.io/use-waypoint";
+/// The label that goes with it if that waypoint is in another namespace.
+pub(super) const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const FOR: &str = "istio.io/waypoint-for";
 const REVISION: &str = "istio.io/rev";
 
@@ -33,9 +35,14 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 /// The Gateway of a waypoint, in a namespace if one is given.
 pub(super) fn gateway(waypoint: &Waypoint, namespace: Option<&str>) -> Value {
     let mut metadata = json!({"name": waypoint.name});
-    let labels = waypoint
-        .traffic
-        .map(|traffic| json!({FOR: traffic.label()}));
+    let traffic = waypoint.traffic.map(|traffic| (FOR, traffic.label()));
+    let revision = waypoint.revision.as_deref().map(|name| (REVISION, name));
+    let labels: Map<String, Value> = traffic
+        .into_iter()
+        .chain(revision)
+        .map(|(label, value)| (label.to_owned(), value.into()))
+        .collect();
+    let labels = (!labels.is_empty()).then_some(labels.into());
     let namespace = namespace.map(Value::from);
     for (key, value) in [("labels", labels), ("namespace", namespace)] {
         if let (Some(value), Some(metadata)) = (value, metadata.as_object_mut()) {
@@ -139,6 +146,7 @@ mod tests {
             name: "waypoint".into(),
             namespace: namespace.map(str::to_owned),
             traffic,
+            revision: None,
         }
     }
 
@@ -166,6 +174,12 @@ metadata:
   namespace: shop
 ";
         assert!(all.contains(metadata), "{all}");
+        let canary = Waypoint {
+            revision: Some("canary".into()),
+            ..waypoint(None, None)
+        };
+        let canary = yaml(&canary).unwrap();
+        assert!(canary.contains("    istio.io/rev: canary\n"), "{canary}");
     }
 
     #[test]

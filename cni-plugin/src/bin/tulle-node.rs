@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio::runtime::Builder;
 use tracing::{info, warn};
 use tulle_cni_plugin::node::{
-    app::App,
+    app::{self, App},
     config::{Args, Invocation, UninstallArgs},
     install::{self, Plugin},
     traces::{self, Traces},
@@ -53,7 +53,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
-    let (stay, traces) = (args.stay, args.traces());
+    let (stay, port, traces) = (args.stay, args.http_port, args.traces());
     let done = install::uninstall(&args.into_config())?;
     for file in &done.configurations {
         println!("took tulle-cni out of {}", file.display());
@@ -73,18 +73,20 @@ fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
         ),
     }
     match stay {
-        true => stay_until_told(),
+        true => stay_until_told(port),
         false => Ok(()),
     }
 }
 
-/// What is run by a daemon set would be run again and again.
-fn stay_until_told() -> anyhow::Result<()> {
+/// What is run by a daemon set would be run again and again. A probe of the agent's may still be there.
+fn stay_until_told(port: u16) -> anyhow::Result<()> {
     Builder::new_current_thread()
         .enable_all()
         .build()?
         .block_on(async {
-            Shutdown::install()?.wait().await;
+            let shutdown = Shutdown::install()?;
+            let _server = app::ready(port).await?;
+            shutdown.wait().await;
             Ok(())
         })
 }

@@ -155,6 +155,17 @@ async fn release_memory() {
     }
 }
 
+/// Says on this port that all is done, for as long as the result is there.
+///
+/// # Errors
+/// When the port cannot be listened on.
+pub async fn ready(port: u16) -> anyhow::Result<JoinSet<()>> {
+    let server = serve(port, Readiness::new().routes()).await?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { match server.run().await {} });
+    Ok(tasks)
+}
+
 async fn serve(port: u16, routes: Router) -> anyhow::Result<Server> {
     let server = Server::bind(Listen::Any(port), routes, ServerConfig::default());
     server

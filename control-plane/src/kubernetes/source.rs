@@ -87,8 +87,10 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
         metadata_only: true,
         ..core(what, path, SMALL)
     };
-    let defined = |what, path, definition| Selection {
+    // The version before, of the same form, where that is all that is served.
+    let defined = |what, path, also, definition| Selection {
         definition: Some(definition),
+        also,
         ..core(what, path, LARGE)
     };
     let on = (client, pending);
@@ -116,6 +118,7 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
             defined(
                 "classes of gateways",
                 "/apis/gateway.networking.k8s.io/v1/gatewayclasses",
+                Some("/apis/gateway.networking.k8s.io/v1beta1/gatewayclasses"),
                 "gatewayclasses.gateway.networking.k8s.io",
             ),
         ),
@@ -124,6 +127,7 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
             defined(
                 "gateways",
                 "/apis/gateway.networking.k8s.io/v1/gateways",
+                Some("/apis/gateway.networking.k8s.io/v1beta1/gateways"),
                 "gateways.gateway.networking.k8s.io",
             ),
         ),
@@ -132,6 +136,7 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
             defined(
                 "service entries",
                 "/apis/networking.istio.io/v1/serviceentries",
+                Some("/apis/networking.istio.io/v1beta1/serviceentries"),
                 "serviceentries.networking.istio.io",
             ),
         ),
@@ -140,6 +145,7 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
             defined(
                 "workload entries",
                 "/apis/networking.istio.io/v1/workloadentries",
+                Some("/apis/networking.istio.io/v1beta1/workloadentries"),
                 "workloadentries.networking.istio.io",
             ),
         ),
@@ -148,6 +154,7 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
             defined(
                 "authorization policies",
                 "/apis/security.istio.io/v1/authorizationpolicies",
+                Some("/apis/security.istio.io/v1beta1/authorizationpolicies"),
                 "authorizationpolicies.security.istio.io",
             ),
         ),
@@ -156,6 +163,7 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
             defined(
                 "peer authentications",
                 "/apis/security.istio.io/v1/peerauthentications",
+                Some("/apis/security.istio.io/v1beta1/peerauthentications"),
                 "peerauthentications.security.istio.io",
             ),
         ),

@@ -170,8 +170,11 @@ impl Making<'_> {
             None => self.gateway.metadata.labels.clone(),
         };
         labels.extend(self.selector());
-        let class = self.gateway.spec.gateway_class_name.clone();
-        labels.insert(GATEWAY_CLASS.to_owned(), class);
+        let class = &self.gateway.spec.gateway_class_name;
+        // Names of classes may be longer than labels.
+        if class.len() <= 63 {
+            labels.insert(GATEWAY_CLASS.to_owned(), class.clone());
+        }
         labels.insert(MANAGED.to_owned(), MANAGED_WAYPOINT.to_owned());
         labels
     }

@@ -39,6 +39,8 @@ pub struct NameServers {
     read: Mutex<Option<(Instant, Arc<Servers>)>>,
     /// Room for queries of all pods together.
     room: Semaphore,
+    /// Room for our own, which pods cannot take.
+    own_room: Semaphore,
 }
 
 /// Servers, and how long they are waited for.
@@ -54,7 +56,7 @@ struct Servers {
 pub(super) struct Place<'a> {
     /// The pod's namespace, or our own.
     pub(super) netns: &'a Netns,
-    /// Mark of our packets, by which those that leave a pod are not captured.
+    /// Mark of our packets, by which those that leave a pod are not captured; none in our own namespace.
     pub(super) mark: Option<u32>,
 }
 
@@ -69,7 +71,7 @@ pub(super) enum AskError {
         #[source]
         error: io::Error,
     },
-    #[error("too many queries of all pods together")]
+    #[error("too many queries at once")]
     Busy,
 }
 
@@ -81,6 +83,7 @@ impl NameServers {
             own,
             read: Mutex::new(None),
             room: Semaphore::new(MOST_QUERIES),
+            own_room: Semaphore::new(MOST_OWN_QUERIES),
         }
     }
 
@@ -99,7 +102,11 @@ impl NameServers {
         query: &Query,
         transport: Transport,
     ) -> Result<Vec<u8>, AskError> {
-        let Ok(_room) = self.room.try_acquire() else {
+        let room = match place.mark {
+            Some(_) => &self.room,
+            None => &self.own_room,
+        };
+        let Ok(_room) = room.try_acquire() else {
             return Err(AskError::Busy);
         };
         let servers = self.servers();
@@ -224,6 +231,7 @@ pub(super) fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
 const PORT: u16 = 53;
 /// Queries that are open at a time; each may have a descriptor for each of its servers.
 const MOST_QUERIES: usize = 4096;
+const MOST_OWN_QUERIES: usize = 1024;
 /// Servers that are asked at the same time.
 const MOST_ASKED: usize = 3;
 /// As resolvers do.

@@ -95,7 +95,7 @@ fn part(workload: &Value, pods: &[&Value], nodes: &[Value]) -> Finding {
             let pods = counted(usize::try_from(pods).unwrap_or_default(), "pod");
             return Finding::ok(PARTS, format!("{title} is ready: {pods}"));
         }
-        Rollout::Waiting(why) => why,
+        Rollout::Waiting(left) => left.why,
     };
     let what = match text(workload, "/kind") {
         "DaemonSet" => {

@@ -111,9 +111,17 @@ pub struct UninstallArgs {
         action = clap::ArgAction::Set
     )]
     ipv6: bool,
-    /// Stay afterwards, until told to end: for a daemon set, which would begin again.
+    /// Stay afterwards, ready, until told to end: for a daemon set, which would begin again.
     #[arg(long)]
     pub stay: bool,
+    /// Port for readiness while it stays: /healthz/ready.
+    #[arg(
+        long,
+        env = "TULLE_NODE_HTTP_PORT",
+        value_name = "PORT",
+        default_value = "8000"
+    )]
+    pub http_port: u16,
 }
 
 impl InstallArgs {

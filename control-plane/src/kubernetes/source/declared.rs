@@ -18,10 +18,11 @@ use crate::statuses::{CONDITIONS, CONTROLLER};
 
 /// Each of them, being listed.
 pub(super) fn kinds(on: (&tulle_kubernetes::Client, &std::sync::Arc<Pending>)) -> Vec<Listing> {
-    let defined = |what, path, definition| Selection {
+    // The version before, of the same form, where that is all that is served.
+    let defined = |what, path, also, definition| Selection {
         what,
         path,
-        also: None,
+        also,
         only: String::new(),
         definition: Some(definition),
         metadata_only: false,
@@ -33,6 +34,7 @@ pub(super) fn kinds(on: (&tulle_kubernetes::Client, &std::sync::Arc<Pending>)) -
             defined(
                 "HTTP routes",
                 "/apis/gateway.networking.k8s.io/v1/httproutes",
+                Some("/apis/gateway.networking.k8s.io/v1beta1/httproutes"),
                 "httproutes.gateway.networking.k8s.io",
             ),
         ),
@@ -41,26 +43,26 @@ pub(super) fn kinds(on: (&tulle_kubernetes::Client, &std::sync::Arc<Pending>)) -
             defined(
                 "gRPC routes",
                 "/apis/gateway.networking.k8s.io/v1/grpcroutes",
+                Some("/apis/gateway.networking.k8s.io/v1alpha2/grpcroutes"),
                 "grpcroutes.gateway.networking.k8s.io",
             ),
         ),
         list::<Readable<ReferenceGrant>>(
             on,
-            Selection {
-                // Younger definitions serve it as well, the youngest may serve it alone.
-                also: Some("/apis/gateway.networking.k8s.io/v1/referencegrants"),
-                ..defined(
-                    "reference grants",
-                    "/apis/gateway.networking.k8s.io/v1beta1/referencegrants",
-                    "referencegrants.gateway.networking.k8s.io",
-                )
-            },
+            // Younger definitions serve both, the youngest may serve the later one alone.
+            defined(
+                "reference grants",
+                "/apis/gateway.networking.k8s.io/v1beta1/referencegrants",
+                Some("/apis/gateway.networking.k8s.io/v1/referencegrants"),
+                "referencegrants.gateway.networking.k8s.io",
+            ),
         ),
         list::<Readable<RequestAuthentication>>(
             on,
             defined(
                 "request authentications",
                 "/apis/security.istio.io/v1/requestauthentications",
+                Some("/apis/security.istio.io/v1beta1/requestauthentications"),
                 "requestauthentications.security.istio.io",
             ),
         ),
@@ -69,6 +71,7 @@ pub(super) fn kinds(on: (&tulle_kubernetes::Client, &std::sync::Arc<Pending>)) -
             defined(
                 "destination rules",
                 "/apis/networking.istio.io/v1/destinationrules",
+                Some("/apis/networking.istio.io/v1beta1/destinationrules"),
                 "destinationrules.networking.istio.io",
             ),
         ),
@@ -77,6 +80,7 @@ pub(super) fn kinds(on: (&tulle_kubernetes::Client, &std::sync::Arc<Pending>)) -
             defined(
                 "virtual services",
                 "/apis/networking.istio.io/v1/virtualservices",
+                Some("/apis/networking.istio.io/v1beta1/virtualservices"),
                 "virtualservices.networking.istio.io",
             ),
         ),
@@ -85,6 +89,7 @@ pub(super) fn kinds(on: (&tulle_kubernetes::Client, &std::sync::Arc<Pending>)) -
             defined(
                 "telemetries",
                 "/apis/telemetry.istio.io/v1/telemetries",
+                Some("/apis/telemetry.istio.io/v1alpha1/telemetries"),
                 "telemetries.telemetry.istio.io",
             ),
         ),

@@ -11,6 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::Notify;
 use tulle_kubernetes::{Client, Collection, Seen as Told, Selection};
 use tulle_manifest::{Labels, ObjectKey};
@@ -25,10 +26,16 @@ pub(super) struct Seen {
     pub(super) uid: String,
     owner: Option<String>,
     labels: Labels,
-    /// Its generation, or its version where generations are not counted.
-    version: String,
+    /// Which state of what was asked for: its generation, or who has last asked for what where generations are not counted.
+    version: Version,
     /// Whether we have written it.
     ours: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Version {
+    Generation(i64),
+    Managers(Vec<Manager>),
 }
 
 /// Those that have our label, as they change.
@@ -142,7 +149,6 @@ struct ObjectMetadata {
     namespace: String,
     name: String,
     uid: String,
-    resource_version: String,
     #[serde(default)]
     generation: i64,
     #[serde(default)]
@@ -159,10 +165,18 @@ struct Owner {
     uid: String,
 }
 
-#[derive(Debug, Deserialize)]
+/// Who has written which fields, and when: another second if the values are others.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Manager {
     #[serde(default)]
     manager: String,
+    #[serde(default)]
+    time: String,
+    #[serde(default)]
+    subresource: String,
+    #[serde(default)]
+    fields_v1: Value,
 }
 
 impl Object {
@@ -179,18 +193,44 @@ impl From<Object> for Seen {
         let metadata = object.metadata;
         let mut owners = metadata.owner_references.into_iter();
         let owner = owners.find(|owner| owner.kind == "Gateway");
-        let mut managers = metadata.managed_fields.iter();
+        let mut managers = metadata.managed_fields;
+        // What becomes of an object is told again and again.
+        managers.retain(|manager| manager.subresource.is_empty());
         Self {
             uid: metadata.uid,
             owner: owner.map(|owner| owner.uid),
             labels: metadata.labels,
+            ours: managers.iter().any(|manager| manager.manager == MANAGER),
             version: match metadata.generation {
-                0 => metadata.resource_version,
-                generation => generation.to_string(),
+                0 => Version::Managers(managers),
+                generation => Version::Generation(generation),
             },
-            ours: managers.any(|manager| manager.manager == MANAGER),
         }
     }
 }
 
 const PAGE: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_object_is_another_when_somebody_asks_for_something_else() {
+        let seen = |managers: Value| -> Seen {
+            let metadata =
+                json!({"namespace": "a", "name": "b", "uid": "u", "managedFields": managers});
+            serde_json::from_value(json!({"metadata": metadata})).unwrap()
+        };
+        let ours = json!({"manager": MANAGER, "time": "1", "fieldsV1": {"f:spec": {}}});
+        let status = |time: &str| json!({"manager": "hpa", "subresource": "status", "time": time});
+        let first = seen(json!([ours, status("1")]));
+        assert!(first.ours);
+        assert_eq!(first, seen(json!([ours, status("2")])));
+        let edit = json!({"manager": "kubectl-edit", "time": "2"});
+        assert_ne!(first, seen(json!([ours, edit, status("2")])));
+        assert!(!seen(json!([edit, status("2")])).ours);
+    }
+}

@@ -254,7 +254,7 @@ pub(crate) async fn waypoints(sandbox: Sandbox) -> Result<()> {
     operator
         .tulle(&waited)
         .await?
-        .fails("waypoints cannot be used, after 1s: shop/waypoint: ")?;
+        .fails("waypoints cannot be used, and nothing has changed for 1s: shop/waypoint: ")?;
     let condition = json!({
         "type": "Programmed", "status": "True", "reason": "Programmed", "message": "2 of 2 are ready",
         "lastTransitionTime": "2026-01-01T00:00:00Z",
