@@ -277,7 +277,7 @@ pub(crate) async fn replicas(sandbox: Sandbox) -> Result<()> {
         return Ok(());
     };
     let first = holder(&mesh)?;
-    let second = start_second(&mesh)?;
+    let second = start_second(&mesh, &[])?;
     for namespace in ["shop", "out", "istio-system"] {
         put_back(&mesh, namespace).await?;
     }
@@ -304,12 +304,13 @@ pub(crate) async fn replicas(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Another control plane of the same cluster.
-fn start_second(mesh: &Mesh) -> Result<Process> {
+fn start_second(mesh: &Mesh, flags: &[String]) -> Result<Process> {
     let node = mesh.lab().control();
     let kubeconfig = mesh.lab().dir().join("cluster/tulled.kubeconfig");
     let program = Program::new("tulled-2", mesh.binaries().path("tulled")?)
         .args(["serve", "--kubernetes", "--identity", SECOND])
         .args(["--listen", "0.0.0.0:16012", "--http", "127.0.0.1:16014"])
+        .args(flags.iter().cloned())
         .env("KUBECONFIG", kubeconfig.to_string_lossy());
     Process::spawn(node.netns(), &mesh.lab().logs(), program)
 }

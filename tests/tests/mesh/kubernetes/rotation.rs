@@ -1,18 +1,19 @@
 //! Another root of trust, while everybody goes on.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tulle_lab::{Mesh, sandbox::Sandbox, wait_for};
 
-use super::start_with;
+use super::{SECOND, holder, start_second, start_with};
 use crate::{
     traffic::{Echo, Held, at, call, call_until_reached},
     world::{CART, MODE, SOON, WEB},
 };
 
-/// A new root comes into use and the old one goes: no connection breaks, and none is refused.
+/// A new root comes into use and the old one goes, though another replica has to end what one has begun: no connection breaks, and
+/// none is refused.
 pub(crate) async fn rotated(sandbox: Sandbox) -> Result<()> {
     let started = start_with(&sandbox, |config| {
         config.certificate_lifetime = Some(LIFETIME);
@@ -30,7 +31,12 @@ pub(crate) async fn rotated(sandbox: Sandbox) -> Result<()> {
 
     let ask = json!({"metadata": {"annotations": {"tulle.io/rotate-root": "now"}}});
     mesh.cluster().merge(SECRET, &ask)?;
+    let seconds = |time: Duration| format!("{}s", time.as_secs());
+    let flags = ["--root-overlap".into(), seconds(OVERLAP)].into_iter();
+    let flags = flags.chain(["--cert-ttl-max".into(), seconds(LIFETIME)]);
+    let flags: Vec<String> = flags.collect();
     let mut trusted = BTreeSet::from([first.clone()]);
+    let mut second = None;
     loop {
         held.ping().await?;
         call(mesh.pod(CART), to).await?;
@@ -38,10 +44,16 @@ pub(crate) async fn rotated(sandbox: Sandbox) -> Result<()> {
         // A kubelet does it for the volumes of pods.
         fs::write(&file, &now)?;
         trusted.insert(now);
+        if trusted.len() == 2 && second.is_none() {
+            second = Some(start_second(&mesh, &flags)?);
+            hand_over(&mut mesh).await?;
+        }
         if trusted.len() == STEPS && is_over(&mesh)? {
             break;
         }
     }
+    ensure!(holder(&mesh)? == SECOND, "nothing was handed over");
+    drop(second);
     let certificates = |pem: &str| pem.matches("BEGIN CERTIFICATE").count();
     let last = roots(&mesh, "shop")?;
     ensure!(certificates(&first) == 1 && certificates(&last) == 1 && first != last);
@@ -65,6 +77,23 @@ pub(crate) async fn rotated(sandbox: Sandbox) -> Result<()> {
     call_until_reached(mesh.pod(CART), to).await?;
     ensure!(roots(&mesh, "shop")? == last);
     deleted(&mut mesh).await
+}
+
+/// The holder of the lease goes, in good order, and comes back when another has it.
+async fn hand_over(mesh: &mut Mesh) -> Result<()> {
+    let control = mesh.lab().control().netns().clone();
+    let ready = async || {
+        let at = (Ipv4Addr::LOCALHOST, 16014).into();
+        tulle_lab::http::get(&control, at, "/healthz/ready")
+            .await
+            .ok()
+    };
+    wait_for("the second replica", SOON, ready).await?;
+    // Proxies ask no other one.
+    mesh.control_plane().process_mut().stop(SOON).await?;
+    mesh.control_plane().process_mut().restart().await?;
+    let taken = async || (holder(mesh).ok()? == SECOND).then_some(());
+    wait_for("another holder", SOON, taken).await
 }
 
 /// Without the Secret nothing changes for as long as a replica runs, and it says what to do.
