@@ -80,7 +80,9 @@ pub async fn run(args: UninstallArgs) -> Result<ExitCode> {
             "{helms} was installed by Helm, which keeps a record of it: docs/install.md tells how it is removed"
         );
     }
-    if found.is_nothing(args.purge) {
+    // Where Helm has removed the rest, what the control plane wrote is left.
+    let written = written::objects(&objects, &found.namespace, args.purge).await?;
+    if found.is_nothing(args.purge) && written.is_empty() {
         progress.conclude("There is nothing to remove.");
         return Ok(ExitCode::SUCCESS);
     }

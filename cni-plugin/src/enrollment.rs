@@ -14,7 +14,7 @@ use ipnet::IpNet;
 mod options;
 
 pub use options::{Ignored, Options};
-pub use tulle_manifest::{InvalidSelector, LabelSelector, Operator, Requirement};
+pub use tulle_manifest::Enablement;
 
 /// Labels or annotations.
 pub type Texts = BTreeMap<String, String>;
@@ -39,21 +39,8 @@ pub struct PodFacts {
 pub struct Rules {
     /// Namespaces whose pods are never in the mesh. Default `kube-system`.
     pub excluded: BTreeSet<String>,
-    /// A pod is in the mesh if both selectors of one of these match. Default: its own label says so, or its namespace's
-    /// does and its own does not object.
-    pub selectors: Vec<Selectors>,
-}
-
-/// A pair of selectors that must both match.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Selectors {
-    /// For the pod's labels. Default: any.
-    #[serde(default)]
-    pub pod_selector: LabelSelector,
-    /// For its namespace's. Default: any.
-    #[serde(default)]
-    pub namespace_selector: LabelSelector,
+    /// Which labels ask for the mesh.
+    pub enablement: Enablement,
 }
 
 /// What is decided about a pod.
@@ -95,27 +82,9 @@ impl Reason {
 
 impl Default for Rules {
     fn default() -> Self {
-        let requirement = |operator, value: &str| LabelSelector {
-            match_expressions: vec![Requirement {
-                key: MODE.to_owned(),
-                operator,
-                values: vec![value.to_owned()],
-            }],
-            ..LabelSelector::default()
-        };
-        let ambient = requirement(Operator::In, "ambient");
         Self {
             excluded: ["kube-system".to_owned()].into(),
-            selectors: vec![
-                Selectors {
-                    pod_selector: ambient.clone(),
-                    namespace_selector: LabelSelector::default(),
-                },
-                Selectors {
-                    pod_selector: requirement(Operator::NotIn, "none"),
-                    namespace_selector: ambient,
-                },
-            ],
+            enablement: Enablement::default(),
         }
     }
 }
@@ -126,18 +95,11 @@ impl Rules {
         match self.decide(pod, namespace) {
             Decision::Stay(reason @ (Reason::HostNetwork | Reason::Sidecar)) => {
                 let asks = !self.excluded.contains(&pod.namespace) && !pod.ended;
-                (asks && self.select(pod, namespace)).then_some(reason)
+                (asks && self.enablement.selects(&pod.labels, namespace)).then_some(reason)
             }
             Decision::Stay(Reason::Ended | Reason::ExcludedNamespace | Reason::NotSelected)
             | Decision::Enroll(_) => None,
         }
-    }
-
-    fn select(&self, pod: &PodFacts, namespace: &Texts) -> bool {
-        self.selectors.iter().any(|selectors| {
-            selectors.pod_selector.matches(&pod.labels)
-                && selectors.namespace_selector.matches(namespace)
-        })
     }
 
     /// Decides about a pod. `namespace` are the labels of its namespace.
@@ -150,7 +112,7 @@ impl Rules {
             Decision::Stay(Reason::Ended)
         } else if self.excluded.contains(&pod.namespace) {
             Decision::Stay(Reason::ExcludedNamespace)
-        } else if self.select(pod, namespace) {
+        } else if self.enablement.selects(&pod.labels, namespace) {
             Decision::Enroll(Options::read(&pod.annotations))
         } else {
             Decision::Stay(Reason::NotSelected)
@@ -158,8 +120,6 @@ impl Rules {
     }
 }
 
-/// The label of pods and namespaces that asks for the mesh, or objects to it.
-const MODE: &str = "istio.io/dataplane-mode";
 /// What injection of a sidecar leaves behind.
 const SIDECAR: &str = "sidecar.istio.io/status";
 
@@ -169,6 +129,8 @@ pub type Networks = BTreeSet<IpNet>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MODE: &str = "istio.io/dataplane-mode";
 
     fn texts(pairs: &[(&str, &str)]) -> Texts {
         let pair = |&(key, value): &(&str, &str)| (key.to_owned(), value.to_owned());
@@ -285,11 +247,11 @@ mod tests {
     #[test]
     fn empty_pair_selects_everything_and_no_pair_nothing() {
         let pod = PodFacts::default();
-        let with = |selectors| Rules {
-            selectors,
+        let with = |pairs| Rules {
+            enablement: Enablement(pairs),
             ..Rules::default()
         };
-        let everything = with(vec![Selectors::default()]);
+        let everything = with(vec![tulle_manifest::Selectors::default()]);
         let enroll = Decision::Enroll(Options::default());
         assert_eq!(everything.decide(&pod, &Texts::new()), enroll);
         let stay = Decision::Stay(Reason::NotSelected);

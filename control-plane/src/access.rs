@@ -40,6 +40,9 @@ pub enum Refusal {
     /// No workload with the requested identity runs on the caller's node.
     #[error("no workload of the mesh on the caller's node has the requested identity")]
     NotOnNode,
+    /// The caller asks for its own certificate, and is not selected for the mesh.
+    #[error("the caller's pod is not in the mesh")]
+    NotInMesh,
 }
 
 impl Refusal {
@@ -56,8 +59,18 @@ impl Refusal {
             Self::Identity(_) => "identity",
             Self::OtherTrustDomain => "other_trust_domain",
             Self::NotOnNode => "not_on_node",
+            Self::NotInMesh => "not_in_mesh",
         }
     }
+}
+
+/// On whose account a certificate is given: what a pod asks for is no reason to keep its node waiting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Account {
+    /// Of the proxy of this node.
+    Node(String),
+    /// Of the pod of this UID.
+    Pod(String),
 }
 
 /// The node of a caller that is a node proxy.
@@ -79,9 +92,9 @@ pub fn node_proxy<'a>(
     Ok(node)
 }
 
-/// The identity that a caller gets a certificate for, and the node it is on.
+/// The identity that a caller gets a certificate for, and on whose account that is: its node's, or its pod's alone.
 ///
-/// Without a request it is the caller's own. A node proxy may request that of any workload on its node.
+/// Without a request it is the caller's own, if it is in the mesh. A node proxy may request that of any workload on its node.
 ///
 /// # Errors
 /// [`Refusal`] when the caller is not entitled to it.
@@ -90,12 +103,15 @@ pub fn certificate(
     objects: &Objects,
     caller: &Caller,
     requested: Option<&str>,
-) -> Result<(SpiffeId, String), Refusal> {
+) -> Result<(SpiffeId, Account), Refusal> {
     let Some(requested) = requested else {
         let pod = live_pod(objects, caller)?;
         let account = &caller.account;
         let own = SpiffeId::new(mesh.trust_domain.clone(), &account.namespace, &account.name)?;
-        return Ok((own, pod.spec.node_name.clone()));
+        if !is_in_mesh(mesh, objects, pod) {
+            return Err(Refusal::NotInMesh);
+        }
+        return Ok((own, Account::Pod(pod.metadata.uid.clone())));
     };
     let node = node_proxy(mesh, objects, caller)?;
     let requested: SpiffeId = requested.parse()?;
@@ -106,12 +122,12 @@ pub fn certificate(
         !pod.status.phase.is_terminal()
             && pod.metadata.namespace() == requested.namespace()
             && pod.spec.service_account() == requested.service_account()
-            && is_in_mesh(objects, pod)
+            && is_in_mesh(mesh, objects, pod)
     };
     if !objects.pods_on(node).any(|pod| entitles(pod)) {
         return Err(Refusal::NotOnNode);
     }
-    Ok((requested, node.to_owned()))
+    Ok((requested, Account::Node(node.to_owned())))
 }
 
 /// The pod that a caller's token is bound to, if it still runs.
@@ -134,7 +150,7 @@ fn live_pod<'a>(objects: &'a Objects, caller: &Caller) -> Result<&'a Pod, Refusa
 /// Whether a pod is selected for the mesh, or is a gateway of it.
 ///
 /// By label, not by the annotation that says that its traffic is redirected: the certificate is needed before that.
-fn is_in_mesh(objects: &Objects, pod: &Pod) -> bool {
+fn is_in_mesh(mesh: &Mesh, objects: &Objects, pod: &Pod) -> bool {
     let labels = &pod.metadata.labels;
     if labels.contains_key(GATEWAY) || terminates_hbone(labels) {
         return true;
@@ -143,15 +159,12 @@ fn is_in_mesh(objects: &Objects, pod: &Pod) -> bool {
     if pod.spec.host_network {
         return false;
     }
-    let mode = |labels: &Labels| labels.get(DATAPLANE_MODE).cloned();
-    let of_namespace = || {
-        let namespace = objects.namespace(pod.metadata.namespace())?;
-        mode(&namespace.metadata.labels)
-    };
-    mode(labels).or_else(of_namespace).as_deref() == Some("ambient")
+    let namespace = objects.namespace(pod.metadata.namespace());
+    let nothing = Labels::new();
+    let namespace = namespace.map_or(&nothing, |namespace| &namespace.metadata.labels);
+    mesh.enablement.selects(labels, namespace)
 }
 
-const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 /// On pods that the controller of a Gateway made.
 const GATEWAY: &str = "gateway.istio.io/managed";
 

@@ -24,7 +24,7 @@ use crate::{
     metrics::Metrics,
     succession::Signer,
 };
-pub use limit::{Limiter, LimiterConfig};
+pub use limit::{LimiterConfig, Limiters};
 
 /// How long certificates live, and how many are signed.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ pub struct Authority {
     signer: Signer,
     callers: Arc<Callers>,
     config: AuthorityConfig,
-    limiter: Mutex<Limiter>,
+    limiters: Mutex<Limiters>,
     metrics: Arc<Metrics>,
 }
 
@@ -65,7 +65,7 @@ impl Authority {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            limiter: Mutex::new(Limiter::new(config.limit.clone())),
+            limiters: Mutex::new(Limiters::new(&config.limit)),
             signer,
             callers,
             config,
@@ -79,21 +79,21 @@ impl Authority {
             let requested = impersonated(&request)?;
             let index = self.callers.index().read();
             access::certificate(self.callers.mesh(), index.objects(), &caller, requested)
-                .map(|(id, node)| (id, node, caller))
+                .map(|(id, account)| (id, account, caller))
         });
-        let (id, node, caller) = entitled.map_err(|refusal| {
+        let (id, account, caller) = entitled.map_err(|refusal| {
             warn!(reason = %refusal, requested = ?loggable(&request), "certificate refused");
             self.metrics.certificate_refused(refusal.label());
             status(&refusal)
         })?;
-        if !self.limiter.lock().allows(&node, Instant::now()) {
-            warn!(%node, %id, "too many certificate requests");
+        if !self.limiters.lock().allows(&account, Instant::now()) {
+            warn!(?account, %id, "too many certificate requests");
             self.metrics.certificate_refused("rate");
             return Err(Status::resource_exhausted("too many requests"));
         }
         let ttl = self.ttl(request.validity_duration)?;
         let chain = self.issue(&request.csr, &id, ttl)?;
-        info!(%id, %node, pod = %caller.pod, ttl_s = ttl.as_secs(), "certificate issued");
+        info!(%id, ?account, pod = %caller.pod, ttl_s = ttl.as_secs(), "certificate issued");
         self.metrics.certificate_issued();
         Ok(chain)
     }

@@ -15,7 +15,7 @@ use crate::{
     token::Caller,
     waypoints::WaypointConfig,
 };
-use tulle_manifest::{ObjectKey, source::directory::DirectoryConfig};
+use tulle_manifest::{Enablement, ObjectKey, source::directory::DirectoryConfig};
 
 /// The control plane of a Tulle mesh.
 ///
@@ -67,7 +67,8 @@ pub struct ServeArgs {
     )]
     state: PathBuf,
     /// Directory with a CA made elsewhere: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem, or tls.crt, tls.key, ca.crt.
-    /// Without it, one is made and kept in the state directory, or in the cluster. Read again when it changes.
+    /// Without it, or in a cluster also if it is empty, one is made and kept in the state directory, or in the cluster. Read again when
+    /// it changes.
     #[arg(long, env = "TULLED_CA_DIR", value_name = "DIR")]
     ca_dir: Option<PathBuf>,
     /// Address for xDS and certificates, both gRPC over TLS.
@@ -147,6 +148,15 @@ pub struct ServeArgs {
     /// node. Default: `ztunnel` in the root namespace. May be repeated.
     #[arg(long, env = "TULLED_TRUSTED_NODE_ACCOUNTS", value_name = "NAMESPACE/NAME", value_delimiter = ',', value_parser = account)]
     trusted_node_account: Vec<ObjectKey>,
+    /// Which pods are in the mesh: list of pairs podSelector and namespaceSelector, as YAML, the same as node agents have. Others get no
+    /// certificates. [default: label istio.io/dataplane-mode]
+    #[arg(
+        long,
+        env = "AMBIENT_ENABLEMENT_SELECTOR",
+        value_name = "YAML",
+        allow_hyphen_values = true
+    )]
+    enablement_selector: Option<Enablement>,
     /// Life of a certificate when the request does not say.
     #[arg(long, env = "TULLED_CERT_TTL_DEFAULT", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     cert_ttl_default: Duration,
@@ -241,6 +251,7 @@ impl ServeArgs {
                 root_namespace: self.root_namespace,
                 dry_run_policies: self.dry_run_policies,
                 trusted_node_accounts,
+                enablement: self.enablement_selector.unwrap_or_default(),
             },
             source: if self.kubernetes {
                 SourceConfig::Kubernetes

@@ -2,7 +2,7 @@
 
 use tulle_model::TrustDomain;
 
-use tulle_manifest::ObjectKey;
+use tulle_manifest::{Enablement, ObjectKey};
 
 /// Settings of the mesh.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct Mesh {
     pub dry_run_policies: bool,
     /// Service accounts that node proxies run as.
     pub trusted_node_accounts: Vec<ObjectKey>,
+    /// Which pods are in the mesh: what node agents go by.
+    pub enablement: Enablement,
 }
 
 impl Default for Mesh {
@@ -33,6 +35,7 @@ impl Default for Mesh {
             root_namespace: "istio-system".to_owned(),
             dry_run_policies: false,
             trusted_node_accounts: vec![ObjectKey::new("istio-system", "ztunnel")],
+            enablement: Enablement::default(),
         }
     }
 }

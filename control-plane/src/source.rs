@@ -104,7 +104,9 @@ impl Opened {
     async fn kubernetes(config: &Config, now: SystemTime) -> Result<Self, RunError> {
         let client = Client::infer().await?;
         let mesh = &config.mesh;
-        let ca = match &config.ca {
+        // Where a Secret may be mounted, but is none, the directory is empty.
+        let given = config.ca.as_deref();
+        let ca = match given.filter(|directory| !is_empty(directory)) {
             Some(directory) => in_directory(directory)?,
             None => {
                 info!("reading the key of the certificate authority");
@@ -126,6 +128,10 @@ impl Opened {
             problems: Arc::default(),
         })
     }
+}
+
+fn is_empty(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut files| files.next().is_none())
 }
 
 /// One made elsewhere.

@@ -96,9 +96,12 @@ pub fn wanted(index: &Index) -> Vec<Wanted> {
     for entry in objects.workload_entries().values() {
         let id = id(Kind::WorkloadEntry, &entry.metadata);
         let should = bound(index, &id).into_iter().collect();
+        let mut there = entry.status.clone();
+        // Its health is told by others.
+        there.keep(&CONDITIONS);
         compare(
             Object::WorkloadEntry(entry.clone()),
-            &entry.status.conditions,
+            &there.conditions,
             should,
         );
     }
@@ -235,8 +238,10 @@ fn bound(index: &Index, id: &ObjectId) -> Option<Condition> {
         waypoint,
         refused,
         canary,
+        ingress,
     } = index.reports().waypoint_of(id)?;
     let mut message = match refused {
+        None if *ingress => format!("served by waypoint {waypoint}, from ingress gateways too"),
         None => format!("served by waypoint {waypoint}"),
         Some(why) => format!("not served by waypoint {waypoint}: {why}"),
     };

@@ -14,7 +14,7 @@ mod workload;
 
 pub use authorization::{authorization, is_sent};
 pub use endpoint_slice::{endpoint, endpoint_addresses, endpoint_uid};
-pub use machine::{Machine, MachineSurroundings, machine, machine_of, workload_entry_uid};
+pub use machine::{HEALTHY, Machine, MachineSurroundings, machine, machine_of, workload_entry_uid};
 pub use peer_authentication::{
     Enforcement, Modes, PortMap, WorkloadLevel, derived_policy, effective,
     peer_authentication_report, static_strict,

@@ -17,7 +17,7 @@ use tulle_net::redirect::RedirectConfig;
 use tulle_runtime::log::{Directives, Format, LogConfig};
 
 use super::{agent::AgentConfig, discovery::DiscoveryConfig, install::InstallConfig};
-use crate::enrollment::{Rules, Selectors};
+use crate::enrollment::{Enablement, Rules};
 
 /// The node agent of a Tulle mesh.
 ///
@@ -131,10 +131,9 @@ pub struct Args {
         long,
         env = "AMBIENT_ENABLEMENT_SELECTOR",
         value_name = "YAML",
-        allow_hyphen_values = true,
-        value_parser = selectors
+        allow_hyphen_values = true
     )]
-    enablement_selector: Option<SelectorList>,
+    enablement_selector: Option<Enablement>,
     /// Whether IPv6 is captured as well. If not, it passes by the mesh.
     #[arg(
         long,
@@ -273,7 +272,6 @@ impl Args {
     pub fn into_config(self) -> Config {
         let mut excluded = self.exclude_namespaces;
         excluded.retain(|name| !name.is_empty());
-        let selectors = self.enablement_selector.map(|SelectorList(list)| list);
         let redirect = RedirectConfig::default();
         Config {
             node: self.node,
@@ -294,7 +292,7 @@ impl Args {
             agent: AgentConfig {
                 rules: Rules {
                     excluded: excluded.into_iter().collect(),
-                    selectors: selectors.unwrap_or_else(|| Rules::default().selectors),
+                    enablement: self.enablement_selector.unwrap_or_default(),
                 },
                 redirect: RedirectConfig {
                     ipv6: self.ipv6,
@@ -309,20 +307,6 @@ impl Args {
             },
         }
     }
-}
-
-/// One argument, and not one per pair.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct SelectorList(Vec<Selectors>);
-
-fn selectors(yaml: &str) -> Result<SelectorList, String> {
-    let list: Vec<Selectors> = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
-    for pair in &list {
-        for selector in [&pair.pod_selector, &pair.namespace_selector] {
-            selector.validate().map_err(|error| error.to_string())?;
-        }
-    }
-    Ok(SelectorList(list))
 }
 
 /// An address that no pod or node can have: what comes from it passes by the mesh.

@@ -118,7 +118,8 @@ fn a_node_proxy_gets_the_identities_of_its_node() {
         ),
     ] {
         let got = certificate(&Mesh::default(), &objects, &ztunnel(), Some(&requested));
-        let expected = expected.map(|()| (requested.parse().unwrap(), "n1".to_owned()));
+        let account = Account::Node("n1".to_owned());
+        let expected = expected.map(|()| (requested.parse().unwrap(), account));
         assert_eq!(got, expected, "{requested}");
     }
 }
@@ -227,10 +228,29 @@ fn without_a_request_a_caller_gets_its_own_identity() {
         node: None,
     };
     let mesh = Mesh::default();
-    let (id, node) = certificate(&mesh, &objects, &cart, None).unwrap();
+    let (id, account) = certificate(&mesh, &objects, &cart, None).unwrap();
     assert_eq!(
-        (id.to_string().as_str(), node.as_str()),
-        ("spiffe://cluster.local/ns/shop/sa/cart", "n1")
+        (id.to_string().as_str(), account),
+        (
+            "spiffe://cluster.local/ns/shop/sa/cart",
+            Account::Pod("c1".into())
+        )
+    );
+    // It is the mesh that decides who is in it.
+    let others = Mesh {
+        enablement: "[{podSelector: {matchLabels: {mesh: other}}}]"
+            .parse()
+            .unwrap(),
+        ..Mesh::default()
+    };
+    assert_eq!(
+        certificate(&others, &objects, &cart, None),
+        Err(Refusal::NotInMesh)
+    );
+    let cart_id = id.to_string();
+    assert_eq!(
+        certificate(&others, &objects, &ztunnel(), Some(&cart_id)),
+        Err(Refusal::NotOnNode)
     );
     let recreated = Caller {
         pod_uid: "c2".to_owned(),

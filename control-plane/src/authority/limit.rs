@@ -1,18 +1,20 @@
-//! At most so many certificates per node and time: a token bucket per node.
+//! At most so many certificates per caller and time: a token bucket for each node proxy, and for each pod that asks for itself.
 
 use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-/// The pace of a node.
+use crate::access::Account;
+
+/// The pace of a node. That of a pod is a tenth of it.
 #[derive(Clone, Debug)]
 pub struct LimiterConfig {
     /// Certificates at once, as when a node proxy starts with many workloads. Default 1000.
     pub burst: u32,
     /// Certificates per second after that. Default 50.
     pub per_second: f64,
-    /// Nodes that are remembered. Default 20 000.
-    pub max_nodes: usize,
+    /// Nodes that are remembered, and pods. Default 20 000.
+    pub max_callers: usize,
 }
 
 impl Default for LimiterConfig {
@@ -20,14 +22,43 @@ impl Default for LimiterConfig {
         Self {
             burst: 1000,
             per_second: 50.0,
-            max_nodes: 20_000,
+            max_callers: 20_000,
         }
     }
 }
 
-/// Keeps the pace of all nodes.
+/// Keeps the pace of all callers.
 #[derive(Debug)]
-pub struct Limiter {
+pub struct Limiters {
+    nodes: Limiter,
+    pods: Limiter,
+}
+
+impl Limiters {
+    /// Limiters that have seen nobody yet.
+    pub fn new(of_nodes: &LimiterConfig) -> Self {
+        Self {
+            nodes: Limiter::new(of_nodes.clone()),
+            pods: Limiter::new(LimiterConfig {
+                burst: (of_nodes.burst / 10).max(1),
+                per_second: of_nodes.per_second / 10.0,
+                max_callers: of_nodes.max_callers,
+            }),
+        }
+    }
+
+    /// Takes one from the caller's bucket, unless it is empty.
+    pub fn allows(&mut self, account: &Account, now: Instant) -> bool {
+        match account {
+            Account::Node(name) => self.nodes.allows(name, now),
+            Account::Pod(uid) => self.pods.allows(uid, now),
+        }
+    }
+}
+
+/// Keeps the pace of callers of one kind.
+#[derive(Debug)]
+struct Limiter {
     config: LimiterConfig,
     buckets: HashMap<String, Bucket>,
 }
@@ -39,21 +70,19 @@ struct Bucket {
 }
 
 impl Limiter {
-    /// A limiter that has seen nobody yet.
-    pub fn new(config: LimiterConfig) -> Self {
+    fn new(config: LimiterConfig) -> Self {
         Self {
             config,
             buckets: HashMap::new(),
         }
     }
 
-    /// Takes one from the node's bucket, unless it is empty.
-    pub fn allows(&mut self, node: &str, now: Instant) -> bool {
-        if !self.buckets.contains_key(node) && !self.make_room(now) {
+    fn allows(&mut self, caller: &str, now: Instant) -> bool {
+        if !self.buckets.contains_key(caller) && !self.make_room(now) {
             return false;
         }
         let burst = f64::from(self.config.burst);
-        let bucket = self.buckets.entry(node.to_owned()).or_insert(Bucket {
+        let bucket = self.buckets.entry(caller.to_owned()).or_insert(Bucket {
             left: burst,
             at: now,
         });
@@ -66,14 +95,14 @@ impl Limiter {
         allowed
     }
 
-    /// Forgets nodes whose bucket is full again, if there are too many; whether that made room for another.
+    /// Forgets callers whose bucket is full again, if there are too many; whether that made room for another.
     fn make_room(&mut self, now: Instant) -> bool {
-        if self.buckets.len() >= self.config.max_nodes {
+        if self.buckets.len() >= self.config.max_callers {
             let (config, full) = (&self.config, f64::from(self.config.burst));
             self.buckets
                 .retain(|_, bucket| bucket.refilled(config, now) < full);
         }
-        self.buckets.len() < self.config.max_nodes
+        self.buckets.len() < self.config.max_callers
     }
 }
 
@@ -94,7 +123,7 @@ mod tests {
         let mut limiter = Limiter::new(LimiterConfig {
             burst: 2,
             per_second: 1.0,
-            max_nodes: 2,
+            max_callers: 2,
         });
         let start = Instant::now();
         let mut ask =
@@ -114,5 +143,22 @@ mod tests {
         ] {
             assert_eq!(ask(node, after), expected, "{node} after {after}");
         }
+    }
+
+    #[test]
+    fn pods_take_nothing_from_their_node() {
+        let mut limiters = Limiters::new(&LimiterConfig {
+            burst: 20,
+            per_second: 1.0,
+            max_callers: 2,
+        });
+        let now = Instant::now();
+        let mut times =
+            |account: Account| (0..100).filter(|_| limiters.allows(&account, now)).count();
+        for uid in ["a", "b", "c"] {
+            let expected = if uid == "c" { 0 } else { 2 };
+            assert_eq!(times(Account::Pod(uid.into())), expected, "{uid}");
+        }
+        assert_eq!(times(Account::Node("n1".into())), 20);
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use tulle_manifest::{Kind, Labels, ObjectId, ObjectKey, Service, ServiceEntry, WorkloadEntry};
-use tulle_model::{PortMapping, ServiceKey, Workload};
+use tulle_model::{Health, PortMapping, ServiceKey, Workload};
 use tulle_xds::Address;
 
 use super::{Index, age, service_host};
@@ -96,6 +96,7 @@ impl Index {
         let (metadata, namespace) = (&entry.metadata, entry.metadata.namespace());
         let own = translate::endpoint_metadata(entry, &spec.labels);
         let machine = Machine {
+            health: Health::Healthy,
             uid,
             name: &metadata.name,
             namespace,

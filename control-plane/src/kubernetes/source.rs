@@ -17,7 +17,7 @@ use tulle_manifest::{
 };
 
 use super::{pending::Pending, readable::Readable};
-use crate::statuses::CONDITIONS;
+use crate::{statuses::CONDITIONS, translate::HEALTHY};
 
 mod declared;
 
@@ -286,7 +286,8 @@ impl Listed for ServiceEntry {
 impl Listed for WorkloadEntry {
     fn into_object(mut self) -> Object {
         trim(&mut self.metadata);
-        self.status.keep(&CONDITIONS);
+        let [first, second, third, fourth] = CONDITIONS;
+        self.status.keep(&[first, second, third, fourth, HEALTHY]);
         self.into()
     }
 }

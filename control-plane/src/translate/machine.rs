@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use tulle_manifest::{Labels, WorkloadEntry, WorkloadEntrySpec};
-use tulle_model::{GatewayAddress, Locality, PolicyKey, PortMapping, ServiceKey, Workload};
+use tulle_model::{GatewayAddress, Health, Locality, PolicyKey, PortMapping, ServiceKey, Workload};
 
 use super::{
     first_label,
@@ -28,6 +28,8 @@ pub struct Machine<'a> {
     pub labels: &'a Labels,
     /// Annotations of the object.
     pub annotations: &'a Labels,
+    /// What whoever checks it says.
+    pub health: Health,
 }
 
 /// What the workload depends on besides.
@@ -58,6 +60,16 @@ pub fn machine_of<'a>(entry: &'a WorkloadEntry, uid: &'a str, labels: &'a Labels
         spec: &entry.spec,
         labels,
         annotations: &entry.metadata.annotations,
+        health: health(entry),
+    }
+}
+
+/// Healthy, unless somebody who looks after it says that it is not.
+fn health(entry: &WorkloadEntry) -> Health {
+    let mut conditions = entry.status.conditions.iter();
+    match conditions.any(|told| told.kind == HEALTHY && told.status == "False") {
+        true => Health::Unhealthy,
+        false => Health::Healthy,
     }
 }
 
@@ -106,6 +118,7 @@ pub fn machine(
         authorization_policies: around.policies,
         locality: locality(&spec.locality),
         cluster_id: mesh.cluster_id.as_str().into(),
+        health: machine.health,
         capacity: spec.weight.max(1),
         workload_name: workload_name.into(),
         canonical_name: canonical_name.into(),
@@ -137,6 +150,8 @@ fn locality(text: &str) -> Locality {
     }
 }
 
+/// The condition of a workload entry by which whoever probes the machine tells of it.
+pub const HEALTHY: &str = "Healthy";
 /// Annotation of entries that machines have made themselves.
 const GROUP: &str = "istio.io/autoRegistrationGroup";
 

@@ -37,6 +37,7 @@ pub fn service(
         canonical: true,
         waypoint: waypoint.waypoint,
         weighted_waypoints: waypoint.weighted,
+        ingress_use_waypoint: waypoint.ingress,
         ..start
     })
 }

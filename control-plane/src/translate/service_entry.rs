@@ -49,6 +49,7 @@ pub fn entry_service(
         canonical,
         waypoint: waypoint.waypoint,
         weighted_waypoints: waypoint.weighted,
+        ingress_use_waypoint: waypoint.ingress,
         ..start
     }
 }

@@ -25,6 +25,8 @@ pub struct Binding {
     pub waypoint: Option<GatewayAddress>,
     /// More than one, by weight; empty unless a canary is in force.
     pub weighted: Vec<WeightedWaypoint>,
+    /// Whether ingress gateways shall go through it as well.
+    pub ingress: bool,
     /// What is to be told. `None` if no waypoint is asked for.
     pub report: Option<WaypointReport>,
 }
@@ -38,13 +40,15 @@ pub struct WaypointReport {
     pub refused: Option<Unbound>,
     /// Why its canary is not.
     pub canary: Option<Unbound>,
+    /// Whether ingress gateways go through it as well, if it is in force.
+    pub ingress: bool,
 }
 
 /// Why a waypoint does not serve an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unbound {
-    /// There is none of that name, or it has no address yet.
-    #[error("there is no such waypoint, or it has no address yet")]
+    /// There is none of that name, or it cannot be reached yet.
+    #[error("there is no such waypoint, or it has no HBONE listener, or no address yet")]
     NotReady,
     /// It is for others.
     #[error("the waypoint does not admit objects of this namespace")]
@@ -126,15 +130,25 @@ pub fn binding(
         };
         weighted = vec![share(primary, 100 - weight), share(canary, *weight)];
     }
+    let ingress = waypoint.is_ok() && asks_for_ingress(metadata, namespace);
     Binding {
         report: Some(WaypointReport {
+            ingress,
             waypoint: wish.waypoint,
             refused: waypoint.as_ref().err().copied(),
             canary: canary.and_then(Result::err),
         }),
         waypoint: waypoint.ok(),
         weighted,
+        ingress,
     }
+}
+
+/// Whether an object's label, or its namespace's, says that ingress gateways shall go through its waypoint.
+fn asks_for_ingress(metadata: &Metadata, namespace: Option<&Namespace>) -> bool {
+    let label = |metadata: &Metadata| metadata.labels.get(INGRESS).cloned();
+    let asked = label(metadata).or_else(|| label(&namespace?.metadata));
+    asked.is_some_and(|asked| asked.eq_ignore_ascii_case("true"))
 }
 
 /// What labels ask for.
@@ -271,6 +285,7 @@ fn is_gateway(labels: &Labels) -> bool {
 }
 
 const USE: &str = "istio.io/use-waypoint";
+const INGRESS: &str = "istio.io/ingress-use-waypoint";
 const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const CANARY: &str = "istio.io/use-waypoint-canary";
 const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";

@@ -84,10 +84,19 @@ pub(crate) fn ours(gateway: &Gateway) -> GatewayStatus {
 pub(crate) fn wanted(gateway: &Gateway, there: &GatewayStatus, facts: &Facts) -> GatewayStatus {
     let metadata = &gateway.metadata;
     let addresses = addresses(gateway, facts);
-    let programmed = programmed(facts, !addresses.is_empty());
+    let mut listeners = gateway.spec.listeners.iter();
+    let listens = listeners.any(|listener| is_accepted(listener, &gateway.spec.listeners).holds);
+    let programmed = match listens {
+        true => programmed(facts, !addresses.is_empty()),
+        false => condition("Programmed", false, "Invalid", NO_LISTENER.to_owned()),
+    };
     let accepted = match &facts.problem {
-        None => condition("Accepted", true, "Accepted", "a waypoint".to_owned()),
         Some(problem) => condition("Accepted", false, "InvalidParameters", problem.clone()),
+        None if !listens => {
+            let message = NO_LISTENER.to_owned();
+            condition("Accepted", false, "ListenersNotValid", message)
+        }
+        None => condition("Accepted", true, "Accepted", "a waypoint".to_owned()),
     };
     let listeners = gateway.spec.listeners.iter().map(|listener| {
         let before = there
@@ -175,11 +184,13 @@ fn programmed(facts: &Facts, has_address: bool) -> Condition {
     }
 }
 
-fn of_listener(listener: &Listener, all: &[Listener], gateway: &Condition) -> Vec<Condition> {
-    let is_hbone = listener.protocol == HBONE;
+fn conflicts(listener: &Listener, all: &[Listener]) -> bool {
     let others = all.iter().filter(|other| other.port == listener.port);
-    let conflicts = others.count() > 1;
-    let accepted = match (is_hbone, conflicts) {
+    others.count() > 1
+}
+
+fn is_accepted(listener: &Listener, all: &[Listener]) -> Condition {
+    match (listener.protocol == HBONE, conflicts(listener, all)) {
         (true, false) => condition("Accepted", true, "Accepted", String::new()),
         (true, true) => condition(
             "Accepted",
@@ -193,12 +204,16 @@ fn of_listener(listener: &Listener, all: &[Listener], gateway: &Condition) -> Ve
             "UnsupportedProtocol",
             format!("waypoints listen for {HBONE} only"),
         ),
-    };
+    }
+}
+
+fn of_listener(listener: &Listener, all: &[Listener], gateway: &Condition) -> Vec<Condition> {
+    let accepted = is_accepted(listener, all);
     let programmed = match accepted.holds {
         true => gateway.clone(),
         false => condition("Programmed", false, "Invalid", accepted.message.clone()),
     };
-    let conflicted = match conflicts {
+    let conflicted = match conflicts(listener, all) {
         true => condition(
             "Conflicted",
             true,
@@ -230,6 +245,7 @@ fn route_kind(kind: &str) -> RouteKind {
 /// The types of conditions that are told here.
 const GATEWAY: [&str; 2] = ["Accepted", "Programmed"];
 const LISTENER: [&str; 4] = ["Accepted", "Programmed", "Conflicted", "ResolvedRefs"];
+const NO_LISTENER: &str = "it has no listener of protocol HBONE on a port of its own";
 const HBONE: &str = "HBONE";
 const ROUTES: [&str; 2] = ["HTTPRoute", "GRPCRoute"];
 

@@ -21,6 +21,7 @@ mod core;
 mod declared;
 pub mod destination_rule;
 mod discovery;
+mod enablement;
 mod fields;
 mod gateway;
 mod meta;
@@ -43,6 +44,7 @@ pub use self::core::{
 pub use declared::Declared;
 pub use destination_rule::DestinationRule;
 pub use discovery::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, TargetReference};
+pub use enablement::{Enablement, InvalidEnablement, Selectors};
 pub use fields::{Fields, Path, UnknownFields};
 pub use gateway::{
     AllowedRoutes, FromNamespaces, Gateway, GatewayAddress, GatewayClass, GatewayClassSpec,

@@ -68,6 +68,8 @@ pub struct Service {
     pub load_balancing: LoadBalancing,
     /// Families to use.
     pub ip_families: IpFamilies,
+    /// Ingress gateways go through the waypoint too. Nothing to node proxies.
+    pub ingress_use_waypoint: bool,
     /// Owns the bare hostname when several namespaces define it.
     pub canonical: bool,
     /// Who may see it.
@@ -87,6 +89,7 @@ impl Service {
             weighted_waypoints: Vec::new(),
             load_balancing: LoadBalancing::default(),
             ip_families: IpFamilies::Automatic,
+            ingress_use_waypoint: false,
             canonical: false,
             visibility: Visibility::Public,
         }

@@ -59,9 +59,9 @@ fn selectors_replace_the_default() {
     };
     let yaml = "- podSelector: {matchLabels: {mesh: \"on\"}}\n";
     let rules = with(yaml).unwrap().into_config().agent.rules;
-    let labels = &rules.selectors[0].pod_selector.match_labels;
+    let labels = &rules.enablement.0[0].pod_selector.match_labels;
     assert_eq!(labels.get("mesh").map(String::as_str), Some("on"));
-    assert_eq!(rules.selectors.len(), 1);
+    assert_eq!(rules.enablement.0.len(), 1);
     for wrong in [
         "- podSelektor: {}",
         "- podSelector: {matchExpressions: [{key: a, operator: In}]}",

@@ -94,3 +94,26 @@ fn an_address_is_one_or_a_name() {
     let account = translate("", "address: 192.0.2.1, serviceAccount: 'a/b'");
     assert!(matches!(account, Err(Untranslatable::Identity(_))));
 }
+
+#[test]
+fn whoever_probes_a_machine_tells_of_its_health() {
+    let of = |status: &str| {
+        let entry = workload_entry(&format!(
+            "metadata: {{name: vm, namespace: shop}}\nspec: {{address: 192.0.2.1}}\n{status}\n"
+        ));
+        let (mesh, labels) = (Mesh::default(), entry.labels());
+        let around = MachineSurroundings::default();
+        machine(&mesh, machine_of(&entry, "uid", &labels), around)
+            .unwrap()
+            .health
+    };
+    let told = |status: &str| {
+        of(&format!(
+            "status: {{conditions: [{{type: Healthy, status: '{status}'}}]}}"
+        ))
+    };
+    assert_eq!(of(""), Health::Healthy);
+    assert_eq!(told("True"), Health::Healthy);
+    assert_eq!(told("Unknown"), Health::Healthy);
+    assert_eq!(told("False"), Health::Unhealthy);
+}

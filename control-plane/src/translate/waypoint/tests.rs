@@ -101,6 +101,34 @@ fn own_label_counts_and_then_the_namespaces() {
 }
 
 #[test]
+fn ingress_goes_through_it_if_the_label_says_so() {
+    let known = Known::with(&[waypoint("w", "", "", READY)]);
+    let shop = |labels: &str| {
+        namespace(&format!(
+            "metadata: {{name: shop, labels: {{istio.io/use-waypoint: w{labels}}}}}\n"
+        ))
+    };
+    let asks = ", istio.io/ingress-use-waypoint: 'true'";
+    for (namespace, own, expected) in [
+        ("", "", false),
+        ("", "istio.io/ingress-use-waypoint: 'true'", true),
+        (asks, "", true),
+        (asks, "istio.io/ingress-use-waypoint: 'false'", false),
+        // Without a waypoint there is none to go through.
+        (asks, "istio.io/use-waypoint: missing", false),
+    ] {
+        let (namespace, own) = (shop(namespace), metadata("shop", own, ""));
+        let found = binding(&own, Some(&namespace), Traffic::Service, &known);
+        assert_eq!(
+            found.ingress, expected,
+            "{:?} {:?}",
+            namespace.metadata.labels, own.labels
+        );
+        assert_eq!(found.report.unwrap().ingress, expected);
+    }
+}
+
+#[test]
 fn waypoint_must_be_one_and_have_an_address() {
     let ready = || waypoint("w", "", "", READY);
     let wish = metadata("shop", "istio.io/use-waypoint: w", "");

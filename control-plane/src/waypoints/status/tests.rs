@@ -165,3 +165,24 @@ fn overlays_that_cannot_be_used_are_told_of() {
     );
     assert_eq!(status.conditions[0].message, "no such ConfigMap");
 }
+
+#[test]
+fn a_gateway_that_listens_for_nothing_of_ours_is_not_accepted() {
+    let http = "{name: web, port: 80, protocol: HTTP}";
+    for (listeners, expected) in [
+        (
+            http.to_owned(),
+            [
+                "Accepted=False ListenersNotValid",
+                "Programmed=False Invalid",
+            ],
+        ),
+        (
+            format!("{http}, {MESH}"),
+            ["Accepted=True Accepted", "Programmed=True Programmed"],
+        ),
+    ] {
+        let status = told(&waypoint(&listeners, ""), &running(1, 1));
+        assert_eq!(short(&status.conditions), expected, "{listeners}");
+    }
+}

@@ -29,6 +29,7 @@ pub(super) fn service(sent: wire::Service) -> Result<Service, InvalidResource> {
         weighted_waypoints: weighted_waypoints.collect::<Result<_, _>>()?,
         load_balancing: load_balancing(sent.load_balancing)?,
         ip_families: ip_families(sent.ip_families)?,
+        ingress_use_waypoint: sent.ingress_use_waypoint,
         canonical: sent.canonical,
         visibility: visibility(sent.visibility),
     })

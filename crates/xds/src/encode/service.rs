@@ -24,7 +24,7 @@ pub(super) fn service(value: &Service) -> wire::Service {
         ip_families: ip_families(value.ip_families).into(),
         extensions: Vec::new(),
         canonical: value.canonical,
-        ingress_use_waypoint: false,
+        ingress_use_waypoint: value.ingress_use_waypoint,
         weighted_waypoints: value
             .weighted_waypoints
             .iter()

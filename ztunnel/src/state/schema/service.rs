@@ -136,6 +136,7 @@ impl From<Service> for model::Service {
             weighted_waypoints: text.weighted_waypoints.into_iter().map(weighted).collect(),
             load_balancing: text.load_balancer.unwrap_or_default().into(),
             ip_families: text.ip_families.map(Into::into).unwrap_or_default(),
+            ingress_use_waypoint: false,
             canonical: text.canonical,
             visibility: text.visibility.into(),
         }

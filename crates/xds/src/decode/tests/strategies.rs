@@ -82,30 +82,33 @@ pub(crate) fn service() -> impl Strategy<Value = Service> {
         ),
         (vec(text(), 0..3), waypoints, load_balancing()),
         select(families),
-        any::<bool>(),
+        any::<[bool; 2]>(),
         select(vec![Visibility::Public, Visibility::Namespace]),
     )
-        .prop_map(|(what, how, ip_families, canonical, visibility)| Service {
-            key: what.0,
-            name: what.1,
-            vips: what.2,
-            ports: what.3,
-            subject_alt_names: how.0,
-            waypoint: how.1.0,
-            weighted_waypoints: how
-                .1
-                .1
-                .into_iter()
-                .map(|(destination, weight)| WeightedWaypoint {
-                    destination,
-                    weight,
-                })
-                .collect(),
-            load_balancing: how.2,
-            ip_families,
-            canonical,
-            visibility,
-        })
+        .prop_map(
+            |(what, how, ip_families, [canonical, ingress], visibility)| Service {
+                ingress_use_waypoint: ingress,
+                key: what.0,
+                name: what.1,
+                vips: what.2,
+                ports: what.3,
+                subject_alt_names: how.0,
+                waypoint: how.1.0,
+                weighted_waypoints: how
+                    .1
+                    .1
+                    .into_iter()
+                    .map(|(destination, weight)| WeightedWaypoint {
+                        destination,
+                        weight,
+                    })
+                    .collect(),
+                load_balancing: how.2,
+                ip_families,
+                canonical,
+                visibility,
+            },
+        )
 }
 
 pub(crate) fn policy() -> impl Strategy<Value = Authorization> {
