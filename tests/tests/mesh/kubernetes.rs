@@ -1,13 +1,10 @@
 //! The mesh in a cluster: objects in a real API server, tokens that it reviews, annotations that the agent writes there.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tulle_lab::{
-    Access, Lab, LabSpec, Mesh, MeshConfig, PodSpec, Process, Program, cluster::Cluster,
-    sandbox::Sandbox, wait_for,
+    Access, Lab, LabSpec, Mesh, MeshConfig, PodSpec, cluster::Cluster, sandbox::Sandbox, wait_for,
 };
 
 use crate::{
@@ -17,6 +14,7 @@ use crate::{
 };
 
 pub(crate) mod operator;
+pub(crate) mod replicas;
 pub(crate) mod rotation;
 pub(crate) mod routes;
 pub(crate) mod services;
@@ -147,7 +145,10 @@ pub(crate) async fn interrupted(sandbox: Sandbox) -> Result<()> {
     let mut held = Held::open(mesh.pod(CART), to).await?;
     let control_plane = mesh.control_plane();
     control_plane.process_mut().kill().await?;
-    held.ping().await?;
+    for _ in 0..CALLS {
+        held.ping().await?;
+        call(mesh.pod(CART), to).await?;
+    }
     mesh.cluster().put(&deny())?;
     let control_plane = mesh.control_plane();
     control_plane.process_mut().restart().await?;
@@ -271,77 +272,6 @@ pub(crate) async fn half_written(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Of two replicas one writes. When it is killed the other one does, and nobody else notices.
-pub(crate) async fn replicas(sandbox: Sandbox) -> Result<()> {
-    let Some(mut mesh) = start(&sandbox).await? else {
-        return Ok(());
-    };
-    let first = holder(&mesh)?;
-    let second = start_second(&mesh, &[])?;
-    for namespace in ["shop", "out", "istio-system"] {
-        put_back(&mesh, namespace).await?;
-    }
-    ensure!(holder(&mesh)? == first, "the lease has changed hands");
-
-    mesh.label_namespace("shop", MODE, "ambient").await?;
-    let _web = Echo::start(mesh.pod(WEB))?;
-    let mut held = Held::open(mesh.pod(CART), at(mesh.pod(WEB))).await?;
-    mesh.control_plane().process_mut().kill().await?;
-    let taken = async || (holder(&mesh).ok()? == SECOND).then_some(());
-    wait_for("another holder", TAKE_OVER, taken).await?;
-    put_back(&mesh, "shop").await?;
-    held.ping().await?;
-
-    // In good order it is given back at once.
-    let control_plane = mesh.control_plane().process_mut();
-    control_plane.restart().await?;
-    mesh.control_plane().wait_ready(SOON).await?;
-    second.signal(Signal::SIGTERM)?;
-    eventually("the first has it again", async || {
-        holder(&mesh).is_ok_and(|holder| !holder.is_empty() && holder != SECOND)
-    })
-    .await
-}
-
-/// Another control plane of the same cluster.
-fn start_second(mesh: &Mesh, flags: &[String]) -> Result<Process> {
-    let node = mesh.lab().control();
-    let kubeconfig = mesh.lab().dir().join("cluster/tulled.kubeconfig");
-    let program = Program::new("tulled-2", mesh.binaries().path("tulled")?)
-        .args(["serve", "--kubernetes", "--identity", SECOND])
-        .args(["--listen", "0.0.0.0:16012", "--http", "127.0.0.1:16014"])
-        .args(flags.iter().cloned())
-        .env("KUBECONFIG", kubeconfig.to_string_lossy());
-    Process::spawn(node.netns(), &mesh.lab().logs(), program)
-}
-
-fn holder(mesh: &Mesh) -> Result<String> {
-    let leases = "/apis/coordination.k8s.io/v1/namespaces/istio-system/leases";
-    let lease = mesh.cluster().get(&format!("{leases}/tulled"))?;
-    let holder = lease
-        .pointer("/spec/holderIdentity")
-        .and_then(Value::as_str);
-    Ok(holder.context("nobody holds it")?.to_owned())
-}
-
-/// Somebody deletes what clients of a namespace are to trust.
-async fn put_back(mesh: &Mesh, namespace: &str) -> Result<()> {
-    let roots = json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "istio-ca-root-cert", "namespace": namespace},
-    });
-    let path = format!("/api/v1/namespaces/{namespace}/configmaps/istio-ca-root-cert");
-    let is_there = async || mesh.cluster().get(&path).is_ok();
-    eventually("roots of trust", is_there).await?;
-    mesh.cluster().delete(&roots)?;
-    eventually("roots of trust are back", is_there).await
-}
-
-const SECOND: &str = "the-second";
-/// A lease ends after 15 s, and is looked at each 2.5 s.
-const TAKE_OVER: Duration = Duration::from_secs(30);
-
 /// Three pods on two nodes, none in the mesh. None where there is no API server to be had.
 pub(super) async fn start(sandbox: &Sandbox) -> Result<Option<Mesh>> {
     start_with(sandbox, |_| ()).await
@@ -397,3 +327,5 @@ fn deny() -> Value {
         "spec": {"action": "DENY", "rules": [{}]},
     })
 }
+
+const CALLS: usize = 20;

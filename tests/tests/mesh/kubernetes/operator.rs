@@ -29,6 +29,13 @@ pub(crate) async fn installs_and_leaves_nothing(sandbox: Sandbox) -> Result<()> 
         operator.everything()? == before,
         "a dry run has changed something"
     );
+    for platform in ["gke", "k3d", "k3s", "microk8s", "minikube", "openshift"] {
+        let arguments = ["install", "--dry-run", "--platform", platform];
+        let planned = operator.tulle(&arguments).await?;
+        planned
+            .succeeds("nothing was changed")
+            .with_context(|| platform.to_owned())?;
+    }
     let checked = operator.tulle(&["check"]).await?;
     checked.fails("Tulle is not installed in this cluster")?;
 

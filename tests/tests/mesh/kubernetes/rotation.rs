@@ -1,12 +1,15 @@
 //! Another root of trust, while everybody goes on.
 
-use std::{collections::BTreeSet, fs, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tulle_lab::{Mesh, sandbox::Sandbox, wait_for};
 
-use super::{SECOND, holder, start_second, start_with};
+use super::{
+    replicas::{SECOND, holder, is_ready, start_second},
+    start_with,
+};
 use crate::{
     traffic::{Echo, Held, at, call, call_until_reached},
     world::{CART, MODE, SOON, WEB},
@@ -81,14 +84,7 @@ pub(crate) async fn rotated(sandbox: Sandbox) -> Result<()> {
 
 /// The holder of the lease goes, in good order, and comes back when another has it.
 async fn hand_over(mesh: &mut Mesh) -> Result<()> {
-    let control = mesh.lab().control().netns().clone();
-    let ready = async || {
-        let at = (Ipv4Addr::LOCALHOST, 16014).into();
-        tulle_lab::http::get(&control, at, "/healthz/ready")
-            .await
-            .ok()
-    };
-    wait_for("the second replica", SOON, ready).await?;
+    is_ready(mesh).await?;
     // Proxies ask no other one.
     mesh.control_plane().process_mut().stop(SOON).await?;
     mesh.control_plane().process_mut().restart().await?;
