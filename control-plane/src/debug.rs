@@ -4,14 +4,15 @@ mod view;
 
 use std::{future::ready, sync::Arc};
 
-use http::Method;
+use http::{Method, StatusCode};
 use parking_lot::{Mutex, RwLock};
 use serde_json::json;
-use tulle_runtime::http::{Response, Router, json as json_response};
+use tokio::time::Instant;
+use tulle_runtime::http::{Request, Response, Router, json as json_response, text};
 use tulle_xds::{ServerMetrics, store::Store};
 
 use crate::{index::Index, translate::Unbound};
-use tulle_manifest::source::directory::Problems;
+use tulle_manifest::{Kind, Labels, ObjectId, ObjectKey, source::directory::Problems};
 
 /// What the pages show.
 #[derive(Clone)]
@@ -30,7 +31,7 @@ impl Debug {
     /// The pages.
     pub fn routes(&self) -> Router {
         let (snapshot, policies, waypoints) = (self.clone(), self.clone(), self.clone());
-        let (streams, source) = (self.clone(), self.clone());
+        let (streams, source, why) = (self.clone(), self.clone(), self.clone());
         Router::new("debug")
             .route(
                 Method::GET,
@@ -52,8 +53,14 @@ impl Debug {
             )
             .route(
                 Method::GET,
+                "/debug/why",
+                "why a pod is what it is to the mesh: ?pod=NAMESPACE/NAME",
+                move |request| ready(why.why(&request)),
+            )
+            .route(
+                Method::GET,
                 "/debug/streams",
-                "xDS streams: how many, what was sent and rejected",
+                "xDS streams: how many, what was sent and rejected, how far each client is",
                 move |_| ready(streams.streams()),
             )
             .route(
@@ -96,6 +103,54 @@ impl Debug {
         json_response(&json!({"waypoints": waypoints.collect::<Vec<_>>()}))
     }
 
+    /// Which labels and rules have made of a pod what is served.
+    fn why(&self, request: &Request) -> Response {
+        let pod = request.query.get("pod").and_then(|pod| pod.split_once('/'));
+        let Some((namespace, name)) = pod else {
+            return text(StatusCode::BAD_REQUEST, "which pod: ?pod=NAMESPACE/NAME\n");
+        };
+        let key = ObjectKey::new(namespace, name);
+        let index = self.index.read();
+        let Some(pod) = index.objects().pods().get(&key) else {
+            return text(StatusCode::NOT_FOUND, format!("there is no pod {key}\n"));
+        };
+        let of_namespace = index.objects().namespace(namespace);
+        let labels = of_namespace.map(|found| &found.metadata.labels);
+        let said =
+            |labels: Option<&Labels>, name: &str| labels.and_then(|all| all.get(name)).cloned();
+        let both = |name: &str| {
+            let pod = said(Some(&pod.metadata.labels), name);
+            json!({"pod": pod, "namespace": said(labels, name)})
+        };
+        let nothing = Labels::new();
+        let selected = index
+            .mesh()
+            .enablement
+            .selects(&pod.metadata.labels, labels.unwrap_or(&nothing));
+        let id = ObjectId {
+            kind: Kind::Pod,
+            key: key.clone(),
+        };
+        let report = index.reports().waypoint_of(&id).map(|report| {
+            json!({
+                "wanted": report.waypoint.to_string(),
+                "refused": report.refused.map(|why| why.to_string()),
+            })
+        });
+        let (workload, left_out) = match index.workload_of(&key) {
+            Ok(workload) => (workload, None),
+            Err(why) => (None, Some(why.to_string())),
+        };
+        json_response(&json!({
+            "pod": key.to_string(),
+            "selected": {"is": selected, "istio.io/dataplane-mode": both("istio.io/dataplane-mode")},
+            "redirection": pod.metadata.annotations.get("ambient.istio.io/redirection"),
+            "waypoint": {"istio.io/use-waypoint": both("istio.io/use-waypoint"), "report": report},
+            "leftOut": left_out,
+            "served": workload.as_ref().map(view::workload),
+        }))
+    }
+
     fn streams(&self) -> Response {
         let server = &self.server;
         let of_type = |metrics: &tulle_xds::server::TypeMetrics| {
@@ -105,6 +160,17 @@ impl Debug {
                 "nacks": metrics.nacks.value(),
             })
         };
+        let statuses = server.streams_now(Instant::now());
+        let clients = statuses.iter().map(|status| {
+            json!({
+                "client": status.client,
+                "openSeconds": status.age.as_secs(),
+                "sent": status.sent,
+                "answered": status.answered,
+                "pending": status.pending,
+                "rejected": status.rejected,
+            })
+        });
         json_response(&json!({
             "version": self.store.version().0,
             "open": server.streams.value(),
@@ -113,6 +179,7 @@ impl Debug {
             "tooSlow": server.too_slow.value(),
             "addresses": of_type(&server.addresses),
             "policies": of_type(&server.policies),
+            "clients": clients.collect::<Vec<_>>(),
         }))
     }
 }

@@ -71,6 +71,11 @@ impl Index {
         &self.objects
     }
 
+    /// Settings of the mesh.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
     /// What became of each policy and pod that could not be translated as written.
     pub fn reports(&self) -> &Reports {
         &self.reports
@@ -224,6 +229,19 @@ impl Index {
         self.reports.waypoint(id.clone(), binding.report);
         self.reports.left_out(&id, workload.as_ref().err().copied());
         (uid, workload.ok().flatten().map(Address::from))
+    }
+
+    /// What a pod is, as it is served; `None` if there is no such pod, or nothing of it is served.
+    ///
+    /// # Errors
+    /// Why nothing of it can be.
+    pub fn workload_of(&self, key: &ObjectKey) -> Result<Option<Workload>, Untranslatable> {
+        let network = self.network();
+        let Some(pod) = self.objects.pods().get(key) else {
+            return Ok(None);
+        };
+        let binding = self.binding(&pod.metadata, Traffic::Workload, network);
+        self.translate_pod(pod, network, binding.waypoint)
     }
 
     /// The workloads of a slice.

@@ -332,6 +332,19 @@ async fn resources_follow_the_manifests() {
         source.contains("line 4, column 21, field spec.mtls.mode"),
         "{source}"
     );
+    let why = lab.page("/debug/why?pod=shop/cart").await;
+    for part in [
+        "\"selected\":{\"is\":true",
+        "\"namespace\":\"ambient\"",
+        "\"authorizationPolicies\":[\"",
+    ] {
+        let found = why.replace([' ', '\n'], "").contains(part);
+        assert!(found, "{part} is not in {why}");
+    }
+    let why = lab.page("/debug/why?pod=shop/nobody").await;
+    assert!(why.starts_with("HTTP/1.1 404"), "{why}");
+    let streams = lab.page("/debug/streams").await;
+    assert!(streams.contains("istio-system/zt1 on n1"), "{streams}");
     let metrics = lab.page("/metrics").await;
     for line in [
         "tulle_control_plane_source_broken_files 1",

@@ -29,7 +29,7 @@ pub(super) fn transaction(version: Version, transaction: Transaction) -> Value {
     })
 }
 
-fn workload(found: &Workload) -> Value {
+pub(super) fn workload(found: &Workload) -> Value {
     let services = found.services.iter().map(|(key, ports)| {
         let ports = ports
             .iter()
@@ -46,6 +46,7 @@ fn workload(found: &Workload) -> Value {
         "networkMode": format!("{:?}", found.network_mode),
         "tunnelProtocol": format!("{:?}", found.tunnel_protocol),
         "nativeTunnel": found.native_tunnel,
+        "waypoint": found.waypoint.as_ref().map(|waypoint| format!("{waypoint:?}")),
         "health": format!("{:?}", found.health),
         "node": found.node,
         "locality": [&found.locality.region, &found.locality.zone, &found.locality.subzone],

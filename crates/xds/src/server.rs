@@ -31,6 +31,7 @@ use crate::store::Store;
 pub use authorizer::{Authorizer, Node, StreamScope};
 use connection::Connection;
 pub use metrics::{ServerMetrics, TypeMetrics};
+pub use status::StreamStatus;
 use wire::{EncodedResponse, Requests, ResponseBody};
 
 mod authorizer;
@@ -38,6 +39,7 @@ mod connection;
 mod held;
 mod metrics;
 mod pace;
+mod status;
 mod stream;
 mod subscription;
 mod wire;

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
+use super::status::{Statuses, StreamStatus};
 use crate::{
     ResourceType,
     metrics::{Counter, Gauge, Latency},
@@ -26,6 +29,7 @@ pub struct ServerMetrics {
     pub commit_to_send: Latency,
     /// From the commit of a change to its acknowledgement, per response.
     pub commit_to_ack: Latency,
+    pub(super) statuses: Arc<Statuses>,
 }
 
 /// Counters of one resource type.
@@ -46,6 +50,11 @@ impl ServerMetrics {
             ResourceType::Address => &self.addresses,
             ResourceType::Authorization => &self.policies,
         }
+    }
+
+    /// How far the client of each open stream is, the oldest first.
+    pub fn streams_now(&self, now: Instant) -> Vec<StreamStatus> {
+        self.statuses.now(now)
     }
 
     /// Counts a stream in, unless there are `max` of them.

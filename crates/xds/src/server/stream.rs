@@ -15,6 +15,7 @@ use tulle_proto::discovery::DeltaDiscoveryRequest;
 use super::{
     ServerConfig, ServerMetrics,
     pace::Pace,
+    status::Tracker,
     subscription::{Page, Subscription},
     wire::{EncodedResponse, Request},
 };
@@ -39,6 +40,7 @@ pub(super) struct Stream {
     unfinished: bool,
     nonce: u64,
     pace: Pace,
+    tracker: Tracker,
 }
 
 /// What to do next.
@@ -60,11 +62,14 @@ struct Outgoing {
     kind: ResourceType,
     response: EncodedResponse,
     committed: Option<Instant>,
+    number: u64,
+    version: u64,
 }
 
 impl Stream {
     pub(super) fn new(client: Arc<str>, config: ServerConfig, metrics: Arc<ServerMetrics>) -> Self {
         Self {
+            tracker: metrics.statuses.track(Arc::clone(&client), Instant::now()),
             client,
             addresses: None,
             policies: None,
@@ -135,6 +140,10 @@ impl Stream {
     fn acknowledged(&mut self, kind: ResourceType, request: &DeltaDiscoveryRequest, now: Instant) {
         if request.response_nonce.is_empty() {
             return;
+        }
+        if let Ok(number) = u64::from_str_radix(&request.response_nonce, 16) {
+            self.tracker
+                .answered(number, request.error_detail.is_some());
         }
         if let Some(error) = &request.error_detail {
             self.metrics.of(kind).nacks.add(1);
@@ -270,6 +279,8 @@ impl Stream {
                 removed_resources: page.removed,
             },
             committed: before.and_then(|sequence| state.oldest_commit_after(sequence)),
+            number: self.nonce,
+            version: state.version().0,
         });
     }
 
@@ -278,7 +289,10 @@ impl Stream {
             kind,
             response,
             committed,
+            number,
+            version,
         } = outgoing;
+        self.tracker.sent(number, version);
         let counters = self.metrics.of(kind);
         counters.pushes.add(1);
         counters.resources.add(response.resources.len() as u64);

@@ -173,7 +173,11 @@ pub(super) fn start_second(mesh: &Mesh, flags: &[String]) -> Result<Process> {
     let program = Program::new("tulled-2", mesh.binaries().path("tulled")?)
         .args(["serve", "--kubernetes", "--identity", SECOND])
         .args(["--listen", "0.0.0.0:16012", "--http", "127.0.0.1:16014"])
-        .args(node.addresses().iter().map(|ip| format!("--advertise={ip}")))
+        .args(
+            node.addresses()
+                .iter()
+                .map(|ip| format!("--advertise={ip}")),
+        )
         .args(flags.iter().cloned())
         .env("KUBECONFIG", kubeconfig.to_string_lossy());
     Process::spawn(node.netns(), &mesh.lab().logs(), program)
