@@ -3,10 +3,10 @@
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
-        EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, PodSecurityContext, PodSpec,
-        Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecurityContext,
-        ServiceAccountTokenProjection, TopologySpreadConstraint, Volume, VolumeMount,
-        VolumeProjection,
+        EnvVar, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector,
+        PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
+        SeccompProfile, SecurityContext, ServiceAccountTokenProjection, SleepAction,
+        TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::{
         api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString,
@@ -49,7 +49,7 @@ impl Making<'_> {
             service_account_name: Some(account.to_owned()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
-            termination_grace_period_seconds: Some(30),
+            termination_grace_period_seconds: Some(30 + WITHDRAWAL),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),
                 seccomp_profile: Some(SeccompProfile {
@@ -91,6 +91,15 @@ impl Making<'_> {
                 port("http-metrics", 15020),
                 port("status-port", STATUS_PORT),
             ]),
+            lifecycle: Some(Lifecycle {
+                pre_stop: Some(LifecycleHandler {
+                    sleep: Some(SleepAction {
+                        seconds: WITHDRAWAL,
+                    }),
+                    ..LifecycleHandler::default()
+                }),
+                ..Lifecycle::default()
+            }),
             readiness_probe: Some(ready(15, 4)),
             startup_probe: Some(ready(1, 30)),
             resources: Some(ResourceRequirements {
@@ -213,5 +222,7 @@ fn quantities(cpu: &str, memory: &str) -> std::collections::BTreeMap<String, Qua
     [named("cpu", cpu), named("memory", memory)].into()
 }
 
+/// Seconds that a pod goes on as before when it, or its Gateway, is deleted: nodes are told meanwhile that it goes.
+const WITHDRAWAL: i64 = 5;
 /// As overlays know it.
 const CONTAINER: &str = "istio-proxy";

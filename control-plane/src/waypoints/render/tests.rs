@@ -80,6 +80,8 @@ fn a_gateway_is_an_account_a_service_and_a_deployment_of_its_own() {
     let pod = &deployment["template"]["spec"];
     assert_eq!(pod["serviceAccountName"], "w");
     let container = &pod["containers"][0];
+    assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 5);
+    assert_eq!(pod["terminationGracePeriodSeconds"], 35);
     assert_eq!(container["image"], "registry.example/waypoint:1");
     assert_eq!(
         container["securityContext"]["capabilities"],
