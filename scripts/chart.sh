@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The Helm chart, and the manifests that are rendered from it for those without Helm.
 #
-#   scripts/chart.sh render   writes deploy/tulle.yaml, and to deploy/platforms what is different in it with each preset
+#   scripts/chart.sh render   writes deploy/tulle.yaml, to deploy/platforms what is different in it with each preset, and to tests/chart
+#                             what is if values ask for all that there is, for a test to show to an API server
 #   scripts/chart.sh check    fails if those are not what the chart renders to, if the chart is not in order, or if a preset is not;
 #                             without Python and the package helm-python-sdk it says so and does nothing
 set -euo pipefail
@@ -29,6 +30,21 @@ import helm_python
 
 chart = helm_python.Chart.load("deploy/chart")
 
+# All that is not there by default.
+EVERYTHING = {
+    "logFormat": "json",
+    "image": {"pullSecrets": ["registry"]},
+    "metrics": {"monitors": True, "annotations": False},
+    "networkPolicy": {"enabled": True},
+    "waypoint": {"enabled": False},
+    "tulled": {"istiodService": True, "caSecret": "cacerts", "advertise": ["mesh.example"]},
+    "node": {
+        "uninstall": True,
+        "excludeNamespaces": ["kube-system", "other"],
+        "ambient": {"enablementSelectors": [{"podSelector": {"matchLabels": {"mesh": "on"}}}]},
+    },
+}
+
 
 def render(values):
     chart.validate_schema(values)
@@ -40,13 +56,8 @@ if sys.argv[1] == "check":
     problems = [m for m in helm_python.lint("deploy/chart")["messages"] if m["severity"] > 1]
     if problems:
         sys.exit(f"chart: {problems}")
-    everything = {
-        "metrics": {"monitors": True},
-        "networkPolicy": {"enabled": True},
-        "tulled": {"istiodService": True, "caSecret": "cacerts"},
-    }
     presets = pathlib.Path("deploy/chart/presets").glob("*.yaml")
-    for values in [everything, *(helm_python.values_from_yaml(p.read_text()) for p in sorted(presets))]:
+    for values in [EVERYTHING, *(helm_python.values_from_yaml(p.read_text()) for p in sorted(presets))]:
         render(values)
     for wrong in [{"unknown": 1}, {"node": {"cniBinDir": "relative"}}, {"tulled": {"replicas": 0}}]:
         try:
@@ -87,6 +98,8 @@ folder = sys.argv[2]
 usual = documents({})
 definitions = [without_blanks(definition["data"]) for definition in chart.crds]
 write(f"{folder}/tulle.yaml", "the mesh with every value at its default.", [NAMESPACE, *definitions, *usual])
+special = [text for text in documents(EVERYTHING) if text not in usual]
+write(f"{folder}/everything.yaml", "what is different if values ask for all that there is.", special)
 for preset in sorted(pathlib.Path("deploy/chart/presets").glob("*.yaml")):
     special = documents(helm_python.values_from_yaml(preset.read_text()))
     names = lambda texts: {re.search(r"^kind: .*\nmetadata:\n  name: .*$", text, re.M).group(0) for text in texts}
@@ -101,6 +114,8 @@ case ${1-} in
 render)
     provide >&2
     rendered render deploy
+    mkdir -p tests/chart
+    mv deploy/everything.yaml tests/chart/
     ;;
 check)
     if ! provide >&2; then
@@ -113,9 +128,9 @@ check)
         echo "chart: it cannot be rendered" >&2
         exit 1
     fi
-    for manifest in tulle.yaml platforms; do
-        diff -ru "deploy/$manifest" "$manifests/$manifest" || {
-            echo "chart: deploy/$manifest is not what the chart renders to; run scripts/chart.sh render" >&2
+    for manifest in deploy/tulle.yaml deploy/platforms tests/chart/everything.yaml; do
+        diff -ru "$manifest" "$manifests/${manifest##*/}" || {
+            echo "chart: $manifest is not what the chart renders to; run scripts/chart.sh render" >&2
             exit 1
         }
     done

@@ -24,7 +24,9 @@ use std::{
     sync::Arc,
 };
 
-use tulle_model::{Authorization, GatewayAddress, PolicyKey, ServiceKey, Workload};
+use tulle_model::{
+    ApplicationTunnel, Authorization, GatewayAddress, PolicyKey, ServiceKey, Workload,
+};
 use tulle_xds::{Address, store::Transaction};
 
 use crate::{
@@ -287,6 +289,12 @@ impl Index {
         translate::binding(metadata, namespace.map(Arc::as_ref), traffic, &gateways)
     }
 
+    fn application_tunnel(&self, pod: &Metadata) -> Option<ApplicationTunnel> {
+        let gateway = self.objects.gateways().get(&translate::gateway_of(pod)?)?;
+        let class = self.objects.gateway_class(&gateway.spec.gateway_class_name);
+        translate::inbound_binding(gateway, class.map(Arc::as_ref))
+    }
+
     fn translate_pod(
         &self,
         pod: &Pod,
@@ -313,6 +321,7 @@ impl Index {
                 .map(|entry| (entry, self.hosts_of(entry)))
                 .collect(),
             waypoint,
+            application_tunnel: self.application_tunnel(&pod.metadata),
             policies: self.policies(namespace, labels),
         };
         translate::workload(&self.mesh, pod, &around)

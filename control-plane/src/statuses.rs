@@ -262,13 +262,23 @@ fn of_entry(index: &Index, entry: &ServiceEntry) -> Vec<Condition> {
     let is_wildcard = entry.spec.resolution == Resolution::DynamicDns
         && entry.spec.hosts.iter().any(|host| host.contains('*'));
     let served = bound.as_ref().is_some_and(|bound| bound.holds);
-    let missing = (is_wildcard && !served).then(|| Condition {
+    let strategy = entry.metadata.annotations.get(CONNECT_STRATEGY);
+    let is_racing = strategy.is_some_and(|strategy| strategy == RACING);
+    let (reason, what) = match is_wildcard {
+        true => (
+            "NoWaypointForWildcardService",
+            "names below a wildcard are looked up by a waypoint",
+        ),
+        false => (
+            "NoWaypointForRacingConnectStrategy",
+            "addresses are raced by a waypoint (istio.io/connect-strategy)",
+        ),
+    };
+    let missing = ((is_wildcard || is_racing) && !served).then(|| Condition {
         kind: WAYPOINT_MISSING,
         holds: true,
-        reason: "NoWaypointForWildcardService",
-        message: "names below a wildcard are looked up by a waypoint, and none serves it: \
-                  label it istio.io/use-waypoint"
-            .to_owned(),
+        reason,
+        message: format!("{what}, and none serves it: label it istio.io/use-waypoint"),
     });
     bound.into_iter().chain(missing).collect()
 }
@@ -355,6 +365,8 @@ pub const CONDITIONS: [&str; 4] = [
     ZTUNNEL_ACCEPTED,
     WAYPOINT_ACCEPTED,
 ];
+const CONNECT_STRATEGY: &str = "istio.io/connect-strategy";
+const RACING: &str = "RACE_FIRST_TCP_CONNECT";
 const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
 const WAYPOINT_MISSING: &str = "istio.io/WaypointMissing";
 const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";

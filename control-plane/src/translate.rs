@@ -27,7 +27,7 @@ pub use service_entry::{
 };
 pub use waypoint::{
     Binding, CONTROLLERS, Gateways, Traffic, Unbound, WaypointReport, asked as asked_waypoint,
-    binding, is_waypoint,
+    binding, gateway_of, inbound_binding, is_waypoint,
 };
 pub(crate) use workload::terminates_hbone;
 pub use workload::{Surroundings, Untranslatable, locality, workload, workload_uid};

@@ -211,7 +211,7 @@ impl Dirty {
         }
     }
 
-    /// What asks for one of these waypoints.
+    /// What asks for one of these waypoints, or is an instance of it.
     fn bound(&mut self, objects: &Objects, is_it: impl Fn(&ObjectKey) -> bool) {
         let asks = |metadata: &Metadata| {
             let namespace = objects.namespace(metadata.namespace());
@@ -219,7 +219,9 @@ impl Dirty {
             let mut asked = asked;
             asked.any(|asked| is_it(&asked))
         };
-        let pods = objects.pods().iter().filter(|(_, pod)| asks(&pod.metadata));
+        let is_instance = |pod: &Metadata| translate::gateway_of(pod).is_some_and(|of| is_it(&of));
+        let pods = objects.pods().iter();
+        let pods = pods.filter(|(_, pod)| asks(&pod.metadata) || is_instance(&pod.metadata));
         self.pods.extend(pods.map(|(key, _)| key.clone()));
         let services = objects.services().iter();
         let services = services.filter(|(_, service)| asks(&service.metadata));

@@ -147,6 +147,25 @@ fn a_change_recomputes_only_what_depends_on_it() {
 }
 
 #[test]
+fn a_gateway_says_how_its_instances_are_reached() {
+    let mut index = index();
+    let mut client = Client::default();
+    let label = "gateway.networking.k8s.io/gateway-name: w";
+    client.take(index.apply(upserts(
+        &SHOP.replace("app: web", &format!("app: web, {label}")),
+    )));
+    let tunnel = |client: &Client| client.workload("shop/web").application_tunnel;
+    assert_eq!(tunnel(&client), None);
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
+        metadata: {name: w, namespace: shop, annotations: {ambient.istio.io/waypoint-inbound-binding: PROXY/15088}}\n\
+        spec: {gatewayClassName: other, listeners: []}\n";
+    client.take(index.apply(upserts(gateway)));
+    assert_eq!(tunnel(&client).and_then(|tunnel| tunnel.port), Some(15088));
+    client.take(index.apply(removals(gateway)));
+    assert_eq!(tunnel(&client), None);
+}
+
+#[test]
 fn acceptance_mesh_strict_with_a_permissive_port() {
     let mut index = index();
     let mut client = Client::default();

@@ -85,7 +85,7 @@ fn a_wish_for_a_waypoint_is_answered() {
 }
 
 #[test]
-fn a_wildcard_without_a_waypoint_is_told_of() {
+fn what_takes_a_waypoint_and_has_none_is_told_of() {
     let entry = "apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: e, namespace: shop}
@@ -100,6 +100,17 @@ spec: {hosts: ['*.example'], resolution: DYNAMIC_DNS, addresses: [192.0.2.1]}
     assert_eq!(
         told(&index(&format!("{WAYPOINT}{bound}"))),
         ["ServiceEntry e: istio.io/WaypointBound=True WaypointAccepted"]
+    );
+    let racing = entry
+        .replace("'*.example'", "api.example")
+        .replace("DYNAMIC_DNS", "DNS");
+    let racing = racing.replace(
+        "shop}",
+        "shop, annotations: {istio.io/connect-strategy: RACE_FIRST_TCP_CONNECT}}",
+    );
+    assert_eq!(
+        told(&index(&racing)),
+        ["ServiceEntry e: istio.io/WaypointMissing=True NoWaypointForRacingConnectStrategy"]
     );
 }
 

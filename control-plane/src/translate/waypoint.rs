@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use tulle_manifest::{
     FromNamespaces, Gateway, GatewayClass, Labels, Listener, Metadata, Namespace, ObjectKey,
 };
-use tulle_model::{Destination, GatewayAddress, NetworkAddress, ServiceKey, WeightedWaypoint};
+use tulle_model::{
+    ApplicationTunnel, Destination, GatewayAddress, NetworkAddress, ServiceKey, WeightedWaypoint,
+};
 
 /// What is sent to an object: to a service's address, or to a pod's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +192,35 @@ impl Wish {
     }
 }
 
+/// The Gateway that a pod is an instance of, as its label says.
+pub fn gateway_of(pod: &Metadata) -> Option<ObjectKey> {
+    let name = pod.labels.get(GATEWAY_NAME)?;
+    Some(ObjectKey::new(pod.namespace(), name.as_str()))
+}
+
+/// How ztunnel hands connections to the instances of a Gateway that stands behind it, if the Gateway or its class says so:
+/// `PROTOCOL[/PORT]`. What cannot be understood says nothing.
+pub fn inbound_binding(
+    gateway: &Gateway,
+    class: Option<&GatewayClass>,
+) -> Option<ApplicationTunnel> {
+    let annotation = |metadata: &Metadata| metadata.annotations.get(INBOUND_BINDING).cloned();
+    let said = annotation(&gateway.metadata).or_else(|| annotation(&class?.metadata))?;
+    let (protocol, port) = match said.split_once('/') {
+        Some((protocol, port)) => (protocol, Some(port.parse().ok().filter(|port| *port != 0)?)),
+        None => (said.as_str(), None),
+    };
+    let proxy_protocol = match protocol {
+        "PROXY" => true,
+        "NONE" => false,
+        _ => return None,
+    };
+    Some(ApplicationTunnel {
+        proxy_protocol,
+        port,
+    })
+}
+
 /// Where a waypoint is, if it may serve such an object.
 fn usable(
     key: &ObjectKey,
@@ -284,6 +315,8 @@ fn is_gateway(labels: &Labels) -> bool {
         .is_some_and(|managed| MANAGED.contains(&managed.as_str()))
 }
 
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+const INBOUND_BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
 const USE: &str = "istio.io/use-waypoint";
 const INGRESS: &str = "istio.io/ingress-use-waypoint";
 const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";

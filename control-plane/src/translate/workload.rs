@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use tulle_model::{
-    GatewayAddress, Health, InvalidSpiffeId, Locality, NetworkMode, PolicyKey, TunnelProtocol,
-    Workload,
+    ApplicationTunnel, GatewayAddress, Health, InvalidSpiffeId, Locality, NetworkMode, PolicyKey,
+    TunnelProtocol, Workload,
 };
 
 use super::{
@@ -27,6 +27,8 @@ pub struct Surroundings<'a> {
     pub entries: Vec<(&'a ServiceEntry, Vec<&'a str>)>,
     /// What serves the pod's own addresses.
     pub waypoint: Option<GatewayAddress>,
+    /// How connections are handed to the pod, if it is a proxy behind ztunnel.
+    pub application_tunnel: Option<ApplicationTunnel>,
     /// Policies that apply to the pod by selector, each of which is sent as well.
     pub policies: Vec<PolicyKey>,
 }
@@ -112,6 +114,7 @@ pub fn workload(
         native_tunnel,
         services,
         waypoint: around.waypoint.clone(),
+        application_tunnel: around.application_tunnel,
         authorization_policies: around.policies.clone(),
         health,
         node: pod.spec.node_name.as_str().into(),

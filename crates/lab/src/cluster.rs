@@ -155,6 +155,22 @@ impl Cluster {
         self.api.create(object)
     }
 
+    /// Tries whether the API server would take objects as they are written, and changes nothing. Returns how many there are, without
+    /// those of Prometheus' operator, which is not here.
+    ///
+    /// # Errors
+    /// When it would not take one: also for a field that it does not know.
+    pub fn rehearse(&self, yaml: &str) -> Result<usize> {
+        let mut objects: Vec<Value> = serde_saphyr::from_multiple(yaml)?;
+        let version = |object: &Value| object.get("apiVersion").cloned();
+        objects.retain(|object| version(object) != Some("monitoring.coreos.com/v1".into()));
+        for object in &objects {
+            let rehearsed = self.api.rehearse(object);
+            rehearsed.with_context(|| format!("{object}"))?;
+        }
+        Ok(objects.len())
+    }
+
     /// Removes an object, at once. One that is not there is none to remove.
     ///
     /// # Errors

@@ -66,6 +66,7 @@ fn main() -> ExitCode {
         case!(kubernetes::waypoints::deployed).limit(Duration::from_secs(180)),
         case!(kubernetes::waypoints::customised).limit(Duration::from_secs(240)),
         case!(kubernetes::operator::installs_and_leaves_nothing).limit(Duration::from_secs(180)),
+        case!(kubernetes::operator::every_value),
         case!(kubernetes::operator::refused),
         case!(kubernetes::operator::waypoints),
         case!(kubernetes::routes::told_of).limit(Duration::from_secs(120)),

@@ -253,3 +253,35 @@ fn canary_takes_its_share_or_is_reported() {
         assert_eq!(found.report.unwrap().canary, Some(why), "{canary} {weight}");
     }
 }
+
+#[test]
+fn what_stands_behind_ztunnel_says_how_it_is_reached() {
+    let of = |gateway: &str, class: &str| {
+        let annotation = |said: &str| match said {
+            "" => String::new(),
+            said => format!(", annotations: {{ambient.istio.io/waypoint-inbound-binding: {said}}}"),
+        };
+        let gateway = crate::testing::gateway(&format!(
+            "metadata: {{name: w, namespace: shop{}}}\nspec: {{gatewayClassName: c, listeners: []}}\n",
+            annotation(gateway)
+        ));
+        let class = gateway_class(&format!(
+            "metadata: {{name: c{}}}\nspec: {{controllerName: example/other}}\n",
+            annotation(class)
+        ));
+        inbound_binding(&gateway, Some(&class))
+    };
+    let tunnel = |proxy_protocol, port| {
+        Some(ApplicationTunnel {
+            proxy_protocol,
+            port,
+        })
+    };
+    assert_eq!(of("", ""), None);
+    assert_eq!(of("PROXY/15088", ""), tunnel(true, Some(15088)));
+    assert_eq!(of("", "PROXY"), tunnel(true, None));
+    assert_eq!(of("NONE/80", "PROXY/1"), tunnel(false, Some(80)));
+    for wrong in ["HTTP/80", "PROXY/0", "PROXY/port", "PROXY/"] {
+        assert_eq!(of(wrong, ""), None, "{wrong}");
+    }
+}

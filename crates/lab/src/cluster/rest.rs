@@ -54,6 +54,13 @@ impl Rest {
         self.call(Method::POST, folder, JSON, &object.to_string())
     }
 
+    pub(super) fn rehearse(&self, object: &Value) -> Result<()> {
+        let path = self.path(object)?;
+        let path = format!("{path}?dryRun=All&fieldManager=lab&force=true&fieldValidation=Strict");
+        let applied = self.call(Method::PATCH, &path, APPLY, &object.to_string());
+        applied.map(drop)
+    }
+
     fn apply(&self, path: &str, object: &Value) -> Result<Value> {
         let path = format!("{path}?fieldManager=lab&force=true&fieldValidation=Strict");
         self.call(Method::PATCH, &path, APPLY, &object.to_string())

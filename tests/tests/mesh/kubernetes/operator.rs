@@ -101,6 +101,22 @@ pub(crate) async fn installs_and_leaves_nothing(sandbox: Sandbox) -> Result<()> 
     again.succeeds("There is nothing to remove.")
 }
 
+/// What the chart renders to if values ask for all that there is, field by field.
+pub(crate) async fn every_value(sandbox: Sandbox) -> Result<()> {
+    let Some(operator) = Operator::start(&sandbox).await? else {
+        return Ok(());
+    };
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"},
+    });
+    operator.cluster.put(&namespace)?;
+    let tried = operator.cluster.rehearse(EVERYTHING)?;
+    ensure!(tried >= 5, "only {tried} objects differ from the default");
+    Ok(())
+}
+
+const EVERYTHING: &str = include_str!("../../../chart/everything.yaml");
+
 /// Without rights nothing is changed, and each that is missing is named.
 pub(crate) async fn refused(sandbox: Sandbox) -> Result<()> {
     let Some(operator) = Operator::start(&sandbox).await? else {
