@@ -31,7 +31,8 @@ readonly BUILT=$TARGET_DIR/$TRIPLE/${PROFILE/#dev/debug}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for executable in "${EXECUTABLES[@]}"; do
-    ! readelf --dynamic "$BUILT/$executable" | grep -q NEEDED || fail "$executable needs libraries, which its image does not have"
+    dynamic=$(readelf --dynamic "$BUILT/$executable")
+    [[ $dynamic != *NEEDED* ]] || fail "$executable needs libraries, which its image does not have"
     install -m 0755 "$BUILT/$executable" "$folder/"
 done
 

@@ -74,7 +74,7 @@ pub struct UninstallArgs {
 pub async fn run(args: UninstallArgs) -> Result<ExitCode> {
     let objects = args.cluster.connect().await?;
     let progress = Progress::new();
-    let found = Found::gather(&objects).await?;
+    let found = Found::gather(&objects, args.purge).await?;
     if let Some(helms) = &found.by_helm {
         bail!(
             "{helms} was installed by Helm, which keeps a record of it: docs/install.md tells how it is removed"

@@ -64,6 +64,8 @@ pub struct Config {
     pub source: SourceConfig,
     /// A CA made elsewhere; without it, one is made and kept in the state directory, or in a Secret.
     pub ca: Option<PathBuf>,
+    /// Where there may be one, used in a cluster that has none of its own yet.
+    pub usual_ca: Option<PathBuf>,
     /// Where xDS and CA are served.
     pub listen: SocketAddr,
     /// Where metrics are served, and debug pages if it is a loopback address.
@@ -233,8 +235,13 @@ impl ControlPlane {
             (bind(config.http, public.merge(private)).await?, None)
         } else {
             let local = SocketAddr::from((Ipv4Addr::LOCALHOST, config.debug_port));
-            let private = bind(local, private).await?;
-            (bind(config.http, public).await?, Some(private))
+            // Whatever else has that port: serving is what counts.
+            let private = bind(local, private).await;
+            let private = private.inspect_err(|error| {
+                let cause = error.source().map(ToString::to_string);
+                warn!(%error, cause, "no debug pages (--debug-port)");
+            });
+            (bind(config.http, public).await?, private.ok())
         };
         let listener = TcpListener::bind(config.listen)
             .await

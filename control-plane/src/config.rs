@@ -67,10 +67,12 @@ pub struct ServeArgs {
     )]
     state: PathBuf,
     /// Directory with a CA made elsewhere: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem, or tls.crt, tls.key, ca.crt.
-    /// Without it, or in a cluster also if it is empty, one is made and kept in the state directory, or in the cluster. Read again when
-    /// it changes.
+    /// Without it, one is made and kept in the state directory, or in the cluster. Read again when it changes.
     #[arg(long, env = "TULLED_CA_DIR", value_name = "DIR")]
     ca_dir: Option<PathBuf>,
+    /// Directory that may have such a CA: used, in a cluster, if it has one and the cluster has none of its own yet.
+    #[arg(long, env = "TULLED_USUAL_CA_DIR", value_name = "DIR")]
+    usual_ca_dir: Option<PathBuf>,
     /// Address for xDS and certificates, both gRPC over TLS.
     #[arg(
         long,
@@ -262,6 +264,7 @@ impl ServeArgs {
                 }
             },
             ca: self.ca_dir,
+            usual_ca: self.usual_ca_dir,
             // The shortest that there may be.
             root_overlap: self.root_overlap.unwrap_or_default(),
             waypoints,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use tracing::info;
+use tracing::{info, warn};
 use tulle_identity::ca::PemFiles;
 use tulle_kubernetes::Client;
 use tulle_manifest::source::{
@@ -104,11 +104,20 @@ impl Opened {
     async fn kubernetes(config: &Config, now: SystemTime) -> Result<Self, RunError> {
         let client = Client::infer().await?;
         let mesh = &config.mesh;
-        // Where a Secret may be mounted, but is none, the directory is empty.
-        let given = config.ca.as_deref();
-        let ca = match given.filter(|directory| !is_empty(directory)) {
-            Some(directory) => in_directory(directory)?,
-            None => {
+        let usual = config.usual_ca.as_deref();
+        let usual = usual.filter(|directory| PemFiles::are_in(directory));
+        let ca = match (&config.ca, usual) {
+            (Some(directory), _) => in_directory(directory)?,
+            (None, Some(directory)) if !secret::exists(&client, &mesh.root_namespace).await? => {
+                in_directory(directory)?
+            }
+            (None, usual) => {
+                if let Some(directory) = usual {
+                    warn!(
+                        directory = %directory.display(),
+                        "this certificate authority is not used: the cluster has one in Secret istio-ca-secret, which everybody trusts"
+                    );
+                }
                 info!("reading the key of the certificate authority");
                 let namespace = mesh.root_namespace.clone();
                 let files =
@@ -128,10 +137,6 @@ impl Opened {
             problems: Arc::default(),
         })
     }
-}
-
-fn is_empty(directory: &Path) -> bool {
-    std::fs::read_dir(directory).is_ok_and(|mut files| files.next().is_none())
 }
 
 /// One made elsewhere.
@@ -156,17 +161,11 @@ impl Source {
         index: &RwLock<Index>,
         writer: &mut StoreWriter,
     ) -> Version {
-        let transaction = index.write().apply(changes);
-        let version = writer.commit(transaction);
-        // What is written to Kubernetes comes back as a change; to a directory nothing is written.
-        let more = match self {
-            Self::Directory(_) => with_addresses(index.read().objects()),
-            Self::Kubernetes(_) => Vec::new(),
+        let transaction = match self {
+            Self::Kubernetes(_) => index.write().apply(changes),
+            // What is written to Kubernetes comes back as a change; to a directory nothing is written.
+            Self::Directory(_) => with_addresses(&mut index.write(), changes),
         };
-        if more.is_empty() {
-            return version;
-        }
-        let transaction = index.write().apply(more);
         writer.commit(transaction)
     }
 }

@@ -5,12 +5,13 @@
 //!
 //! Spec: `control-plane.md` §1.12 and §2.4.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tulle_manifest::{
     AuthorizationPolicy, EntryAddress, Kind, Metadata, Object, ObjectId, Resolution, ServiceEntry,
     StatusCondition, TargetRef, route::RouteParentStatus, source::Change,
 };
+use tulle_xds::store::Transaction;
 
 use crate::{
     index::Index,
@@ -169,9 +170,36 @@ pub fn wanted(index: &Index) -> Vec<Wanted> {
     wanted
 }
 
-/// Entries as they are once their hosts have been given addresses, of those that are otherwise yet. For sources that nothing can
-/// be written to.
-pub(crate) fn with_addresses(objects: &Objects) -> Vec<Change> {
+/// Applies changes from where nothing can be written to: hosts of entries have the addresses that they had before, or are given some.
+pub(crate) fn with_addresses(index: &mut Index, mut changes: Vec<Change>) -> Transaction {
+    for change in &mut changes {
+        if let Change::Upsert(Object::ServiceEntry(entry)) = change
+            && entry.status.addresses.is_empty()
+            && let Some(before) = index.objects().service_entries().get(&entry.metadata.key())
+        {
+            Arc::make_mut(entry)
+                .status
+                .addresses
+                .clone_from(&before.status.addresses);
+        }
+    }
+    let mut transaction = index.apply(changes);
+    let again = given_addresses(index.objects());
+    if again.is_empty() {
+        return transaction;
+    }
+    let again = index.apply(again);
+    let changed: BTreeSet<&String> = again.addresses.iter().map(|(name, _)| name).collect();
+    transaction
+        .addresses
+        .retain(|(name, _)| !changed.contains(name));
+    transaction.addresses.extend(again.addresses);
+    transaction.policies.extend(again.policies);
+    transaction
+}
+
+/// Entries as they are once their hosts have been given addresses, of those that are otherwise yet.
+fn given_addresses(objects: &Objects) -> Vec<Change> {
     let given = addresses::given(objects);
     let entries = objects.service_entries().iter();
     let changed = entries.filter_map(|(key, entry)| {

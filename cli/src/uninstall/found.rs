@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use http::StatusCode;
 use serde_json::Value;
 use tulle_kubernetes::{CallError, Objects};
 
@@ -37,11 +38,11 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Looks for it.
+    /// Looks for it; also for what would go with it, if all is purged.
     ///
     /// # Errors
     /// When something cannot be asked.
-    pub(super) async fn gather(objects: &Objects) -> Result<Self> {
+    pub(super) async fn gather(objects: &Objects, purge: bool) -> Result<Self> {
         let mut found = Self::default();
         for kind in ["Deployment", "DaemonSet"] {
             let mesh = list_kind(objects, "apps/v1", kind, MESHS).await?;
@@ -68,7 +69,7 @@ impl Found {
                 found.given = Some(namespace);
             }
         }
-        if let Some(made) = &found.made {
+        if let Some(made) = found.made.as_ref().filter(|_| purge) {
             found.guests = guests(objects, name(made)).await?;
         }
         let authentications =
@@ -135,10 +136,19 @@ fn is_labelled(object: &Value) -> bool {
 async fn guests(objects: &Objects, namespace_name: &str) -> Result<Vec<String>, CallError> {
     let mut guests = Vec::new();
     for (version, kind) in KEPT {
-        let mut all = list_kind(objects, version, kind, "").await?;
+        let folder = match objects.resource(version, kind).await {
+            Err(CallError::UnknownKind { .. }) => continue,
+            resource => resource?.folder(Some(namespace_name)),
+        };
+        let mut all = match list(objects.client(), &folder, "").await {
+            Err(error) if error.code() == Some(StatusCode::FORBIDDEN) => {
+                guests.push(format!("{kind}s, which you may not list"));
+                continue;
+            }
+            all => all?,
+        };
         all.retain(|one| {
-            namespace(one) == namespace_name
-                && !is_ours(one)
+            !is_ours(one)
                 && one.pointer("/metadata/ownerReferences").is_none()
                 && !MADE_EVERYWHERE.contains(&name(one))
         });

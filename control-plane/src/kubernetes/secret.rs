@@ -91,6 +91,21 @@ pub(crate) async fn read_or_generate(
     }
 }
 
+/// Whether there is such a Secret. An API server that does not answer is waited for.
+///
+/// # Errors
+/// [`SecretError`] when it refuses to say.
+pub(crate) async fn exists(client: &Client, namespace: &str) -> Result<bool, SecretError> {
+    let mut outage = Outage::of("the key of the certificate authority");
+    loop {
+        match get(client, namespace).await {
+            Ok(secret) => return Ok(secret.is_some()),
+            Err(error) if error.is_outage() => outage.failed(&error).await,
+            Err(error) => return Err(refused(namespace)(error)),
+        }
+    }
+}
+
 /// Reads the authority as it is now.
 ///
 /// # Errors

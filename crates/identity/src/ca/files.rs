@@ -78,6 +78,11 @@ impl PemFiles {
         Ok(files)
     }
 
+    /// Whether there is any such file in `directory`. Other names do not count: a volume has some of its own.
+    pub fn are_in(directory: &Path) -> bool {
+        Self::any_in(directory) || directory.join(TLS_CERTIFICATE).exists()
+    }
+
     fn any_in(directory: &Path) -> bool {
         [CERTIFICATE, KEY, CHAIN, ROOTS]
             .iter()

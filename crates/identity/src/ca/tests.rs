@@ -382,3 +382,20 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> X509Certificate<'a> {
 fn to_request_pem(der: &[u8]) -> String {
     to_pem(&CertificateDer::from(der)).replace("CERTIFICATE", "CERTIFICATE REQUEST")
 }
+
+/// What a kubelet makes of an optional Secret that is none.
+#[test]
+fn a_volume_of_nothing_has_no_files() {
+    let volume = tempfile::tempdir().unwrap();
+    let version = volume.path().join("..2026_01_01");
+    std::fs::create_dir(&version).unwrap();
+    std::os::unix::fs::symlink("..2026_01_01", volume.path().join("..data")).unwrap();
+    assert!(!PemFiles::are_in(volume.path()));
+    for name in ["ca-key.pem", "tls.crt"] {
+        std::fs::write(version.join(name), "").unwrap();
+        let linked = volume.path().join(name);
+        std::os::unix::fs::symlink(format!("..data/{name}"), &linked).unwrap();
+        assert!(PemFiles::are_in(volume.path()), "{name}");
+        std::fs::remove_file(linked).unwrap();
+    }
+}

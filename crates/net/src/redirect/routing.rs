@@ -164,7 +164,11 @@ impl<'a> Routing<'a> {
             let captured = captured.iter().filter(|ends| ends.family() == family);
             let wanted: HashSet<_> = captured.map(|ends| self.still_captured(ends)).collect();
             let listed = listed(&mut conversation, family, self.config)?;
-            let missing = wanted.iter().filter(|rule| !listed.contains(rule));
+            // An earlier version may have known fewer marks.
+            let mut marks = self.rules(family);
+            marks.retain(|rule| [self.at(DELIVERY), self.at(OWN)].contains(&rule.preference));
+            let missing = wanted.iter().chain(&marks);
+            let missing = missing.filter(|rule| !listed.contains(rule));
             let missing = missing.map(|rule| addition(family, rule));
             conversation.request_all(missing, &[libc::EEXIST])?;
             let generic =

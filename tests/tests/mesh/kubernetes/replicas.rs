@@ -1,7 +1,7 @@
 //! Two replicas of the control plane: one writes, both serve.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -11,7 +11,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
+use tulle_identity::ca::PemFiles;
 use tulle_lab::{Mesh, Metrics, Process, Program, http, sandbox::Sandbox, wait_for};
+use tulle_model::TrustDomain;
 use tulle_net::Netns;
 
 use super::{deny, start};
@@ -75,8 +77,16 @@ pub(crate) async fn moved(sandbox: Sandbox) -> Result<()> {
     let _web = Echo::start(mesh.pod(WEB))?;
     let to = at(mesh.pod(WEB));
     let mut held = Held::open(mesh.pod(CART), to).await?;
-    let _second = start_second(&mesh, &[])?;
+    // It keeps to the authority of the cluster, whatever else it is offered.
+    let other = mesh.lab().dir().join("cacerts");
+    PemFiles::read_or_generate(&other, &TrustDomain::default(), SystemTime::now())?;
+    let second = start_second(&mesh, &[format!("--usual-ca-dir={}", other.display())])?;
     is_ready(&mesh).await?;
+    ensure!(
+        second
+            .log()
+            .contains("this certificate authority is not used")
+    );
 
     mesh.control_plane().process_mut().stop(SOON).await?;
     let balancer = Balancer::to_second(&mesh)?;
