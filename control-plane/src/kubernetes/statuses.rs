@@ -20,7 +20,7 @@ use tulle_kubernetes::{CallError, Client, MERGE, Outage};
 use tulle_manifest::{Kind, ObjectId, ObjectKey, StatusCondition};
 
 use super::{
-    apply::{MANAGER, apply},
+    apply::{self, apply, read},
     tries::Try,
 };
 use crate::{
@@ -130,10 +130,10 @@ async fn write(client: &Client, status: &Wanted) -> Result<(), CallError> {
                 .map(drop)
         }
         Way::Merged => {
-            let body = parents::patch(client.get(&path).await?, status, &now());
-            let path = format!("{of_status}?fieldManager={MANAGER}");
-            let written = client.call(Method::PATCH, &path, MERGE, body.to_string().into_bytes());
-            written.await.map(drop)
+            let body = parents::patch(read(client, &path).await?, status, &now());
+            apply::write::<IgnoredAny>(client, Method::PATCH, &of_status, "", MERGE, &body)
+                .await
+                .map(drop)
         }
     }
 }

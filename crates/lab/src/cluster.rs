@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::Method;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -84,7 +84,11 @@ impl Cluster {
         let mut server = Process::spawn(netns, logs, server)?;
         let address = SocketAddr::new(ip, PORT);
         let certificate = dir.join("certificates/apiserver.crt");
-        let made = async || certificate.is_file().then_some(());
+        // It is there before it is written: the server names itself and its authority, in this order.
+        let made = async || {
+            let written = fs::read_to_string(&certificate).ok()?;
+            (written.matches(END_OF_CERTIFICATE).count() == 2).then_some(())
+        };
         server.wait_until("certificate", START_LIMIT, made).await?;
         let kubeconfig = kubeconfig(&dir, address, "admin", ADMIN)?;
         let worker = Worker::start(netns, &kubeconfig)?;
@@ -343,7 +347,6 @@ fn server(programs: &Path, dir: &Path, ip: IpAddr, addresses: &[IpAddr]) -> Resu
 
 fn kubeconfig(dir: &Path, address: SocketAddr, who: &str, token: &str) -> Result<PathBuf> {
     let authority = fs::read(dir.join("certificates/apiserver.crt"))?;
-    ensure!(!authority.is_empty(), "the API server has no certificate");
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
@@ -371,4 +374,5 @@ const BUILT: &str = "peers/kubernetes";
 const ETCD: &str = "http://127.0.0.1:2379";
 const PORT: u16 = 6443;
 const ADMIN: &str = "the-administrators-token";
+const END_OF_CERTIFICATE: &str = "-----END CERTIFICATE-----";
 const START_LIMIT: Duration = Duration::from_secs(60);

@@ -3,10 +3,12 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::process::Command;
 use tulle_lab::{
     Access, Lab, LabSpec, Mesh, MeshConfig, PodSpec, cluster::Cluster, sandbox::Sandbox, wait_for,
 };
 
+use self::services::says;
 use crate::{
     paths::STRICT,
     traffic::{Echo, Held, at, call, call_until_reached, call_until_refused, eventually},
@@ -184,7 +186,7 @@ pub(crate) async fn expired(sandbox: Sandbox) -> Result<()> {
     call_until_refused(mesh.pod(CART), to).await
 }
 
-/// A store that does not answer for a while holds up what changes, and nothing else.
+/// A store that does not answer for a while holds up what changes, and nothing else; with a slow one, all changes arrive.
 pub(crate) async fn slow_store(sandbox: Sandbox) -> Result<()> {
     let Some(mut mesh) = start(&sandbox).await? else {
         return Ok(());
@@ -205,10 +207,44 @@ pub(crate) async fn slow_store(sandbox: Sandbox) -> Result<()> {
     mesh.cluster().etcd().await.signal(Signal::SIGCONT)?;
     mesh.cluster().wait_ready().await?;
     held.ping().await?;
-    mesh.cluster().put(&deny())?;
+    let etcd = mesh.cluster().etcd().await.pid().context("a store")?;
+    let _slow = Command::new("sh")
+        .args(["-c", HALF_THE_TIME, "sh", &etcd.to_string()])
+        .kill_on_drop(true)
+        .spawn()?;
+    for _ in 0..3 {
+        mesh.cluster().put(&deny())?;
+        call_until_refused(mesh.pod(CART), to).await?;
+        mesh.cluster().delete(&deny())?;
+        call_until_reached(mesh.pod(CART), to).await?;
+    }
+    Ok(())
+}
+
+/// Where an earlier version of a kind is all that is served, its objects count, and say what became of them.
+pub(crate) async fn earlier_versions(sandbox: Sandbox) -> Result<()> {
+    let Some(mut mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    mesh.label_namespace("shop", MODE, "ambient").await?;
+    let _web = Echo::start(mesh.pod(WEB))?;
+    let to = at(mesh.pod(WEB));
+    let definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/authorizationpolicies.security.istio.io";
+    let defined = mesh.cluster().get(definition)?;
+    let mut stored = defined["spec"]["versions"][0].clone();
+    let mut earlier = stored.clone();
+    stored["served"] = false.into();
+    earlier["storage"] = false.into();
+    earlier["name"] = "v1beta1".into();
+    let versions = [stored, earlier];
+    let change = json!({"spec": {"versions": versions}});
+    mesh.cluster().merge(definition, &change)?;
+    let mut policy = deny();
+    policy["apiVersion"] = json!("security.istio.io/v1beta1");
+    mesh.cluster().put(&policy)?;
     call_until_refused(mesh.pod(CART), to).await?;
-    mesh.cluster().delete(&deny())?;
-    call_until_reached(mesh.pod(CART), to).await
+    let path = "/apis/security.istio.io/v1beta1/namespaces/shop/authorizationpolicies/nobody";
+    says(mesh.cluster(), path, "ZtunnelAccepted True Accepted").await
 }
 
 /// A kind whose definition is removed takes its objects with it, and counts again once it is back.
@@ -329,3 +365,5 @@ fn deny() -> Value {
 }
 
 const CALLS: usize = 20;
+/// Lets a process work for half of the time.
+const HALF_THE_TIME: &str = "while kill -STOP $1 && sleep 0.1 && kill -CONT $1; do sleep 0.1; done";

@@ -1,4 +1,4 @@
-//! What we need of the runtime's own interface, CRI: sandboxes of pods, and which networks it knows.
+//! What we need of the runtime's own interface, CRI: sandboxes of pods.
 //!
 //! Spec: `runtime.v1` of Kubernetes' CRI.
 
@@ -34,27 +34,12 @@ impl Cri {
         Ok(Self(Grpc::new(endpoint.connect().await?)))
     }
 
-    /// The types of the plugins of each network that it has loaded.
-    pub(crate) async fn plugins(&mut self) -> Result<Vec<String>> {
-        let asked = StatusRequest { verbose: true };
-        let answer: StatusResponse = self.call("Status", asked).await?;
-        let config = answer.info.get("cniconfig").context("no networks")?;
-        let config: Value = serde_json::from_str(config)?;
-        let networks = config.get("Networks").and_then(Value::as_array);
-        let plugins = networks
-            .into_iter()
-            .flatten()
-            .filter_map(|network| network.pointer("/Config/Plugins").and_then(Value::as_array));
-        let kind = |plugin: &Value| Some(plugin.pointer("/Network/type")?.as_str()?.to_owned());
-        Ok(plugins.flatten().filter_map(kind).collect())
-    }
-
-    /// Runs a pod's sandbox, in a control group of its own below [`CGROUP`].
-    pub(crate) async fn run(&mut self, namespace: &str, name: &str, uid: &str) -> Result<Sandbox> {
+    /// Runs a pod's sandbox, in a control group of its own below this one.
+    pub(crate) async fn run(&mut self, cgroup: &str, name: &str, uid: &str) -> Result<Sandbox> {
         let metadata = Metadata {
             name: name.to_owned(),
             uid: uid.to_owned(),
-            namespace: namespace.to_owned(),
+            namespace: "shop".to_owned(),
             attempt: 0,
         };
         let config = SandboxConfig {
@@ -62,7 +47,10 @@ impl Cri {
             hostname: name.to_owned(),
             log_directory: "/run/tulle/pod-logs".to_owned(),
             linux: Some(Linux {
-                cgroup_parent: format!("/{CGROUP}"),
+                cgroup_parent: format!("/{cgroup}"),
+                security: Some(Security {
+                    namespaces: Some(Namespaces { pid: OF_CONTAINER }),
+                }),
             }),
         };
         let run = RunRequest {
@@ -116,9 +104,6 @@ impl Cri {
     }
 }
 
-/// The control group of all sandboxes.
-pub(crate) const CGROUP: &str = "tulle-test-containerd";
-
 #[derive(Clone, PartialEq, Message)]
 struct Metadata {
     #[prost(string, tag = "1")]
@@ -147,7 +132,25 @@ struct SandboxConfig {
 struct Linux {
     #[prost(string, tag = "1")]
     cgroup_parent: String,
+    #[prost(message, optional, tag = "2")]
+    security: Option<Security>,
 }
+
+#[derive(Clone, PartialEq, Message)]
+struct Security {
+    #[prost(message, optional, tag = "1")]
+    namespaces: Option<Namespaces>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Namespaces {
+    /// A `NamespaceMode`.
+    #[prost(int32, tag = "2")]
+    pid: i32,
+}
+
+/// Each container has its own, as kubelets ask for unless a pod wants something else.
+const OF_CONTAINER: i32 = 1;
 
 #[derive(Clone, PartialEq, Message)]
 struct RunRequest {
@@ -204,16 +207,4 @@ struct Network {
 struct Address {
     #[prost(string, tag = "1")]
     ip: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct StatusRequest {
-    #[prost(bool, tag = "1")]
-    verbose: bool,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct StatusResponse {
-    #[prost(map = "string, string", tag = "2")]
-    info: HashMap<String, String>,
 }

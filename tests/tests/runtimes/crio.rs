@@ -1,154 +1,110 @@
-//! The network library of CRI-O, in a program of `tests/crio` that does as CRI-O does.
+//! CRI-O.
 
-use std::{net::SocketAddr, path::Path};
+use std::fs;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use tokio::process::Command;
-use tulle_lab::{sandbox::Sandbox, wait_for};
-use tulle_net::{
-    Netns,
-    listen::{ListenOptions, listen},
-};
+use tulle_lab::{Program, sandbox::Sandbox};
 
 use crate::{
-    SOON, find,
-    lines::Teller,
-    node::{Node, is_redirected},
-    peer, uid,
+    cgroups::Cgroups,
+    find,
+    node::Node,
+    peer, run,
+    runtime::{PAUSE_IMAGE, Runtime, pause_archive},
 };
 
-/// Configuration is seen without a restart, whoever writes it; pods start in the mesh or not at all, and end.
+/// See [`Runtime::pods_enter`].
 pub(crate) async fn pods_enter(sandbox: Sandbox) -> Result<()> {
-    let program = peer("crio")?;
-    if sandbox.is_rootless() || !program.is_file() || find("ptp").is_none() {
-        println!("skipped: it takes root, ptp and the program of tests/crio");
+    let present = NEEDED.iter().all(|program| find(program).is_some());
+    let built = peer("cri-o/crio")?.is_file();
+    let cgroups = Cgroups::make(CGROUP);
+    if sandbox.is_rootless() || !present || !built || cgroups.is_err() {
+        println!(
+            "skipped: it takes root, control groups, CRI-O and {}",
+            NEEDED.join(", ")
+        );
         return Ok(());
     }
     let node = Node::new(&sandbox)?;
-    let mut crio = Crio::start(&node, &program)?;
-    let mut pods = Vec::new();
-    for number in 1..=3 {
-        pods.push(Pod::new(&node.folder, number)?);
-    }
-    let [early, web, stranger] = pods.as_slice() else {
-        bail!("three pods");
+    start(&node).await?.pods_enter(&node, CGROUP).await
+}
+
+async fn start(node: &Node) -> Result<Runtime> {
+    let folder = node.folder.display().to_string();
+    let path = |program: &str| {
+        let path = find(program).with_context(|| format!("no {program}"))?;
+        anyhow::Ok(path.display().to_string())
     };
-    // One that ran before the agent came.
-    crio.ask("add", early).await?;
-    node.put_pod(&early.name, 1, &["10.9.0.2".to_owned()])?;
-    let mut agent = node.agent()?;
-    let says_yes = node.ztunnel();
-    wait_for("one that ran before is in the mesh", SOON, async || {
-        is_redirected(&early.path).ok().flatten()
-    })
-    .await
-    .with_context(|| agent.log_tail(20))?;
+    let config = node.folder.join("crio.conf");
+    let text = CRIO
+        .replace("<node>", &folder)
+        .replace("<pause>", PAUSE_IMAGE)
+        .replace("<pinns>", &peer("cri-o/pinns")?.display().to_string())
+        .replace("<conmon>", &path("conmon")?)
+        .replace("<runc>", &path("runc")?)
+        .replace("<nri>", &node.nri_socket());
+    fs::write(&config, text)?;
+    let policy = node.folder.join("policy.json");
+    fs::write(
+        &policy,
+        r#"{"default": [{"type": "insecureAcceptAnything"}]}"#,
+    )?;
 
-    crio.refuses(stranger).await?;
-    node.put_pod(&web.name, 2, &[])?;
-    crio.ask("add", web).await?;
-    ensure!(
-        is_redirected(&web.path)?.is_some(),
-        "it is outside the mesh"
-    );
-    let Err(unserved) = crio.ask("check", web).await else {
-        bail!("ztunnel serves a pod that it has no listeners in");
-    };
-    ensure!(
-        unserved.to_string().contains("nobody listens"),
-        "{unserved}"
-    );
-    let netns = Netns::open(&web.path)?;
-    let listen_at = |port| {
-        let any = SocketAddr::new([0u16; 8].into(), port);
-        listen(&netns, &ListenOptions::new(any))
-    };
-    let _ztunnel = [15001, 15006, 15008, 15053]
-        .map(listen_at)
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?;
-    crio.ask("check", web).await?;
+    let archive = pause_archive(node).await?;
+    let mut pull = Command::new("buildah");
+    pull.args(["--root", &format!("{folder}/root")])
+        .args(["--runroot", &format!("{folder}/state")])
+        .args(["--storage-driver", "vfs", "pull", "--signature-policy"])
+        .arg(policy)
+        .arg(format!("docker-archive:{}", archive.display()));
+    run(pull).await?;
 
-    // Whoever provides the network writes its configuration anew.
-    node.configure_network()?;
-    crio.refuses(stranger).await?;
-    crio.ask("del", web).await?;
-    ensure!(node.remembered()? == 1, "the agent remembers other pods");
-    // It was added by a configuration without our plugin, and is deleted by that one.
-    crio.ask("del", early).await?;
-    ensure!(node.remembered()? == 1, "somebody told the agent");
-    Netns::unpersist(&early.path)?;
-    node.remove_pod(&early.name)?;
-    let forgotten = async || node.remembered().ok().filter(|pods| *pods == 0);
-    wait_for(
-        "a pod without object and network is forgotten",
-        SOON,
-        forgotten,
-    )
-    .await?;
-    says_yes.abort();
-    agent.kill().await?;
-    let refused = crio.ask("add", stranger).await;
-    let refused = refused
-        .err()
-        .context("a pod has started without an agent")?;
-    ensure!(
-        format!("{refused:#}").contains("is tulle-node running"),
-        "{refused:#}"
-    );
-    Ok(())
+    let config = config.display().to_string();
+    let program = Program::new("crio", peer("cri-o/crio")?);
+    let program = program.args(["--config", &config, "--config-dir", ""]);
+    Runtime::start(node, program, node.folder.join("crio.sock")).await
 }
 
-/// A pod's sandbox.
-struct Pod {
-    name: String,
-    uid: String,
-    path: String,
-}
-
-impl Pod {
-    fn new(folder: &Path, number: u32) -> Result<Self> {
-        let name = format!("pod-{number}");
-        let path = folder.join(&name);
-        Netns::create()?.persist(&path)?;
-        Ok(Self {
-            uid: uid(number),
-            path: path.display().to_string(),
-            name,
-        })
-    }
-}
-
-/// The running program.
-struct Crio(Teller);
-
-impl Crio {
-    fn start(node: &Node, program: &Path) -> Result<Self> {
-        let mut command = Command::new(program);
-        command
-            .arg(node.folder.join("net.d"))
-            .arg(node.folder.join("bin"));
-        Teller::start(node, "crio", command).map(Self)
-    }
-
-    async fn ask(&mut self, verb: &str, pod: &Pod) -> Result<()> {
-        let Pod { name, uid, path } = pod;
-        let line = format!("{verb} shop {name} {uid} sandbox-of-{name} {path}");
-        self.0.tell(&line).await
-    }
-
-    /// Waits until our plugin refuses a pod that nobody knows. Until it is executed, such a pod starts.
-    async fn refuses(&mut self, stranger: &Pod) -> Result<()> {
-        loop {
-            let added = self.ask("add", stranger).await;
-            self.ask("del", stranger).await?;
-            match added {
-                Ok(()) => {}
-                Err(error) if error.to_string().contains("no pod of that name and UID") => {
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
+/// The control group of all its sandboxes.
+const CGROUP: &str = "tulle-test-crio";
+const NEEDED: [&str; 6] = ["buildah", "conmon", "runc", "ptp", "cc", "tar"];
+const CRIO: &str = r#"[crio]
+root = "<node>/root"
+runroot = "<node>/state"
+storage_driver = "vfs"
+log_dir = "<node>/pod-logs"
+version_file = "<node>/version"
+version_file_persist = ""
+clean_shutdown_file = "<node>/clean"
+[crio.api]
+listen = "<node>/crio.sock"
+stream_port = "0"
+[crio.runtime]
+default_runtime = "runc"
+cgroup_manager = "cgroupfs"
+conmon_cgroup = "pod"
+pinns_path = "<pinns>"
+namespaces_dir = "<node>/namespaces"
+container_exits_dir = "<node>/exits"
+container_attach_socket_dir = "<node>/attach"
+irqbalance_config_file = ""
+[crio.runtime.runtimes.runc]
+runtime_path = "<runc>"
+runtime_root = "<node>/runc"
+monitor_path = "<conmon>"
+monitor_cgroup = "pod"
+[crio.image]
+pause_image = "<pause>"
+signature_policy = "<node>/policy.json"
+[crio.network]
+network_dir = "<node>/net.d/"
+plugin_dirs = ["<node>/bin/"]
+[crio.nri]
+enable_nri = true
+nri_listen = "<nri>"
+nri_plugin_dir = "<node>/nri-plugins"
+nri_plugin_config_dir = "<node>/nri-config"
+[crio.metrics]
+enable_metrics = false
+"#;

@@ -1,8 +1,7 @@
 //! The plugin and the agent under container runtimes of others, with the network plugins of Debian.
 //!
 //! ```text
-//! test ──CRI──▶ containerd ──exec──▶ ptp, portmap, tulle-cni ──▶ tulle-node ◀──ZDS── test, which says yes to every pod
-//! test ──────▶ CRI-O's library ──exec──▶ the same
+//! test ──CRI──▶ containerd, CRI-O ──exec──▶ ptp, portmap, tulle-cni ──▶ tulle-node ◀──ZDS── test, which says yes to every pod
 //! test ──────▶ NRI's library ◀──NRI── tulle-node
 //! ```
 //!
@@ -27,6 +26,7 @@ mod crio;
 mod lines;
 mod node;
 mod nri;
+mod runtime;
 
 fn main() -> ExitCode {
     harness::main(&[

@@ -1,6 +1,11 @@
 //! A node without its runtime: a configured network, an agent, manifests.
 
-use std::{fs, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs, io,
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
@@ -9,9 +14,10 @@ use tokio::task::JoinHandle;
 use tulle_lab::{Binaries, Process, Program, sandbox::Sandbox, wait_for};
 use tulle_net::{
     Netns,
+    listen::{ListenOptions, Listener, listen},
     redirect::{RedirectConfig, verify},
 };
-use tulle_zds::ZdsClient;
+use tulle_zds::{Request, ZdsClient};
 
 use crate::{PLUGINS, SOON, uid};
 
@@ -130,18 +136,35 @@ impl Node {
         Ok(fs::read_dir(self.folder.join("pods"))?.count())
     }
 
-    /// Stands in for ztunnel: takes every pod at once.
+    /// Stands in for ztunnel: takes every pod at once, and listens in it, which is all that is looked at.
     pub(crate) fn ztunnel(&self) -> JoinHandle<Result<()>> {
         let socket = self.folder.join("zds.sock");
         tokio::spawn(async move {
             let connect = async || ZdsClient::connect(&socket).await.ok();
             let mut agent = wait_for("the agent's socket", SOON, connect).await?;
-            while agent.recv().await?.is_some() {
+            let mut pods = HashMap::new();
+            while let Some(request) = agent.recv().await? {
+                match request {
+                    Request::Add { uid, netns, .. } => {
+                        pods.insert(uid, listeners(&Netns::from_fd(netns)?)?);
+                    }
+                    Request::Del { uid } => drop(pods.remove(&uid)),
+                    Request::Keep { .. } | Request::SnapshotSent => {}
+                }
                 agent.ack(Ok(())).await?;
             }
             Ok(())
         })
     }
+}
+
+/// On each port of ztunnel's, at all addresses.
+fn listeners(netns: &Netns) -> io::Result<Vec<Listener>> {
+    let listen_at = |port| {
+        let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+        listen(netns, &ListenOptions::new(any))
+    };
+    PORTS.into_iter().map(listen_at).collect()
 }
 
 /// `Some` if all traffic of the namespace at this path is redirected.
@@ -152,6 +175,7 @@ pub(crate) fn is_redirected(netns: &str) -> Result<Option<()>> {
         .then_some(()))
 }
 
+const PORTS: [u16; 4] = [15001, 15006, 15008, 15053];
 const NETWORK: &str = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [
     {"type": "ptp", "ipam": {"type": "host-local", "dataDir": "<node>/ipam",
         "ranges": [[{"subnet": "10.9.0.0/24"}], [{"subnet": "fd00:9::/64"}]],

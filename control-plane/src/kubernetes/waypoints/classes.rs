@@ -10,7 +10,7 @@ use super::GATEWAY_API;
 use crate::{
     index::Index,
     kubernetes::{
-        apply::{MANAGER, apply},
+        apply::{self, apply},
         statuses::{now, written},
     },
     statuses::{Condition, conditions},
@@ -82,9 +82,8 @@ impl Class {
                         "description": "Proxies that route and authorize requests to services",
                     },
                 });
-                // By its name there, whoever removes the mesh knows whose it is.
-                let path = format!("{PATH}?fieldManager={MANAGER}");
-                let made = client.call(Method::POST, &path, JSON, body.to_string().into_bytes());
+                // By our name there, whoever removes the mesh knows whose it is.
+                let made = apply::write::<IgnoredAny>(client, Method::POST, PATH, "", JSON, &body);
                 match made.await {
                     // Somebody was faster.
                     Err(error) if error.code() == Some(StatusCode::CONFLICT) => Ok(()),
