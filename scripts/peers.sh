@@ -157,7 +157,8 @@ build_kubernetes() {
     local target source version go
     target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/peers/kubernetes
     go=$(recent_go "$(dirname "$target")")
-    define_gateway_api "$target/gateway-api" "$go"
+    define_gateway_api "$target/gateway-api" "$go" ||
+        echo "peers: tests that need a cluster will be skipped" >&2
     if [ -n "${KUBEBUILDER_ASSETS-}" ]; then
         for program in kube-apiserver etcd; do
             [ -x "$KUBEBUILDER_ASSETS/$program" ] || {

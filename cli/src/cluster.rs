@@ -1,6 +1,6 @@
 //! The cluster that a command is about.
 
-use std::path::PathBuf;
+use std::{iter, path::PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -38,7 +38,8 @@ pub(crate) async fn list(client: &Client, path: &str, only: &str) -> Result<Vec<
     }
 }
 
-/// All objects in all namespaces that are of a kind, as `find` wants it: each with kind and version, which lists leave out.
+/// All objects in all namespaces that are of a kind, as `find` wants it: each with kind and version, which lists leave out. The version
+/// is an earlier one where that is all that is served.
 ///
 /// # Errors
 /// [`CallError`], but for a kind that is not known.
@@ -48,14 +49,27 @@ pub(crate) async fn list_kind(
     kind: &str,
     only: &str,
 ) -> Result<Vec<Value>, CallError> {
-    let resource = match objects.resource(version, kind).await {
-        Err(CallError::UnknownKind { .. }) => return Ok(Vec::new()),
-        resource => resource?,
+    let group = version.strip_suffix("/v1");
+    let earlier = EARLIER
+        .iter()
+        .filter_map(|number| Some(format!("{}/{number}", group?)));
+    let mut versions = iter::once(version.to_owned()).chain(earlier);
+    let (version, resource) = loop {
+        let Some(version) = versions.next() else {
+            return Ok(Vec::new());
+        };
+        match objects.resource(&version, kind).await {
+            Err(CallError::UnknownKind { .. }) => {}
+            resource => break (version, resource?),
+        }
     };
     let mut listed = list(objects.client(), &resource.folder(None), only).await?;
     for object in listed.iter_mut().filter_map(Value::as_object_mut) {
-        object.insert("apiVersion".to_owned(), version.into());
+        object.insert("apiVersion".to_owned(), version.as_str().into());
         object.insert("kind".to_owned(), kind.into());
     }
     Ok(listed)
 }
+
+/// What is served of a kind before it is at `v1`.
+const EARLIER: [&str; 2] = ["v1beta1", "v1alpha1"];

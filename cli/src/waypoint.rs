@@ -13,7 +13,7 @@ mod gateway;
 mod remove;
 mod show;
 
-pub(crate) use gateway::is_waypoint;
+pub(crate) use gateway::Classes;
 
 /// Make, list and remove waypoints
 ///

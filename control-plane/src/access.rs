@@ -16,6 +16,9 @@ pub enum Refusal {
     /// The token is missing or invalid.
     #[error("no valid token: {0}")]
     Token(#[from] InvalidToken),
+    /// The caller says that it belongs to another cluster than ours, whose tokens we cannot have reviewed.
+    #[error("the caller is of another cluster")]
+    OtherCluster,
     /// The service account is not one that node proxies run as.
     #[error("service account is not trusted to act for others")]
     NotTrusted,
@@ -51,6 +54,7 @@ impl Refusal {
         match self {
             Self::Token(InvalidToken::Unanswered) => "no_review",
             Self::Token(_) => "token",
+            Self::OtherCluster => "other_cluster",
             Self::NotTrusted => "not_trusted",
             Self::NoPod => "no_pod",
             Self::OtherPod => "other_pod",

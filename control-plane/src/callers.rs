@@ -60,8 +60,12 @@ impl Callers {
     /// The caller that a bearer token proves.
     ///
     /// # Errors
-    /// [`Refusal::Token`].
+    /// [`Refusal::Token`], and [`Refusal::OtherCluster`] for one who names a cluster that is not ours.
     pub async fn verify(&self, metadata: &MetadataMap) -> Result<Caller, Refusal> {
+        let mut clusters = metadata.get_all("clusterid").iter();
+        if clusters.any(|cluster| cluster != self.mesh.cluster_id.as_str()) {
+            return Err(Refusal::OtherCluster);
+        }
         let mut headers = metadata.get_all("authorization").iter();
         let (Some(header), None) = (headers.next(), headers.next()) else {
             return Err(InvalidToken::Malformed.into());

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -20,6 +21,7 @@ pub struct Objects {
     nodes: BTreeMap<Arc<str>, Arc<Node>>,
     pods: Table<Pod>,
     services: Table<Service>,
+    services_by_address: BTreeMap<IpAddr, BTreeSet<ObjectKey>>,
     endpoint_slices: Table<EndpointSlice>,
     slices_by_service: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     service_entries: Table<ServiceEntry>,
@@ -63,6 +65,11 @@ impl Objects {
                 self.pods.insert(key, object);
             }
             Object::Service(object) => {
+                self.remove_service(&key);
+                for address in object.addresses() {
+                    let services = self.services_by_address.entry(address).or_default();
+                    services.insert(key.clone());
+                }
                 self.services.insert(key, object);
             }
             Object::EndpointSlice(object) => {
@@ -129,7 +136,7 @@ impl Objects {
             Kind::Namespace => drop(self.namespaces.remove(&id.key.name)),
             Kind::Node => drop(self.nodes.remove(&id.key.name)),
             Kind::Pod => self.remove_pod(&id.key),
-            Kind::Service => drop(self.services.remove(&id.key)),
+            Kind::Service => self.remove_service(&id.key),
             Kind::EndpointSlice => self.remove_slice(&id.key),
             Kind::ServiceEntry => self.remove_service_entry(&id.key),
             Kind::WorkloadEntry => drop(self.workload_entries.remove(&id.key)),
@@ -170,6 +177,20 @@ impl Objects {
             slices.remove(key);
             if slices.is_empty() {
                 self.slices_by_service.remove(&service);
+            }
+        }
+    }
+
+    fn remove_service(&mut self, key: &ObjectKey) {
+        let Some(service) = self.services.remove(key) else {
+            return;
+        };
+        for address in service.addresses() {
+            if let Some(services) = self.services_by_address.get_mut(&address) {
+                services.remove(key);
+                if services.is_empty() {
+                    self.services_by_address.remove(&address);
+                }
             }
         }
     }
@@ -230,6 +251,15 @@ impl Objects {
     /// All service entries.
     pub fn service_entries(&self) -> &Table<ServiceEntry> {
         &self.service_entries
+    }
+
+    /// Whether an address is that of a Service of another namespace, and of none in this one.
+    pub fn is_of_other_namespace(&self, namespace: &str, address: IpAddr) -> bool {
+        let services = self.services_by_address.get(&address);
+        services.is_some_and(|services| {
+            let mut namespaces = services.iter().map(|key| &*key.namespace);
+            namespaces.all(|of| of != namespace)
+        })
     }
 
     /// The service entries that are for this host, in all namespaces.

@@ -18,9 +18,9 @@ use crate::{
     dump,
     pods::{PodState, PodTable},
     proxy::ConnectionDump,
-    state::SnapshotReader,
     worker::{Command, Worker},
 };
+use tulle_state::SnapshotReader;
 
 mod certificate;
 

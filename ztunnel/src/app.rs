@@ -38,10 +38,10 @@ use crate::{
     local,
     pods::{PodTable, Pods},
     proxy::Shared,
-    state::{StateConfig, StateWriter},
     telemetry::{ControlMetrics, Metrics},
     worker::{Command, Worker},
 };
+use tulle_state::{StateConfig, StateWriter};
 
 /// Runs until the process is told to end, then drains. Must be called on a local runtime.
 ///

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tulle_identity::SvidStore;
 use tulle_model::{SpiffeId, TunnelProtocol};
 
-use crate::state::{Snapshot, SnapshotReader};
+use tulle_state::{Snapshot, SnapshotReader};
 
 /// Follows the state for as long as it is written.
 pub async fn follow(mut snapshots: SnapshotReader, svids: SvidStore) {

@@ -10,11 +10,9 @@ use tulle_model::ServiceKey;
 
 use crate::{
     dns::{Family, KnownName},
-    state::{
-        Resource, Snapshot, Workload,
-        schema::{self, Endpoint, Text},
-    },
+    schema::{self, Endpoint, Text},
 };
+use tulle_state::{Resource, Snapshot, Workload};
 
 /// `workloads`, `services`, `policies`, `stagedServices` and `staticConfig` of a configuration dump.
 pub struct StateDump {

@@ -15,6 +15,8 @@ pub mod pods;
 pub mod profile;
 pub mod proxy;
 pub mod route;
-pub mod state;
+mod schema;
 pub mod telemetry;
+#[cfg(test)]
+mod test_data;
 pub mod worker;

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::state::StateWriter;
+use tulle_state::StateWriter;
 
 mod file;
 

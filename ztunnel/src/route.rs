@@ -1,4 +1,4 @@
-//! Where a connection goes: pure decisions over a [`Snapshot`](crate::state::Snapshot).
+//! Where a connection goes: pure decisions over a [`Snapshot`](tulle_state::Snapshot).
 //!
 //! Nothing here does I/O or keeps state; randomness is an argument. What cannot be decided safely is an error, and
 //! the connection is refused: only a destination of which the mesh knows nothing is passed through in plain text.

@@ -161,7 +161,7 @@ fn is_ending(object: &Value) -> bool {
 const EVENTS: &str = "fieldSelector=type%3DWarning&";
 const ROOTS: &str = "fieldSelector=metadata.name%3Distio-ca-root-cert&";
 /// Kinds whose objects have conditions of ours, and whether the mesh defines them itself.
-const JUDGED: [(&str, &str, bool); 12] = [
+const JUDGED: [(&str, &str, bool); 13] = [
     ("security.istio.io/v1", "AuthorizationPolicy", true),
     ("security.istio.io/v1", "PeerAuthentication", true),
     ("security.istio.io/v1", "RequestAuthentication", true),
@@ -171,6 +171,7 @@ const JUDGED: [(&str, &str, bool); 12] = [
     ("networking.istio.io/v1", "VirtualService", true),
     ("telemetry.istio.io/v1", "Telemetry", true),
     ("v1", "Service", true),
+    ("gateway.networking.k8s.io/v1", "GatewayClass", false),
     ("gateway.networking.k8s.io/v1", "Gateway", false),
     ("gateway.networking.k8s.io/v1", "HTTPRoute", false),
     ("gateway.networking.k8s.io/v1", "GRPCRoute", false),

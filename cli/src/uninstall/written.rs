@@ -6,7 +6,8 @@ use tulle_kubernetes::{CallError, Objects};
 
 use crate::{
     cluster::list_kind,
-    json::{items, text},
+    json::{items, label, text},
+    manifest::MANAGED_BY,
 };
 
 /// The objects of its own: roots of trust, lease, waypoints and their class; with `purge` the certificate authority, if it made
@@ -41,9 +42,10 @@ pub(super) async fn objects(
     }
     for object in own {
         let found = objects.find(&object).await?;
-        // An authority that people brought is of another type, and theirs.
-        let is_its =
-            |found: &Value| text(&object, "/kind") != "Secret" || text(found, "/type") == AUTHORITY;
+        // An authority that people brought, or that another mesh made, is theirs.
+        let is_its = |found: &Value| {
+            text(&object, "/kind") != "Secret" || label(found, MANAGED_BY) == CONTROL_PLANE
+        };
         written.extend(found.filter(is_its));
     }
     Ok(written)
@@ -59,7 +61,6 @@ pub(super) fn is_written(object: &Value, part: &str) -> bool {
 /// As whom it writes.
 pub(super) const CONTROL_PLANE: &str = "tulled";
 /// The type of Secret that it makes.
-const AUTHORITY: &str = "istio.io/ca-root";
 pub(super) const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 const ROOTS: &str = "fieldSelector=metadata.name%3Distio-ca-root-cert&";
 const OF_WAYPOINTS: &str = "labelSelector=gateway.istio.io%2Fmanaged%3Distio.io-mesh-controller&";

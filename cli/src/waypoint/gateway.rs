@@ -7,14 +7,16 @@ use tulle_kubernetes::{CallError, Objects, is_name};
 use super::{Traffic, Waypoint};
 use crate::{
     check::before::INSTALL_GATEWAY_API,
-    cluster::list,
-    json::{condition, holds, items, label, text},
+    cluster::{list, list_kind},
+    json::{self, condition, holds, items, label, text},
 };
 
 /// The class of waypoints that are made here.
 const CLASS: &str = "istio-waypoint";
 /// The classes that make a Gateway a waypoint.
 const CLASSES: [&str; 2] = [CLASS, "tulle-waypoint"];
+/// The controllers that do, by whatever name their class goes.
+const CONTROLLERS: [&str; 2] = ["istio.io/mesh-controller", "tulle.io/mesh-controller"];
 pub(super) const VERSION: &str = "gateway.networking.k8s.io/v1";
 /// The label by which objects and namespaces say whose waypoint they use.
 pub(super) const USE: &str = "istio.io/use-waypoint";
@@ -78,7 +80,8 @@ pub(super) async fn waypoints(objects: &Objects, namespace: Option<&str>) -> Res
         resource => resource?,
     };
     let mut gateways = list(objects.client(), &resource.folder(namespace), "").await?;
-    gateways.retain(is_waypoint);
+    let classes = Classes::of(&list_kind(objects, VERSION, "GatewayClass", "").await?);
+    gateways.retain(|gateway| classes.make_waypoint(gateway));
     for gateway in gateways.iter_mut().filter_map(Value::as_object_mut) {
         gateway.insert("apiVersion".to_owned(), VERSION.into());
         gateway.insert("kind".to_owned(), "Gateway".into());
@@ -86,9 +89,25 @@ pub(super) async fn waypoints(objects: &Objects, namespace: Option<&str>) -> Res
     Ok(gateways)
 }
 
-/// Whether a Gateway is a waypoint.
-pub(crate) fn is_waypoint(gateway: &Value) -> bool {
-    CLASSES.contains(&text(gateway, "/spec/gatewayClassName"))
+/// The classes that make a Gateway a waypoint: those of our names, and those of our controllers.
+pub(crate) struct Classes(Vec<String>);
+
+impl Classes {
+    /// Of all objects, those.
+    pub(crate) fn of(objects: &[Value]) -> Self {
+        let ours = objects.iter().filter(|object| {
+            text(object, "/kind") == "GatewayClass"
+                && CONTROLLERS.contains(&text(object, "/spec/controllerName"))
+        });
+        let ours = ours.map(|class| json::name(class).to_owned());
+        Self(CLASSES.map(str::to_owned).into_iter().chain(ours).collect())
+    }
+
+    /// Whether an object is a Gateway that is a waypoint.
+    pub(crate) fn make_waypoint(&self, object: &Value) -> bool {
+        let class = text(object, "/spec/gatewayClassName");
+        self.0.iter().any(|ours| ours == class)
+    }
 }
 
 /// Whether a waypoint runs and is found by those who are to use it.

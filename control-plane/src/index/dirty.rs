@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use ipnet::IpNet;
 use tulle_model::ServiceKey;
 
 use super::{is_workload_level, network_label, network_of, service_host};
@@ -12,7 +13,7 @@ use crate::{
 };
 use tulle_manifest::{
     EndpointSlice, Kind, Labels, Metadata, Object, ObjectId, ObjectKey, PeerAuthentication,
-    ServiceEntry,
+    Service, ServiceEntry,
 };
 
 /// Objects whose resources have to be computed again.
@@ -200,14 +201,35 @@ impl Dirty {
             self.slices.insert(slice.metadata.key());
             self.pods.extend(pods_of(slice));
         }
-        let old = objects.services().get(key).map(|old| &old.spec.selector);
+        let old = objects.services().get(key).map(AsRef::as_ref);
         let new = match new {
-            Some(Object::Service(new)) => Some(&new.spec.selector),
+            Some(Object::Service(new)) => Some(new.as_ref()),
             Some(_) | None => None,
         };
+        self.claims(objects, old, new);
+        let [old, new] = [old, new].map(|service| service.map(|service| &service.spec.selector));
         // A service without a selector selects nothing.
         for selector in [old, new].into_iter().flatten().filter(|s| !s.is_empty()) {
             self.selected(objects, Some(&key.namespace), selector);
+        }
+    }
+
+    /// Entries that claim an address which a service has got, or has no longer.
+    fn claims(&mut self, objects: &Objects, old: Option<&Service>, new: Option<&Service>) {
+        let [old, new] = [old, new].map(|service| service.map(Service::addresses));
+        let [old, new] = [old, new].map(Option::unwrap_or_default);
+        if old == new {
+            return;
+        }
+        let is_one = |text: &String| {
+            let claimed = text.parse::<IpNet>().map(|net| net.addr());
+            let claimed = claimed.or_else(|_| text.parse());
+            claimed.is_ok_and(|claimed| old.contains(&claimed) || new.contains(&claimed))
+        };
+        for entry in objects.service_entries().values() {
+            if entry.spec.addresses.iter().any(is_one) {
+                self.hosts.extend(keys_of(entry));
+            }
         }
     }
 

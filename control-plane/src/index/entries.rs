@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use tulle_manifest::{Kind, Labels, ObjectId, ObjectKey, Service, ServiceEntry, WorkloadEntry};
-use tulle_model::{Health, PortMapping, ServiceKey, Workload};
+use tulle_model::{Health, PortMapping, ServiceKey, Vip, Workload};
 use tulle_xds::Address;
 
 use super::{Index, age, service_host};
@@ -35,7 +35,23 @@ impl Index {
             let namespace = self.objects.namespace(&key.namespace).map(AsRef::as_ref);
             let binding = self.binding(&entry.metadata, Traffic::Service, network);
             let canonical = self.is_canonical(entry, &key.hostname);
-            translate::entry_service(entry, &key.hostname, namespace, network, binding, canonical)
+            let mut service = translate::entry_service(
+                entry,
+                &key.hostname,
+                namespace,
+                network,
+                binding,
+                canonical,
+            );
+            // Who calls a Service of Kubernetes reaches that, whatever others write in namespaces of theirs.
+            service.vips.retain(|vip| match vip {
+                Vip::Host(vip) => {
+                    let objects = &self.objects;
+                    !objects.is_of_other_namespace(&key.namespace, vip.address)
+                }
+                Vip::Range { .. } => true,
+            });
+            service
         });
         Some((key.to_string(), resource.map(Address::from)))
     }

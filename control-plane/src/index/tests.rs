@@ -411,3 +411,30 @@ fn pods_and_machines_are_endpoints_of_entries_that_select_them() {
     client.take(index.apply(removals(vm)));
     assert_eq!(index.reports().all_left_out().count(), 0);
 }
+
+#[test]
+fn the_address_of_a_service_is_not_given_to_entries_of_other_namespaces() {
+    let mut index = index();
+    let mut client = Client::default();
+    let claim = |namespace: &str| {
+        entry(
+            "e",
+            "null",
+            "hosts: [h.example], addresses: [192.0.2.1, 10.1.0.1, 10.1.0.0/24]",
+        )
+        .replace("namespace: shop", &format!("namespace: {namespace}"))
+    };
+    let vips = |client: &Client, name: &str| match &client.addresses[name] {
+        Address::Service(service) => service.vips.len(),
+        Address::Workload(workload) => panic!("{workload:?}"),
+    };
+    client.take(index.apply(upserts(&claim("other"))));
+    assert_eq!(vips(&client, "other/h.example"), 3);
+    // A service gets that address, and goes.
+    client.take(index.apply(upserts(SHOP)));
+    assert_eq!(vips(&client, "other/h.example"), 2);
+    client.take(index.apply(upserts(&claim("shop"))));
+    assert_eq!(vips(&client, "shop/h.example"), 3, "the namespace's own");
+    client.take(index.apply(upserts(&SHOP.replace("10.1.0.1", "10.1.0.2"))));
+    assert_eq!(vips(&client, "other/h.example"), 3);
+}

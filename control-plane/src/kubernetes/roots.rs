@@ -47,7 +47,7 @@ pub async fn keep(
         move |seen| match seen {
             Seen::All(all) => there.all(all),
             Seen::Put(one) => there.put(one),
-            Seen::Gone(one) => there.gone(one.metadata.namespace()),
+            Seen::Gone { namespace, .. } => there.gone(&namespace),
         }
     });
     let write = async {

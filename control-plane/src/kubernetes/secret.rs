@@ -149,7 +149,12 @@ async fn create(client: &Client, namespace: &str, files: &PemFiles) -> Result<()
     let mut secret: Secret = serde_json::from_value(json!({
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": NAME, "namespace": namespace},
+        // By this label whoever removes the mesh knows that nobody brought it.
+        "metadata": {
+            "name": NAME,
+            "namespace": namespace,
+            "labels": {"app.kubernetes.io/managed-by": "tulled"},
+        },
         "type": "istio.io/ca-root",
     }))?;
     secret.set(CERTIFICATE, &files.certificate);

@@ -12,7 +12,7 @@ use tracing::info;
 use tulle_kubernetes::{Client, Collection, Seen, Selection};
 use tulle_manifest::{
     AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Labels, Metadata, Namespace, Node,
-    Object, ObjectId, PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
+    Object, ObjectId, ObjectKey, PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
     source::Change,
 };
 
@@ -182,7 +182,9 @@ fn list<T: Listed>((client, pending): (&Client, &Arc<Pending>), selection: Selec
         let follow = collection.follow(version, move |seen: Seen<T>| match seen {
             Seen::All(all) => pending.add(known.all(all)),
             Seen::Put(one) => pending.add([known.put(one)]),
-            Seen::Gone(one) => pending.add([known.gone(one)]),
+            Seen::Gone { namespace, name } => {
+                pending.add(known.gone(ObjectKey::new(namespace, name)));
+            }
         });
         let follow: Follow = Box::pin(follow);
         (all, follow)
@@ -209,10 +211,10 @@ impl Known {
         Change::Upsert(object)
     }
 
-    fn gone<T: Listed>(&mut self, one: T) -> Change {
-        let id = one.into_object().id();
-        self.0.remove(&id);
-        Change::Remove(id)
+    fn gone(&mut self, key: ObjectKey) -> Option<Change> {
+        let kind = self.0.first()?.kind;
+        let id = ObjectId { kind, key };
+        self.0.remove(&id).then_some(Change::Remove(id))
     }
 }
 

@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     index::Index,
+    translate::inbound_binding,
     waypoints::{
         Made, Rendered, WaypointConfig, is_ours, objects,
         status::{self, Facts},
@@ -109,6 +110,8 @@ struct Writer<'a> {
 /// A Gateway of ours and what is known of it.
 struct Wish {
     gateway: std::sync::Arc<Gateway>,
+    /// Whether its instances stand behind ztunnel.
+    captured: bool,
     facts: Facts,
 }
 
@@ -127,7 +130,7 @@ impl Writer<'_> {
         // Those of which all is there as it shall be: what they have besides is left over.
         let mut settled = BTreeSet::new();
         for mut wish in self.wishes(index) {
-            match self.rendered(&wish.gateway).await? {
+            match self.rendered(&wish.gateway, wish.captured).await? {
                 Ok(objects) => {
                     let names = objects
                         .iter()
@@ -201,6 +204,10 @@ impl Writer<'_> {
                     disabled: self.config.is_none(),
                     ..Facts::of(&index, gateway, domain)
                 },
+                captured: {
+                    let class = objects.gateway_class(&gateway.spec.gateway_class_name);
+                    inbound_binding(gateway, class.map(AsRef::as_ref)).is_some()
+                },
                 gateway: gateway.clone(),
             }
         })
@@ -211,6 +218,7 @@ impl Writer<'_> {
     async fn rendered(
         &mut self,
         gateway: &Gateway,
+        captured: bool,
     ) -> Result<Result<Vec<Rendered>, String>, CallError> {
         let Some(config) = self.config else {
             return Ok(Ok(Vec::new()));
@@ -219,7 +227,7 @@ impl Writer<'_> {
             Ok(overlays) => overlays,
             Err(problem) => return Ok(Err(problem)),
         };
-        Ok(objects(gateway, config, &overlays).map_err(|error| error.to_string()))
+        Ok(objects(gateway, config, &overlays, captured).map_err(|error| error.to_string()))
     }
 
     /// Applies an object that is not as it shall be.

@@ -19,9 +19,9 @@ use crate::{index::age, objects::Objects, translate::entry_hosts};
 pub(super) fn given(objects: &Objects) -> BTreeMap<ObjectKey, Vec<EntryAddress>> {
     let entries = objects.service_entries();
     let written = || entries.values().flat_map(|entry| &entry.spec.addresses);
+    // A range takes nothing away: proxies look for an address itself before the ranges that it is in, and whoever writes one that holds
+    // the whole pool would otherwise take what everybody else was given.
     let mut used: HashSet<IpAddr> = written().filter_map(|text| address(text)).collect();
-    let ranges: Vec<IpNet> = written().filter_map(|text| text.parse().ok()).collect();
-    let is_written = |address: &IpAddr| ranges.iter().any(|range| range.contains(address));
     let eligible = entries.iter().filter(|(_, entry)| is_eligible(entry));
     let mut eligible: Vec<_> = eligible.collect();
     eligible.sort_by_cached_key(|(_, entry)| age(&entry.metadata));
@@ -34,7 +34,7 @@ pub(super) fn given(objects: &Objects) -> BTreeMap<ObjectKey, Vec<EntryAddress>>
             };
             let is_ours = pool(value.is_ipv4()).contains(&value);
             let slot = (*key, host.as_str(), value.is_ipv4());
-            if is_ours && !kept.contains_key(&slot) && !is_written(&value) && used.insert(value) {
+            if is_ours && !kept.contains_key(&slot) && used.insert(value) {
                 kept.insert(slot, value);
             }
         }
@@ -46,7 +46,7 @@ pub(super) fn given(objects: &Objects) -> BTreeMap<ObjectKey, Vec<EntryAddress>>
         let addresses = hosts.into_iter().flat_map(|host| {
             [true, false].map(|is_v4| {
                 let had = kept.get(&(key, host, is_v4)).copied();
-                let value = had.or_else(|| free(key, host, is_v4, &mut used, is_written))?;
+                let value = had.or_else(|| free(key, host, is_v4, &mut used))?;
                 Some(EntryAddress {
                     value: value.to_string(),
                     host: host.to_owned(),
@@ -67,17 +67,11 @@ fn is_eligible(entry: &ServiceEntry) -> bool {
 }
 
 /// The first free address from the place that a host's name determines; `None` if all are taken.
-fn free(
-    key: &ObjectKey,
-    host: &str,
-    is_v4: bool,
-    used: &mut HashSet<IpAddr>,
-    is_written: impl Fn(&IpAddr) -> bool,
-) -> Option<IpAddr> {
+fn free(key: &ObjectKey, host: &str, is_v4: bool, used: &mut HashSet<IpAddr>) -> Option<IpAddr> {
     let places = 0..TRIES;
     let start = hash(&format!("{key}/{host}"));
     let mut addresses = places.map(|step| place(is_v4, start.wrapping_add(step)));
-    addresses.find(|address| !is_written(address) && used.insert(*address))
+    addresses.find(|address| used.insert(*address))
 }
 
 /// An address of the pool: neither the first nor the last one.
@@ -212,20 +206,12 @@ mod tests {
         );
         let all = given(&objects(&format!("{written}{}", entry("old", OLD, taken))));
         assert!(of(&all, "old")[0] != "h.example 240.240.1.1");
-        let range = written.replace("240.240.1.1", "240.240.0.0/17");
-        let all = given(&objects(&format!("{range}{}", entry("old", OLD, taken))));
-        let outside: IpAddr = of(&all, "old")[0]
-            .split_once(' ')
-            .unwrap()
-            .1
-            .parse()
-            .unwrap();
-        assert!(
-            !"240.240.0.0/17"
-                .parse::<IpNet>()
-                .unwrap()
-                .contains(&outside)
-        );
+        // But a range takes nothing away, however wide.
+        for range in ["240.240.0.0/17", "240.0.0.0/4", "0.0.0.0/0"] {
+            let range = written.replace("240.240.1.1", range);
+            let all = given(&objects(&format!("{range}{}", entry("old", OLD, taken))));
+            assert_eq!(of(&all, "old")[0], "h.example 240.240.1.1");
+        }
         // Nor is anything kept that is not of the pool.
         let stray = taken.replace("240.240.1.1", "10.0.0.1");
         assert!(of(&given(&objects(&entry("s", OLD, &stray))), "s")[0].contains(" 240.240."));
@@ -235,10 +221,10 @@ mod tests {
     fn a_full_pool_gives_no_more() {
         let mut used: HashSet<IpAddr> = (0..HOSTS_V4).map(|number| place(true, number)).collect();
         let key = ObjectKey::new("shop", "a");
-        assert_eq!(free(&key, "h", true, &mut used, |_| false), None);
+        assert_eq!(free(&key, "h", true, &mut used), None);
         let last = place(true, HOSTS_V4 - 1);
         assert_eq!(last, "240.240.255.254".parse::<IpAddr>().unwrap());
         used.remove(&last);
-        assert_eq!(free(&key, "h", true, &mut used, |_| false), Some(last));
+        assert_eq!(free(&key, "h", true, &mut used), Some(last));
     }
 }

@@ -76,16 +76,21 @@ pub(crate) struct Rendered {
     pub(crate) body: Value,
 }
 
-/// All objects of a Gateway; `overlays` in the order in which they are to be merged.
+/// All objects of a Gateway; `overlays` in the order in which they are to be merged. `captured`: its instances stand behind ztunnel.
 pub(crate) fn objects(
     gateway: &Gateway,
     config: &WaypointConfig,
     overlays: &[Overlay],
+    captured: bool,
 ) -> Result<Vec<Rendered>, InvalidOverlay> {
     for overlay in overlays {
         overlay.check()?;
     }
-    let made = Making { gateway, config };
+    let made = Making {
+        gateway,
+        config,
+        captured,
+    };
     let mut objects = Vec::new();
     if made.own_account().is_none() {
         let mut account = ServiceAccount {
@@ -138,6 +143,7 @@ pub(crate) fn objects(
 struct Making<'a> {
     gateway: &'a Gateway,
     config: &'a WaypointConfig,
+    captured: bool,
 }
 
 impl Making<'_> {
@@ -267,7 +273,15 @@ impl Making<'_> {
         let labels = labels.get_or_insert_default();
         labels.extend(self.selector());
         labels.insert(MANAGED.to_owned(), MANAGED_WAYPOINT.to_owned());
-        labels.insert(DATAPLANE_MODE.to_owned(), "none".to_owned());
+        labels.insert(DATAPLANE_MODE.to_owned(), self.dataplane_mode().to_owned());
+    }
+
+    /// It is a proxy itself: nobody else's stands before it, unless it is asked for.
+    fn dataplane_mode(&self) -> &'static str {
+        match self.captured {
+            true => "ambient",
+            false => "none",
+        }
     }
 
     fn disruption_budget(&self) -> PodDisruptionBudget {

@@ -129,10 +129,8 @@ fn addresses(gateway: &Gateway, facts: &Facts) -> Vec<GatewayAddress> {
         return gateway.status.addresses.clone();
     }
     let asked = &gateway.spec.addresses;
-    if !asked.is_empty() {
-        return asked.clone();
-    }
     match &facts.service {
+        Some(_) if !asked.is_empty() && facts.ready > 0 => asked.clone(),
         Some(service) if facts.ready > 0 => {
             let address = |kind: &str, value: String| GatewayAddress {
                 kind: kind.to_owned(),

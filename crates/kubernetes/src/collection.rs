@@ -33,8 +33,13 @@ pub enum Seen<T> {
     All(Vec<T>),
     /// One that was made, or changed.
     Put(T),
-    /// One that is gone.
-    Gone(T),
+    /// One that is gone: its namespace, empty if it is in none, and its name.
+    Gone {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Which objects.
@@ -60,6 +65,8 @@ pub struct Selection {
 pub struct Collection<T> {
     client: Client,
     selection: Selection,
+    /// Where they were looked for last: at one of the two places of the selection.
+    at: &'static str,
     outage: Outage,
     /// How many objects are asked for at a time.
     page: usize,
@@ -73,6 +80,7 @@ impl<T: DeserializeOwned> Collection<T> {
             client: client.clone(),
             outage: Outage::of(selection.what),
             page: selection.page.max(1),
+            at: selection.path,
             selection,
             objects: PhantomData,
         }
@@ -92,7 +100,7 @@ impl<T: DeserializeOwned> Collection<T> {
                     continue;
                 }
                 Err(error) => match self.unless_undefined(error).await {
-                    Err(CallError::NotServed { .. }) if self.goes_elsewhere() => continue,
+                    Err(CallError::NotServed { .. }) if self.turns_to_other() => continue,
                     listed => listed,
                 },
             };
@@ -106,12 +114,15 @@ impl<T: DeserializeOwned> Collection<T> {
         }
     }
 
-    /// Looks at the other version from now on, if there is one.
-    fn goes_elsewhere(&mut self) -> bool {
-        let also = self.selection.also.take();
-        let goes = also.is_some();
-        self.selection.path = also.unwrap_or(self.selection.path);
-        goes
+    /// Looks at the other version from now on, if there is one; says whether that is to be done at once. It is not after both, of
+    /// which one may be served in a moment: a definition is there before its objects can be listed.
+    fn turns_to_other(&mut self) -> bool {
+        let Some(also) = self.selection.also else {
+            return false;
+        };
+        let at_once = self.at != also;
+        self.at = if at_once { also } else { self.selection.path };
+        at_once
     }
 
     /// No objects, if that is why there was an error. That something is not found is not proof enough: it may not be served yet.
@@ -132,7 +143,7 @@ impl<T: DeserializeOwned> Collection<T> {
             // To go on without would be to go on without what is written in another version.
             Ok(_) => Err(CallError::NotServed {
                 name: name.to_owned(),
-                path: self.selection.path.to_owned(),
+                path: self.at.to_owned(),
             }),
             Err(error) => Err(error),
         }
@@ -181,11 +192,10 @@ impl<T: DeserializeOwned> Collection<T> {
     }
 
     async fn pages(&self) -> Result<(Vec<T>, String), CallError> {
-        let Selection { path, only, .. } = &self.selection;
         let mut all = Vec::new();
         let pages = Pages {
-            path,
-            only,
+            path: self.at,
+            only: &self.selection.only,
             accept: self.kind(METADATA_LIST),
             page: self.page,
         };
@@ -205,10 +215,11 @@ impl<T: DeserializeOwned> Collection<T> {
         version: &mut String,
         tell: &mut impl FnMut(Seen<T>),
     ) -> Result<(), CallError> {
-        let Selection { path, only, .. } = &self.selection;
         let seconds = fastrand::u64(SECONDS..SECONDS * 2);
         let path = format!(
-            "{path}?{only}watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
+            "{}?{}watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
+            self.at,
+            self.selection.only,
             escape(version)
         );
         let kind = self.kind(METADATA);
@@ -224,7 +235,11 @@ impl<T: DeserializeOwned> Collection<T> {
             let tag: Tag = serde_json::from_str(event.object.get())?;
             let seen = match event.kind {
                 "ADDED" | "MODIFIED" => self.read(event.object).map(Seen::Put),
-                "DELETED" => self.read(event.object).map(Seen::Gone),
+                // Also of one that cannot be understood: it may have been, before it was changed.
+                "DELETED" => Some(Seen::Gone {
+                    namespace: tag.metadata.namespace,
+                    name: tag.metadata.name,
+                }),
                 // Bookmarks, and what is not known yet: they only tell how far we are.
                 _ => None,
             };
@@ -242,9 +257,14 @@ impl<T: DeserializeOwned> Collection<T> {
     /// An object that cannot be understood is as good as none: no other suffers from it.
     fn read(&self, object: &RawValue) -> Option<T> {
         let read = serde_json::from_str(object.get());
-        read.map_err(
-            |error| warn!(what = self.selection.what, %error, "object cannot be understood"),
-        )
+        read.map_err(|error| {
+            let tag = serde_json::from_str(object.get()).ok();
+            let TagMetadata {
+                namespace, name, ..
+            } = tag.map(|tag: Tag| tag.metadata).unwrap_or_default();
+            let what = self.selection.what;
+            warn!(what, namespace, name, %error, "object cannot be understood");
+        })
         .ok()
     }
 
@@ -270,10 +290,11 @@ struct Tag {
     metadata: TagMetadata,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct TagMetadata {
-    #[serde(default)]
+    namespace: String,
+    name: String,
     resource_version: String,
 }
 

@@ -42,7 +42,7 @@
 //!     let ended = namespaces.follow(version, |seen| match seen {
 //!         Seen::All(all) => println!("{} namespaces", all.len()),
 //!         Seen::Put(one) => println!("{} has {} labels", one.metadata.name, one.metadata.labels.len()),
-//!         Seen::Gone(one) => println!("{} is gone", one.metadata.name),
+//!         Seen::Gone { name, .. } => println!("{name} is gone"),
 //!     });
 //!     match ended.await {}
 //! }

@@ -26,6 +26,8 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
+use tulle_net::Netns;
+
 use crate::{
     binaries::Binaries,
     node::Node,
@@ -37,6 +39,7 @@ use worker::Worker;
 /// The API server of a lab.
 #[derive(Debug)]
 pub struct Cluster {
+    netns: Netns,
     dir: PathBuf,
     address: SocketAddr,
     etcd: Mutex<Process>,
@@ -46,16 +49,14 @@ pub struct Cluster {
 
 impl Cluster {
     /// The folder of `kube-apiserver` and `etcd`, if there is one: `KUBEBUILDER_ASSETS`, or what `scripts/peers.sh kubernetes`
-    /// has built.
+    /// has built. None without the definitions of the Gateway API, which that script fetches.
     pub fn programs() -> Option<PathBuf> {
         let built = || Some(Binaries::find().ok()?.folder().parent()?.join(BUILT));
         let folder = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
         let folder = folder.or_else(built)?;
         let is_there = |name: &&str| folder.join(name).is_file();
-        ["kube-apiserver", "etcd"]
-            .iter()
-            .all(is_there)
-            .then_some(folder)
+        let are_there = ["kube-apiserver", "etcd"].iter().all(is_there);
+        (are_there && built()?.join(GATEWAY_API).is_dir()).then_some(folder)
     }
 
     /// Starts both on `node` and waits until they answer.
@@ -94,6 +95,7 @@ impl Cluster {
         let worker = Worker::start(netns, &kubeconfig)?;
         let api = Arc::new(Rest::new(worker));
         let cluster = Self {
+            netns: netns.clone(),
             dir,
             address,
             etcd: Mutex::new(etcd),
@@ -210,7 +212,7 @@ impl Cluster {
     pub async fn define_gateway_api(&self) -> Result<()> {
         let binaries = Binaries::find()?;
         let target = binaries.folder().parent().context("no target folder")?;
-        let folder = target.join(BUILT).join("gateway-api");
+        let folder = target.join(BUILT).join(GATEWAY_API);
         let files = fs::read_dir(&folder).context("the Gateway API was not fetched")?;
         for file in files {
             let text = fs::read_to_string(file?.path())?;
@@ -298,6 +300,16 @@ impl Cluster {
         Ok(token.context("no token")?.to_owned())
     }
 
+    /// Merges a change into the object at a path as whoever has this token.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn merge_as(&self, token: &str, path: &str, change: &Value) -> Result<Value> {
+        let worker = Worker::start(&self.netns, &self.kubeconfig("caller", token)?)?;
+        let kind = "application/merge-patch+json";
+        Rest::new(worker).call(Method::PATCH, path, kind, &change.to_string())
+    }
+
     /// A file by which whoever has this token finds the API server.
     ///
     /// # Errors
@@ -371,6 +383,7 @@ const MESH: &str = include_str!("../../../deploy/tulle.yaml");
 const SERVED_LIMIT: Duration = Duration::from_secs(20);
 /// Below the folder of all that is built.
 const BUILT: &str = "peers/kubernetes";
+const GATEWAY_API: &str = "gateway-api";
 const ETCD: &str = "http://127.0.0.1:2379";
 const PORT: u16 = 6443;
 const ADMIN: &str = "the-administrators-token";

@@ -15,6 +15,7 @@ mod authority;
 mod build;
 mod certs;
 mod io;
+pub mod sample;
 
 pub use authority::FakeAuthority;
 pub use build::{allow, deny, service, spiffe, workload};

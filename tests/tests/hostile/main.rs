@@ -13,6 +13,7 @@ mod control_plane;
 mod floods;
 mod garbage;
 mod peer;
+mod reviewed;
 mod targets;
 mod tokens;
 mod wire;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         case!(control_plane::only_two_types_are_served),
         case!(control_plane::pages_for_operators_are_not_for_pods),
         case!(garbage::what_is_no_hbone_is_cut),
+        case!(reviewed::tokens_of_an_api_server).limit(Duration::from_secs(120)),
         case!(targets::only_the_pod_itself_is_reached),
         case!(tokens::certificates_need_the_right_token),
         case!(tokens::configuration_needs_the_right_node),

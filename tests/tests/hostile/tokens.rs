@@ -40,6 +40,14 @@ pub(crate) async fn certificates_need_the_right_token(sandbox: Sandbox) -> Resul
     for (name, token) in forge.bad_tokens()? {
         ensure!(!at.sign(&token, "cart").await?, "{name} was accepted");
     }
+    let elsewhere = ControlPlane {
+        cluster: "another".to_owned(),
+        ..ControlPlane::of(&world.mesh)
+    };
+    ensure!(
+        !elsewhere.sign(&forge.node1(), "cart").await?,
+        "a caller of another cluster was given a certificate"
+    );
     ensure!(
         at.sign(&forge.node1(), "cart").await?,
         "node1 may have cart, afterwards"
@@ -63,6 +71,14 @@ pub(crate) async fn configuration_needs_the_right_node(sandbox: Sandbox) -> Resu
     for (name, token) in forge.bad_tokens()? {
         ensure!(!at.subscribe(&token, "node1").await?, "{name} was accepted");
     }
+    let elsewhere = ControlPlane {
+        cluster: "another".to_owned(),
+        ..ControlPlane::of(&world.mesh)
+    };
+    ensure!(
+        !elsewhere.subscribe(&forge.node1(), "node1").await?,
+        "a caller of another cluster is served"
+    );
     ensure!(
         at.subscribe(&forge.node1(), "node1").await?,
         "node1 is served, afterwards"
@@ -160,6 +176,8 @@ pub(crate) struct ControlPlane {
     netns: tulle_net::Netns,
     ip: std::net::IpAddr,
     root: std::path::PathBuf,
+    /// The cluster that callers say they are of.
+    pub(crate) cluster: String,
 }
 
 impl ControlPlane {
@@ -170,6 +188,7 @@ impl ControlPlane {
             netns: mesh.lab().node("node1").netns().clone(),
             ip,
             root: mesh.lab().dir().join("state/root-cert.pem"),
+            cluster: "Kubernetes".to_owned(),
         }
     }
 
@@ -180,7 +199,7 @@ impl ControlPlane {
         };
         let credentials = Credentials {
             token,
-            cluster_id: Some("Kubernetes".into()),
+            cluster_id: Some(self.cluster.clone()),
             headers: Vec::new(),
         };
         let root = RootSource::File(self.root.clone());
@@ -216,7 +235,7 @@ impl ControlPlane {
     }
 
     /// Whether configuration is served to who says to be `node`.
-    async fn subscribe(&self, token: &str, node: &str) -> Result<bool> {
+    pub(crate) async fn subscribe(&self, token: &str, node: &str) -> Result<bool> {
         let (channel, credentials) = self.channel(token);
         let node = NodeConfig::new("ztunnel-node1", "istio-system", node);
         let subscribing = self.inside(async move {

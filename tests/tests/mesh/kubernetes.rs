@@ -1,6 +1,6 @@
 //! The mesh in a cluster: objects in a real API server, tokens that it reviews, annotations that the agent writes there.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -96,6 +96,71 @@ pub(crate) async fn told(sandbox: Sandbox) -> Result<()> {
     let note = event.get("note").and_then(Value::as_str);
     ensure!(note == Some("not capturable: hostNetwork"), "{event}");
     ensure!(event.get("type").is_some_and(|kind| kind == "Warning"));
+    Ok(())
+}
+
+/// Whoever has the token of a node's agent says of that node's pods whether they are in the mesh, and nothing else of any pod.
+pub(crate) async fn held_to_annotations(sandbox: Sandbox) -> Result<()> {
+    let Some(mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    let cluster = mesh.cluster();
+    let agent = cluster.create(&json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "agent", "namespace": "istio-system"},
+        "spec": {
+            "serviceAccountName": "tulle-node",
+            "nodeName": "node1",
+            "containers": [{"name": "main", "image": "none"}],
+        },
+    }))?;
+    let uid = agent.pointer("/metadata/uid").and_then(Value::as_str);
+    let pod = Some(("agent", uid.context("no UID")?));
+    let token = |pod| cluster.token("istio-system", "tulle-node", Cluster::AUDIENCE, pod);
+    let (of_agent, of_nobody) = (token(pod)?, token(None)?);
+    let pod = |name: &str| format!("/api/v1/namespaces/shop/pods/{name}");
+    let status = |name: &str| format!("{}/status", pod(name));
+    let redirection =
+        json!({"metadata": {"annotations": {"ambient.istio.io/redirection": "pending"}}});
+    cluster.merge_as(&of_agent, &status("cart"), &redirection)?;
+    let label = json!({"metadata": {"labels": {"istio.io/dataplane-mode": "none"}}});
+    let owner = json!({"metadata": {"finalizers": ["example.com/stays"]}});
+    for (token, path, change, why) in [
+        (
+            &of_agent,
+            status("web"),
+            &redirection,
+            "of the pods of that node only",
+        ),
+        (
+            &of_nobody,
+            status("cart"),
+            &redirection,
+            "of the pods of that node only",
+        ),
+        (
+            &of_agent,
+            status("cart"),
+            &json!({"status": {"message": "m"}}),
+            "changes no status",
+        ),
+        (&of_agent, status("cart"), &label, "neither labels"),
+        (&of_agent, status("cart"), &owner, "nor finalizers"),
+        (
+            &of_agent,
+            status("cart"),
+            &json!({"metadata": {"annotations": {"example.com/a": "b"}}}),
+            "changes no other annotation",
+        ),
+        (&of_agent, pod("cart"), &label, "cannot patch resource"),
+    ] {
+        let written = cluster.merge_as(token, &path, change);
+        let Err(refused) = written else {
+            bail!("{path} took {change}");
+        };
+        ensure!(format!("{refused:#}").contains(why), "{refused:#}");
+    }
     Ok(())
 }
 
@@ -236,15 +301,23 @@ pub(crate) async fn earlier_versions(sandbox: Sandbox) -> Result<()> {
     stored["served"] = false.into();
     earlier["storage"] = false.into();
     earlier["name"] = "v1beta1".into();
-    let versions = [stored, earlier];
-    let change = json!({"spec": {"versions": versions}});
+    let change = json!({"spec": {"versions": [&stored, &earlier]}});
     mesh.cluster().merge(definition, &change)?;
     let mut policy = deny();
     policy["apiVersion"] = json!("security.istio.io/v1beta1");
     mesh.cluster().put(&policy)?;
     call_until_refused(mesh.pod(CART), to).await?;
     let path = "/apis/security.istio.io/v1beta1/namespaces/shop/authorizationpolicies/nobody";
-    says(mesh.cluster(), path, "ZtunnelAccepted True Accepted").await
+    says(mesh.cluster(), path, "ZtunnelAccepted True Accepted").await?;
+    // The definition is brought up to date.
+    stored["served"] = true.into();
+    earlier["served"] = false.into();
+    let change = json!({"spec": {"versions": [&stored, &earlier]}});
+    mesh.cluster().merge(definition, &change)?;
+    mesh.cluster().delete(&deny())?;
+    call_until_reached(mesh.pod(CART), to).await?;
+    mesh.cluster().put(&deny())?;
+    call_until_refused(mesh.pod(CART), to).await
 }
 
 /// A kind whose definition is removed takes its objects with it, and counts again once it is back.

@@ -11,7 +11,7 @@ use super::{
     Family,
     names::{Candidate, Realm},
 };
-use crate::state::{ServiceRecord, Snapshot, Workload};
+use tulle_state::{ServiceRecord, Snapshot, Workload};
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use tulle_model::{
 };
 
 use super::*;
-use crate::state::test_data::{gateway, key, mesh, pod, service, serving};
+use crate::test_data::mesh;
+use tulle_testkit::sample::{gateway, key, pod, service, serving};
 
 fn dump(resources: impl IntoIterator<Item = Resource>) -> Value {
     serde_json::to_value(state(&mesh(resources))).unwrap()

@@ -11,10 +11,9 @@ use serde_saphyr::{Options, Spanned};
 use tulle_model as model;
 use tulle_model::{Authorization, Health, PortMapping, ServiceKey};
 
-use crate::state::{
-    Resource, ResourceName,
-    schema::{Endpoint, Policy, Service, Workload},
-};
+use tulle_state::{Resource, ResourceName};
+
+use crate::schema::{Endpoint, Policy, Service, Workload};
 
 /// Reads the file. All of it is good, or none of it is used.
 ///

@@ -3,7 +3,7 @@ use std::{fs, future::Future};
 use tulle_model::Uid;
 
 use super::*;
-use crate::state::{StateConfig, StateWriter};
+use tulle_state::{StateConfig, StateWriter};
 
 fn file_with(uid: &str) -> String {
     format!("workloads: [{{uid: {uid}, workloadIps: [10.0.0.1], namespace: ns, services: {{}}}}]")

@@ -37,12 +37,12 @@ use super::{
 };
 use crate::{
     route::{self, Named, Outbound, Route, baggage, forwarded, traceparent},
-    state::Workload,
     telemetry::{
         AccessRecord, Reporter, ResponseFlag, SecurityPolicy, SharedMeter, TrafficLabels,
         TrafficMeter, WorkloadLabels, early_failure,
     },
 };
+use tulle_state::Workload;
 
 mod by_name;
 mod failed;

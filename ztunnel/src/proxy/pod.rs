@@ -22,9 +22,9 @@ use super::{Handshakes, LiveConnections, ProxySettings, live::Closed};
 use crate::{
     dns::{DnsLimits, NameServers, Resolver},
     route::baggage,
-    state::{PolicyEpoch, Snapshot, SnapshotReader, Workload},
     telemetry::{Metrics, TrafficCache},
 };
+use tulle_state::{PolicyEpoch, Snapshot, SnapshotReader, Workload};
 
 /// A pod as the node agent handed it over.
 #[derive(Debug)]

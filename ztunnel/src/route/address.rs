@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tulle_model::IpFamilies;
 
-use crate::state::Workload;
+use tulle_state::Workload;
 
 /// The address that was dialled if it is one of the workload's, else one that is allowed, preferably of the family
 /// that was dialled.
@@ -20,7 +20,9 @@ pub(super) fn choose(workload: &Workload, dialled: IpAddr, families: IpFamilies)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::test_data;
+    use tulle_testkit::sample;
+
+    use crate::test_data;
 
     #[test]
     fn dialled_then_family_then_any() {
@@ -42,7 +44,7 @@ mod tests {
             ),
             (vec![], "10.2.0.1", Automatic, None),
         ] {
-            let mut pod = test_data::pod("a", v4);
+            let mut pod = sample::pod("a", v4);
             pod.addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
             let actual = choose(&test_data::known(pod), dialled.parse().unwrap(), families);
             assert_eq!(

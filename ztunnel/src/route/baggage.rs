@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use tulle_model::WorkloadType;
 
-use crate::state::Workload;
+use tulle_state::Workload;
 
 /// Name of the header.
 pub const HEADER: &str = "baggage";
@@ -126,7 +126,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::state::test_data::{known, pod};
+    use tulle_testkit::sample::pod;
+
+    use crate::test_data::known;
 
     fn parse(text: &str) -> Baggage {
         Baggage::parse([text.as_bytes()])

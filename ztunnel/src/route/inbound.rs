@@ -9,7 +9,7 @@ use http::StatusCode;
 use tulle_model::{GatewayAddress, Service, Vip};
 
 use super::{Authority, InvalidAuthority, is_proxy_port, service::declared_port, waypoint};
-use crate::state::{ServiceRecord, Snapshot, Workload};
+use tulle_state::{ServiceRecord, Snapshot, Workload};
 
 /// What an inbound connection reaches.
 #[derive(Clone, Debug, PartialEq)]

@@ -21,7 +21,7 @@ use super::{
     service::{self, At, Endpoint, Purpose},
     waypoint,
 };
-use crate::state::{Destination, ServiceRecord, Snapshot, Workload};
+use tulle_state::{Destination, ServiceRecord, Snapshot, Workload};
 
 mod named;
 

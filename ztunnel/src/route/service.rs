@@ -6,7 +6,7 @@ use fastrand::Rng;
 use tulle_model::{Service, Uid};
 
 use super::address;
-use crate::state::{ServiceRecord, Workload};
+use tulle_state::{ServiceRecord, Workload};
 
 /// What is asked of a service.
 #[derive(Clone, Copy)]

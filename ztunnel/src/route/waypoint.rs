@@ -14,7 +14,7 @@ use super::{
     address,
     service::{self, At, Purpose},
 };
-use crate::state::{ServiceRecord, Snapshot, Workload};
+use tulle_state::{ServiceRecord, Snapshot, Workload};
 
 /// A waypoint that was found.
 pub(super) struct Waypoint {

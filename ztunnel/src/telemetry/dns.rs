@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::state::Workload;
+use tulle_state::Workload;
 
 /// Counters of what pods ask.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use tulle_model::{Service, SpiffeId};
 
-use crate::state::Workload;
+use tulle_state::Workload;
 
 /// Which side of a connection reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

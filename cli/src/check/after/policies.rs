@@ -5,29 +5,33 @@ use serde_json::Value;
 use crate::{
     finding::Finding,
     json::{items, text, title},
-    waypoint::is_waypoint,
+    waypoint::Classes,
 };
 
-/// What is to be said of objects with conditions, each that is negative.
+/// What is to be said of objects with conditions, each that is negative. The classes of Gateways are among them.
 pub(super) fn judge(objects: &[Value]) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = objects.iter().flat_map(of_object).collect();
+    let classes = Classes::of(objects);
+    let findings = objects
+        .iter()
+        .flat_map(|object| of_object(object, &classes));
+    let mut findings: Vec<Finding> = findings.collect();
     if findings.is_empty() {
         findings.push(Finding::ok(POLICIES, "none is said to be out of force"));
     }
     findings
 }
 
-fn of_object(object: &Value) -> Vec<Finding> {
+fn of_object(object: &Value, classes: &Classes) -> Vec<Finding> {
     let of_parents = items(object, "/status/parents")
         .filter(|parent| text(parent, "/controllerName") == CONTROLLER)
         .flat_map(|parent| items(parent, "/conditions"));
     let conditions = items(object, "/status/conditions").chain(of_parents);
     conditions
-        .filter_map(|condition| of_condition(object, condition))
+        .filter_map(|condition| of_condition(object, condition, classes))
         .collect()
 }
 
-fn of_condition(object: &Value, condition: &Value) -> Option<Finding> {
+fn of_condition(object: &Value, condition: &Value, classes: &Classes) -> Option<Finding> {
     let kind = text(condition, "/type");
     let (reason, message) = (text(condition, "/reason"), text(condition, "/message"));
     let holds = text(condition, "/status") == "True";
@@ -58,11 +62,13 @@ fn of_condition(object: &Value, condition: &Value) -> Option<Finding> {
             said("needs a waypoint"),
             "tulle waypoint apply, and label it istio.io/use-waypoint",
         )),
-        ("Programmed" | "Accepted", false) if is_waypoint(object) => Some(Finding::failure(
-            POLICIES,
-            said("is no working waypoint"),
-            "tulle waypoint status",
-        )),
+        ("Programmed" | "Accepted", false) if classes.make_waypoint(object) => {
+            Some(Finding::failure(
+                POLICIES,
+                said("is no working waypoint"),
+                "tulle waypoint status",
+            ))
+        }
         ("Accepted" | "ResolvedRefs", false) if text(object, "/kind").ends_with("Route") => {
             Some(Finding::failure(
                 POLICIES,

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use futures_util::future::join;
 use tokio::sync::watch;
 use tulle_kubernetes::{Collection, Seen, Selection};
-use tulle_manifest::{Namespace, Pod};
+use tulle_manifest::{Namespace, ObjectKey, Pod};
 
 use super::Kubernetes;
 use crate::node::objects::Objects;
@@ -52,14 +52,16 @@ impl Kubernetes {
             objects.send_if_modified(|objects| match &seen {
                 Seen::All(pods) => objects.replace_pods(pods),
                 Seen::Put(pod) => objects.put_pod(pod),
-                Seen::Gone(pod) => objects.remove_pod(&pod.metadata.key()),
+                Seen::Gone { namespace, name } => {
+                    objects.remove_pod(&ObjectKey::new(namespace.as_str(), name.as_str()))
+                }
             });
         });
         let namespaces = namespaces.follow(namespaces_from, |seen| {
             objects.send_if_modified(|objects| match &seen {
                 Seen::All(namespaces) => objects.replace_namespaces(namespaces),
                 Seen::Put(namespace) => objects.put_namespace(namespace),
-                Seen::Gone(namespace) => objects.remove_namespace(&namespace.metadata.name),
+                Seen::Gone { name, .. } => objects.remove_namespace(name),
             });
         });
         join(pods, namespaces).await.0

@@ -41,7 +41,12 @@ fn any_object() -> impl Strategy<Value = String> {
             key.clone(),
             selector(),
             labels(),
-            prop_oneof![Just("ClusterIP"), Just("ExternalName")]
+            prop_oneof![
+                Just("ClusterIP"),
+                Just("ClusterIP, clusterIP: 10.1.0.1"),
+                Just("ClusterIP, clusterIP: 10.1.0.2"),
+                Just("ExternalName")
+            ]
         )
             .prop_map(|(key, selector, labels, kind)| format!(
                 "apiVersion: v1\nkind: Service\nmetadata: {{{key}, labels: {{{labels}}}}}\n\
@@ -91,6 +96,7 @@ fn any_object() -> impl Strategy<Value = String> {
                 Just("STATIC, workloadSelector: {labels: {l: p}}"),
                 Just("DNS"),
                 Just("NONE, addresses: [192.0.2.0/24]"),
+                Just("DNS, addresses: [10.1.0.1, 10.1.0.2/32]"),
             ],
             0..3_usize,
         )

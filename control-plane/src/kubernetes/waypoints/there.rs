@@ -93,8 +93,9 @@ impl There {
                 self.put(name, one.into());
                 self.0.changed.notify_one();
             }
-            Told::Gone(one) => {
-                self.0.objects.lock().remove(&(kind, one.key()));
+            Told::Gone { namespace, name } => {
+                let key = ObjectKey::new(namespace, name);
+                self.0.objects.lock().remove(&(kind, key));
                 self.0.changed.notify_one();
             }
         })

@@ -19,9 +19,8 @@ impl Making<'_> {
     pub(super) fn pod_metadata(&self) -> ObjectMeta {
         let mut labels = self.labels();
         let name = self.name();
-        // It is a proxy itself: nobody else's shall stand before it.
         for (label, value) in [
-            (DATAPLANE_MODE, "none"),
+            (DATAPLANE_MODE, self.dataplane_mode()),
             ("sidecar.istio.io/inject", "false"),
             ("service.istio.io/canonical-name", name),
             ("service.istio.io/canonical-revision", "latest"),

@@ -27,14 +27,16 @@ fn overlay(key: &str, text: &str) -> Overlay {
 }
 
 fn made(gateway: &Gateway, overlays: &[Overlay]) -> BTreeMap<Made, Value> {
-    let objects = objects(gateway, &config(), overlays).unwrap().into_iter();
+    let objects = objects(gateway, &config(), overlays, false)
+        .unwrap()
+        .into_iter();
     objects.map(|object| (object.kind, object.body)).collect()
 }
 
 #[test]
 fn a_gateway_is_an_account_a_service_and_a_deployment_of_its_own() {
     let gateway = waypoint(", labels: {istio.io/waypoint-for: all}", "");
-    let objects = objects(&gateway, &config(), &[]).unwrap();
+    let objects = objects(&gateway, &config(), &[], false).unwrap();
     let paths: Vec<String> = objects
         .iter()
         .map(|object| object.kind.path_of(&object.key))
@@ -201,10 +203,36 @@ fn overlays_that_are_not_understood_are_refused() {
         ),
     ];
     for (overlay, message) in cases {
-        let error = objects(&gateway, &config(), &[overlay])
+        let error = objects(&gateway, &config(), &[overlay], false)
             .unwrap_err()
             .to_string();
         assert!(error.contains(message), "{error}");
     }
-    assert!(objects(&gateway, &config(), &[overlay("service", "")]).is_ok());
+    assert!(objects(&gateway, &config(), &[overlay("service", "")], false).is_ok());
+}
+
+#[test]
+fn instances_are_captured_if_they_stand_behind_ztunnel() {
+    for (captured, expected) in [(true, "ambient"), (false, "none")] {
+        let objects = objects(&waypoint("", ""), &config(), &[], captured).unwrap();
+        let deployment = objects.iter().find(|one| one.kind == Made::Deployment);
+        let labels = &deployment.unwrap().body["spec"]["template"]["metadata"]["labels"];
+        assert_eq!(labels["istio.io/dataplane-mode"], expected);
+    }
+}
+
+/// What stands in metadata is a value of the same field in what is made, whatever characters it has.
+#[test]
+fn hostile_text_stays_a_value() {
+    let hostile = "a\n  hostNetwork: true\nx: \"y";
+    let quoted = serde_json::to_string(hostile).unwrap();
+    let gateway = gateway(&format!(
+        "metadata: {{name: w, namespace: shop, uid: u-1}}\nspec: {{gatewayClassName: istio-waypoint, \
+         infrastructure: {{annotations: {{example.com/a: {quoted}}}}}, \
+         listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}\n"
+    ));
+    let made = made(&gateway, &[]);
+    let pod = &made[&Made::Deployment]["spec"]["template"];
+    assert_eq!(pod["metadata"]["annotations"]["example.com/a"], hostile);
+    assert_eq!(pod["spec"]["hostNetwork"], Value::Null);
 }

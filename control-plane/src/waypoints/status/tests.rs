@@ -113,7 +113,9 @@ fn a_given_address_is_the_address() {
         "metadata: {name: w, namespace: shop}\n\
          spec: {gatewayClassName: istio-waypoint, addresses: [{type: IPAddress, value: 192.0.2.7}]}\n",
     );
-    let status = told(&gateway, &running(1, 0));
+    // Nobody is sent there before there is somebody.
+    assert_eq!(told(&gateway, &running(1, 0)).addresses, []);
+    let status = told(&gateway, &running(1, 1));
     assert_eq!(status.addresses, gateway.spec.addresses);
 }
 

@@ -164,6 +164,22 @@ async fn connections_over_the_limit_wait_for_room() {
 }
 
 #[tokio::test]
+async fn no_address_has_more_than_its_share() {
+    let limits = IncomingConfig {
+        max_per_address: 1,
+        ..IncomingConfig::default()
+    };
+    let server = TestServer::start_with(Behaviour::Sign, limits).await;
+    let first = server.client(|_| ());
+    sign(&first).await.unwrap();
+    // It is told at once, and does not wait as it would for room.
+    sign(&server.client(|_| ())).await.unwrap_err();
+    drop(first);
+    let patient = server.client(|_| ());
+    while sign(&patient).await.is_err() {}
+}
+
+#[tokio::test]
 async fn an_answer_is_bounded() {
     let server = TestServer::start(Behaviour::Flood).await;
     let error = sign(&server.client(|_| ())).await.unwrap_err();

@@ -1,8 +1,9 @@
 //! Accepting control-plane connections, for a tonic server to serve.
 
 use std::{
+    collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt, unfold};
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -30,6 +32,8 @@ pub struct IncomingConfig {
     pub max_handshakes: usize,
     /// Connections at one time, handshakes included; further ones wait likewise. Default 8192.
     pub max_connections: usize,
+    /// Of these, as many as one address may have, so that nobody keeps all others out; further ones are closed. Default 4096.
+    pub max_per_address: usize,
 }
 
 impl Default for IncomingConfig {
@@ -38,6 +42,7 @@ impl Default for IncomingConfig {
             handshake_timeout: Duration::from_secs(10),
             max_handshakes: 256,
             max_connections: 8192,
+            max_per_address: 4096,
         }
     }
 }
@@ -50,9 +55,13 @@ pub fn incoming(
     config: IncomingConfig,
 ) -> impl Stream<Item = io::Result<ServerIo>> + Send {
     let acceptor = TlsAcceptor::from(tls);
-    let room = Arc::new(Semaphore::new(
-        config.max_connections.min(Semaphore::MAX_PERMITS),
-    ));
+    let room = Rooms {
+        free: Arc::new(Semaphore::new(
+            config.max_connections.min(Semaphore::MAX_PERMITS),
+        )),
+        taken: Arc::default(),
+        per_address: config.max_per_address,
+    };
     let handshakes = FuturesUnordered::new();
     unfold(
         (listener, acceptor, config, room, handshakes),
@@ -125,17 +134,61 @@ impl AsyncWrite for ServerIo {
     }
 }
 
-/// Released when the connection ends.
-type Room = OwnedSemaphorePermit;
+/// Places for connections.
+struct Rooms {
+    free: Arc<Semaphore>,
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    per_address: usize,
+}
 
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, Room) {
+/// Released when the connection ends.
+#[derive(Debug)]
+struct Room {
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    address: IpAddr,
+    _free: OwnedSemaphorePermit,
+}
+
+impl Rooms {
+    /// A place for one more connection of this address, unless it has its share.
+    fn take(&self, address: IpAddr, free: OwnedSemaphorePermit) -> Option<Room> {
+        let mut taken = self.taken.lock();
+        let count = taken.entry(address).or_default();
+        if *count >= self.per_address {
+            return None;
+        }
+        *count += 1;
+        Some(Room {
+            taken: Arc::clone(&self.taken),
+            address,
+            _free: free,
+        })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock();
+        if let Some(count) = taken.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, rooms: &Rooms) -> (TcpStream, Room) {
     loop {
-        let Ok(room) = room.clone().acquire_owned().await else {
+        let Ok(free) = rooms.free.clone().acquire_owned().await else {
             // Nobody closes the semaphore; if somebody did, there would be no room.
             return std::future::pending().await;
         };
         match listener.accept().await {
-            Ok((tcp, _)) => return (tcp, room),
+            Ok((tcp, peer)) => match rooms.take(peer.ip().to_canonical(), free) {
+                Some(room) => return (tcp, room),
+                None => debug!(%peer, "closed: too many connections of this address"),
+            },
             Err(error) => {
                 warn!(%error, "cannot accept");
                 sleep(ACCEPT_PAUSE).await;

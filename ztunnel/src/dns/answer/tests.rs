@@ -3,10 +3,9 @@ use std::sync::Arc;
 use tulle_model::{Health, IpFamilies, NetworkAddress, Service, Visibility, Workload};
 
 use super::*;
-use crate::state::{
-    Resource,
-    test_data::{known, mesh, pod},
-};
+use crate::test_data::{known, mesh};
+use tulle_state::Resource;
+use tulle_testkit::sample::pod;
 
 /// A service of the cluster.
 fn service(name: &str, namespace: &str, vips: &[&str]) -> Service {

@@ -4,10 +4,9 @@ use tulle_model::{
 };
 
 use super::*;
-use crate::state::{
-    Resource,
-    test_data::{address, gateway, key, mesh, pod, service, serving},
-};
+use crate::test_data::mesh;
+use tulle_state::Resource;
+use tulle_testkit::sample::{address, gateway, key, pod, service, serving};
 
 /// The pod at which everything arrives.
 const LOCAL: &str = "10.0.0.1";

@@ -4,10 +4,9 @@ use tulle_model::{
 };
 
 use super::*;
-use crate::state::{
-    Resource,
-    test_data::{gateway, key, mesh, pod, service, serving},
-};
+use crate::test_data::mesh;
+use tulle_state::Resource;
+use tulle_testkit::sample::{gateway, key, pod, service, serving};
 
 mod waypoints;
 
@@ -344,12 +343,12 @@ fn identities_that_are_expected() {
 #[test]
 fn quarantined_destination_is_refused() {
     use tulle_xds::{Delta, RejectedResource, Subscriber};
-    let (mut writer, reader) = crate::state::StateWriter::new(Default::default());
+    let (mut writer, reader) = tulle_state::StateWriter::new(Default::default());
     writer.replace_local([pod("client", "10.0.0.1").into()]);
     writer.addresses(Delta {
         rejected: vec![RejectedResource {
             name: "c//Pod/shop/odd".into(),
-            addresses: vec![crate::state::test_data::address("10.0.0.4")],
+            addresses: vec![tulle_testkit::sample::address("10.0.0.4")],
             reason: "unknown tunnel protocol".into(),
         }],
         ..Delta::default()

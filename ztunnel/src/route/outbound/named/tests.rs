@@ -3,11 +3,10 @@ use tulle_model::{NetworkMode, Service, ServicePort, Workload as Model};
 use super::*;
 use crate::{
     route::{RouteError, outbound},
-    state::{
-        Resource,
-        test_data::{gateway, mesh, pod, service, serving},
-    },
+    test_data::mesh,
 };
+use tulle_state::Resource;
+use tulle_testkit::sample::{gateway, pod, service, serving};
 
 /// The endpoint of service `db`, at 10.2.0.1, that is known by name.
 fn db() -> Model {

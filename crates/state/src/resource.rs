@@ -43,6 +43,18 @@ impl From<Address> for Resource {
     }
 }
 
+impl From<Workload> for Resource {
+    fn from(workload: Workload) -> Self {
+        Self::Workload(Box::new(workload))
+    }
+}
+
+impl From<Service> for Resource {
+    fn from(service: Service) -> Self {
+        Self::Service(Box::new(service))
+    }
+}
+
 impl fmt::Display for ResourceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,6 +1,4 @@
-//! Resources for tests.
-
-use std::sync::Arc;
+//! Resources of a small mesh, for tests.
 
 use tulle_model::{
     Destination, GatewayAddress, NetworkAddress, PortMapping, Service, ServiceKey, ServicePort,
@@ -8,7 +6,7 @@ use tulle_model::{
 };
 
 /// A pod of the mesh in namespace `shop`, on node `node`. Name and service account are the end of the UID.
-pub(crate) fn pod(uid: &str, address: &str) -> Workload {
+pub fn pod(uid: &str, address: &str) -> Workload {
     let name = uid.rsplit('/').next().unwrap();
     let start = Workload::new(uid, Default::default(), "shop", name).unwrap();
     Workload {
@@ -21,7 +19,7 @@ pub(crate) fn pod(uid: &str, address: &str) -> Workload {
 }
 
 /// Makes a workload an endpoint of `<name>.shop`, with these ports.
-pub(crate) fn serving(mut workload: Workload, name: &str, ports: &[(u16, u16)]) -> Workload {
+pub fn serving(mut workload: Workload, name: &str, ports: &[(u16, u16)]) -> Workload {
     let ports = ports.iter().map(|(service_port, target_port)| PortMapping {
         service_port: *service_port,
         target_port: *target_port,
@@ -31,7 +29,7 @@ pub(crate) fn serving(mut workload: Workload, name: &str, ports: &[(u16, u16)]) 
 }
 
 /// The service `<name>.shop` in namespace `shop`, port 80 to 8080.
-pub(crate) fn service(name: &str, vips: &[&str]) -> Service {
+pub fn service(name: &str, vips: &[&str]) -> Service {
     let vip = |text: &&str| Vip::Host(address(text));
     Service {
         vips: vips.iter().map(vip).collect(),
@@ -45,41 +43,17 @@ pub(crate) fn service(name: &str, vips: &[&str]) -> Service {
 }
 
 /// Key of [`service`].
-pub(crate) fn key(name: &str) -> ServiceKey {
+pub fn key(name: &str) -> ServiceKey {
     ServiceKey::new("shop", format!("{name}.shop"))
 }
 
 /// An address of the default network.
-pub(crate) fn address(text: &str) -> NetworkAddress {
+pub fn address(text: &str) -> NetworkAddress {
     NetworkAddress::new("".into(), text.parse().unwrap())
 }
 
-/// A workload as the state keeps it.
-pub(crate) fn known(workload: Workload) -> super::Workload {
-    workload.into()
-}
-
-/// A snapshot with these resources.
-pub(crate) fn mesh(resources: impl IntoIterator<Item = super::Resource>) -> Arc<super::Snapshot> {
-    let (writer, reader) = super::StateWriter::new(super::StateConfig::default());
-    writer.replace_local(resources);
-    reader.load()
-}
-
-impl From<Workload> for super::Resource {
-    fn from(workload: Workload) -> Self {
-        Self::Workload(Box::new(workload))
-    }
-}
-
-impl From<Service> for super::Resource {
-    fn from(service: Service) -> Self {
-        Self::Service(Box::new(service))
-    }
-}
-
 /// A waypoint by address, or by `namespace/hostname`.
-pub(crate) fn gateway(text: &str, port: u16) -> GatewayAddress {
+pub fn gateway(text: &str, port: u16) -> GatewayAddress {
     let by_name = || Destination::Hostname(text.parse().unwrap());
     GatewayAddress {
         destination: (text.parse())

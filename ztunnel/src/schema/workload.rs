@@ -10,7 +10,7 @@ use tulle_model::{
 };
 
 use super::{Gateway, Status, Text, is_default, is_empty};
-use crate::state;
+use tulle_state as state;
 
 /// A workload as text. Empty `trustDomain`, `serviceAccount` and `clusterId` mean what they mean over xDS.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,10 +6,8 @@ use tulle_model::{
 use tulle_policy::{Connection, Denied};
 
 use super::*;
-use crate::state::{
-    Destination, Snapshot,
-    test_data::{address, key, pod, service, serving},
-};
+use crate::{Destination, Snapshot};
+use tulle_testkit::sample::{address, key, pod, service, serving};
 
 mod history;
 

@@ -1,7 +1,8 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::state::{intern::Interner, test_data::pod};
+use crate::intern::Interner;
+use tulle_testkit::sample::pod;
 
 fn workload(uid: &str, change: impl FnOnce(&mut tulle_model::Workload)) -> Arc<Workload> {
     let mut workload = pod(uid, "10.0.0.1");

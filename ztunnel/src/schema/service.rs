@@ -11,7 +11,7 @@ use tulle_model::{
 };
 
 use super::{Gateway, Status, Text, is_default, workload::port_map};
-use crate::state::{self, ServiceRecord};
+use tulle_state::ServiceRecord;
 
 /// A service as text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// A workload as an endpoint of a service.
-    pub(crate) fn of(workload: &state::Workload, service: &ServiceKey) -> Self {
+    pub(crate) fn of(workload: &tulle_state::Workload, service: &ServiceKey) -> Self {
         Self {
             workload_uid: workload.uid.as_str().into(),
             port: port_map(workload.ports_of(service).unwrap_or_default()),

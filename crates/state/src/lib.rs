@@ -1,4 +1,4 @@
-//! What this node knows of the mesh: workloads, services and policies.
+//! What a proxy knows of the mesh: workloads, services and policies.
 //!
 //! ```text
 //! xDS client ──┐                                  ┌── SnapshotReader (data plane thread)
@@ -19,10 +19,7 @@ mod intern;
 mod quarantine;
 mod reader;
 mod resource;
-pub(crate) mod schema;
 mod snapshot;
-#[cfg(test)]
-pub(crate) mod test_data;
 mod workload;
 mod workloads;
 mod writer;

@@ -6,14 +6,14 @@
     reason = "helpers of tests may panic as tests do"
 )]
 
+mod client;
+
 use std::{
-    collections::BTreeMap,
     fs,
     path::Path,
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tonic::Code;
 use tulle_control_plane::{
     app::{Config, ControlPlane, RunError},
@@ -29,10 +29,10 @@ use tulle_identity::{
     csr::KeyAndCsr,
 };
 use tulle_manifest::{ObjectKey, source::directory::DirectoryConfig};
-use tulle_model::{Authorization, SpiffeId};
-use tulle_xds::{
-    Address, ClientConfig, Delta, NodeConfig, Subscriber, client::Termination, run_client,
-};
+use tulle_model::SpiffeId;
+use tulle_xds::{Address, ClientConfig, NodeConfig, client::Termination};
+
+use self::client::{Client, eventually};
 
 const CLUSTER: &str = "
 apiVersion: v1
@@ -178,128 +178,6 @@ fn config(directory: &Path) -> Config {
 
 fn write(directory: &Path, name: &str, text: &str) {
     fs::write(directory.join("manifests").join(name), text).unwrap();
-}
-
-/// An xDS client and what it holds.
-struct Client {
-    deltas: mpsc::UnboundedReceiver<Change>,
-    metrics: std::sync::Arc<tulle_xds::ClientMetrics>,
-    held: BTreeMap<String, Option<Address>>,
-    policies: BTreeMap<String, Authorization>,
-    task: JoinHandle<()>,
-}
-
-enum Change {
-    Addresses(Delta<Address>),
-    Policies(Delta<Authorization>),
-}
-
-struct Forward(mpsc::UnboundedSender<Change>);
-
-impl Subscriber for Forward {
-    fn addresses(&mut self, delta: Delta<Address>) {
-        let _ = self.0.send(Change::Addresses(delta));
-    }
-
-    fn policies(&mut self, delta: Delta<Authorization>) {
-        let _ = self.0.send(Change::Policies(delta));
-    }
-}
-
-impl Client {
-    fn start(config: ClientConfig) -> Self {
-        let (sender, deltas) = mpsc::unbounded_channel();
-        let metrics = config.metrics.clone();
-        let task =
-            tokio::spawn(async move { match run_client(config, Forward(sender), || ()).await {} });
-        Self {
-            deltas,
-            metrics,
-            held: BTreeMap::new(),
-            policies: BTreeMap::new(),
-            task,
-        }
-    }
-
-    /// Takes deltas until `done`. After each, no workload may refer to a policy that has not come.
-    async fn until(&mut self, done: impl Fn(&Self) -> bool) {
-        let limit = Duration::from_secs(30);
-        while !done(self) {
-            let change = timeout(limit, self.deltas.recv())
-                .await
-                .expect("a change")
-                .unwrap();
-            match change {
-                Change::Addresses(delta) => {
-                    for name in delta.removed {
-                        self.held.remove(&name);
-                    }
-                    for (name, address) in delta.updated {
-                        self.held.insert(name, Some(address));
-                    }
-                }
-                Change::Policies(delta) => {
-                    for name in delta.removed {
-                        self.policies.remove(&name);
-                    }
-                    self.policies.extend(delta.updated);
-                }
-            }
-            for address in self.held.values().flatten() {
-                if let Address::Workload(workload) = address {
-                    for key in &workload.authorization_policies {
-                        assert!(
-                            self.policies.contains_key(&key.to_string()),
-                            "{key} has not come"
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.held.contains_key(name)
-    }
-
-    fn policies_of(&self, uid: &str) -> usize {
-        match &self.held[uid] {
-            Some(Address::Workload(workload)) => workload.authorization_policies.len(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// How many addresses a service has, if it is there.
-    fn virtual_ips(&self, name: &str) -> usize {
-        match self.held.get(name) {
-            Some(Some(Address::Service(service))) => service.vips.len(),
-            _ => 0,
-        }
-    }
-
-    /// Waits until the server refused us.
-    async fn refused(&self) {
-        let refused = || self.metrics.terminations(Termination::GrpcError).value() > 0;
-        eventually(refused).await;
-        assert!(self.held.is_empty());
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn eventually(condition: impl Fn() -> bool) {
-    let wait = async {
-        while !condition() {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(Duration::from_secs(30), wait)
-        .await
-        .expect("in time");
 }
 
 const CART_UID: &str = "Kubernetes//Pod/shop/cart";
