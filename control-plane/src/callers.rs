@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use tonic::{Status, metadata::MetadataMap};
 use tracing::warn;
+use tulle_manifest::ObjectKey;
 use tulle_xds::{Authorizer, Node, StreamScope};
 
 use crate::{
@@ -33,10 +34,17 @@ pub enum Tokens {
 }
 
 impl Tokens {
-    async fn verify(&self, token: &str) -> Result<Caller, InvalidToken> {
+    async fn verify(&self, token: &str, index: &RwLock<Index>) -> Result<Caller, InvalidToken> {
         match self {
             Self::Own(key) => key.verify(token),
-            Self::Reviewed(reviews) => reviews.verify(token).await,
+            Self::Reviewed(reviews) => {
+                let is_there = |key: &ObjectKey, uid: &str| {
+                    let index = index.read();
+                    let pod = index.objects().pods().get(key);
+                    pod.is_some_and(|pod| pod.metadata.uid == uid)
+                };
+                reviews.verify(token, is_there).await
+            }
         }
     }
 }
@@ -72,7 +80,7 @@ impl Callers {
         };
         let token = header.to_str().ok().and_then(bearer);
         let token = token.ok_or(InvalidToken::Malformed)?;
-        Ok(self.tokens.verify(token).await?)
+        Ok(self.tokens.verify(token, &self.index).await?)
     }
 
     pub(crate) fn mesh(&self) -> &Mesh {

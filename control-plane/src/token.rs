@@ -114,15 +114,27 @@ impl TokenKey {
     }
 }
 
-/// When a token expires, if it is one for us and says the truth: nothing is verified.
+/// What a token says of itself.
+pub(crate) struct Claimed {
+    /// When it expires.
+    pub(crate) expiry: SystemTime,
+    /// The pod that it is bound to.
+    pub(crate) pod: ObjectKey,
+    /// That pod's UID.
+    pub(crate) uid: String,
+}
+
+/// What a token says of itself, if it is one for us: nothing is verified.
 ///
 /// # Errors
 /// [`InvalidToken`] if no signature could make it valid.
-pub(crate) fn expiry(token: &str) -> Result<SystemTime, InvalidToken> {
+pub(crate) fn claimed(token: &str) -> Result<Claimed, InvalidToken> {
     #[derive(Deserialize)]
     struct Said {
         exp: u64,
         aud: Vec<String>,
+        #[serde(rename = "kubernetes.io")]
+        bound: Option<Bound>,
     }
     let mut parts = token.split('.');
     let (Some(_), Some(said), Some(_), None, true) = (
@@ -140,9 +152,14 @@ pub(crate) fn expiry(token: &str) -> Result<SystemTime, InvalidToken> {
     if !said.aud.iter().any(|audience| audience == AUDIENCE) {
         return Err(InvalidToken::Audience);
     }
-    SystemTime::UNIX_EPOCH
-        .checked_add(Duration::from_secs(said.exp))
-        .ok_or(InvalidToken::Malformed)
+    let expiry = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(said.exp));
+    let Bound { namespace, pod, .. } = said.bound.ok_or(InvalidToken::Unbound)?;
+    let pod = pod.ok_or(InvalidToken::Unbound)?;
+    Ok(Claimed {
+        expiry: expiry.ok_or(InvalidToken::Malformed)?,
+        pod: ObjectKey::new(namespace, pod.name),
+        uid: pod.uid.ok_or(InvalidToken::Unbound)?,
+    })
 }
 
 fn reason(kind: &ErrorKind) -> InvalidToken {

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -22,6 +23,8 @@ use crate::token::{self, AUDIENCE, Caller, InvalidToken};
 pub struct Reviews {
     client: Client,
     asking: Semaphore,
+    /// The same for those that claim one pod, by its UID.
+    of_pods: Mutex<HashMap<String, Arc<Semaphore>>>,
     said: Mutex<Said>,
 }
 
@@ -31,30 +34,46 @@ impl Reviews {
         Self {
             client,
             asking: Semaphore::new(ASKING),
+            of_pods: Mutex::default(),
             said: Mutex::default(),
         }
     }
 
-    /// Verifies a token. Only what could be one at all is sent.
+    /// Verifies a token. Only what could be one at all is sent: one that says that it is of a pod which there is. Whoever makes up tokens
+    /// has to make them up for a pod whose UID it knows, and of these one is asked about at a time: others need not wait for them.
     ///
     /// # Errors
     /// [`InvalidToken`]; [`InvalidToken::Unanswered`] if the API server does not say.
-    pub async fn verify(&self, token: &str) -> Result<Caller, InvalidToken> {
-        let expiry = token::expiry(token)?;
-        let left = expiry
+    pub async fn verify(
+        &self,
+        token: &str,
+        is_there: impl FnOnce(&ObjectKey, &str) -> bool,
+    ) -> Result<Caller, InvalidToken> {
+        let claimed = token::claimed(token)?;
+        let left = claimed
+            .expiry
             .duration_since(SystemTime::now())
             .map_err(|_| InvalidToken::Expired)?;
         if let Some(said) = self.said.lock().get(token) {
             return said;
         }
-        let asking = tokio::time::timeout(PATIENCE, self.asking.acquire()).await;
-        let Ok(Ok(_permit)) = asking else {
-            return Err(InvalidToken::Unanswered);
-        };
-        // Somebody may have asked the same meanwhile.
-        if let Some(said) = self.said.lock().get(token) {
-            return said;
+        if !is_there(&claimed.pod, &claimed.uid) {
+            return Err(InvalidToken::Unbound);
         }
+        let of_pod = self.of_pod(claimed.uid);
+        let asking = tokio::time::timeout(PATIENCE, async {
+            let turn = of_pod.turn.acquire().await;
+            // Somebody may have asked the same meanwhile.
+            if let Some(said) = self.said.lock().get(token) {
+                return Some(Err(said));
+            }
+            Some(Ok((turn.ok()?, self.asking.acquire().await.ok()?)))
+        });
+        let _permits = match asking.await {
+            Ok(Some(Ok(permits))) => permits,
+            Ok(Some(Err(said))) => return said,
+            Ok(None) | Err(_) => return Err(InvalidToken::Unanswered),
+        };
         let said = self.ask(token).await;
         let keep = match said {
             Ok(_) => KEPT.min(left),
@@ -64,6 +83,18 @@ impl Reviews {
         };
         self.said.lock().put(token, said.clone(), keep);
         said
+    }
+
+    /// The turns of those that claim one pod.
+    fn of_pod(&self, uid: String) -> OfPod<'_> {
+        let mut of_pods = self.of_pods.lock();
+        let turn = of_pods.entry(uid.clone());
+        let turn = turn.or_insert_with(|| Arc::new(Semaphore::new(1)));
+        OfPod {
+            turn: Arc::clone(turn),
+            reviews: self,
+            uid,
+        }
     }
 
     async fn ask(&self, token: &str) -> Result<Caller, InvalidToken> {
@@ -81,6 +112,23 @@ impl Reviews {
                 warn!(%error, "token cannot be reviewed");
                 Err(InvalidToken::Unanswered)
             }
+        }
+    }
+}
+
+/// Turns, kept for as long as somebody waits for one.
+struct OfPod<'a> {
+    turn: Arc<Semaphore>,
+    reviews: &'a Reviews,
+    uid: String,
+}
+
+impl Drop for OfPod<'_> {
+    fn drop(&mut self) {
+        let mut of_pods = self.reviews.of_pods.lock();
+        // The map's, and ours.
+        if Arc::strong_count(&self.turn) == 2 {
+            of_pods.remove(&self.uid);
         }
     }
 }

@@ -53,10 +53,16 @@ impl Readiness {
         let _ = self.tasks.subscribe().wait_for(all).await;
     }
 
-    /// `GET /healthz/ready`: 200, or 500 with the names of what is pending.
+    /// `GET /healthz/ready`: 200, or 500 with the names of what is pending. `GET /healthz/live`: 200, from a process that does not hang.
     pub fn routes(&self) -> Router {
         let readiness = self.clone();
-        Router::new("readiness").route(
+        let live = Router::new("readiness").route(
+            Method::GET,
+            "/healthz/live",
+            "whether the process still does anything",
+            |_| async { text(StatusCode::OK, "live\n") },
+        );
+        live.route(
             Method::GET,
             "/healthz/ready",
             "whether the process is ready",
@@ -147,6 +153,8 @@ mod tests {
             let response = readiness.routes().respond(Request::get(path)).await;
             (response.status().as_u16(), body(response).await)
         };
+        let live = readiness.routes().respond(Request::get("/healthz/live"));
+        assert_eq!(live.await.status().as_u16(), 200, "ready or not");
         assert_eq!(probe().await, (500, "not ready, pending: a, b\n".into()));
         b.ready();
         assert_eq!(probe().await, (500, "not ready, pending: a\n".into()));

@@ -7,11 +7,12 @@ use tulle_model::{
 
 /// A pod of the mesh in namespace `shop`, on node `node`. Name and service account are the end of the UID.
 pub fn pod(uid: &str, address: &str) -> Workload {
-    let name = uid.rsplit('/').next().unwrap();
-    let start = Workload::new(uid, Default::default(), "shop", name).unwrap();
+    let name = uid.rsplit('/').next().expect("a split has a part");
+    let start =
+        Workload::new(uid, Default::default(), "shop", name).expect("test names fit a SPIFFE ID");
     Workload {
         name: name.into(),
-        addresses: vec![address.parse().unwrap()],
+        addresses: vec![address.parse().expect("test addresses parse")],
         tunnel_protocol: TunnelProtocol::Hbone,
         node: "node".into(),
         ..start
@@ -49,12 +50,15 @@ pub fn key(name: &str) -> ServiceKey {
 
 /// An address of the default network.
 pub fn address(text: &str) -> NetworkAddress {
-    NetworkAddress::new("".into(), text.parse().unwrap())
+    NetworkAddress::new(
+        "".into(),
+        text.parse().expect("test addresses or keys parse"),
+    )
 }
 
 /// A waypoint by address, or by `namespace/hostname`.
 pub fn gateway(text: &str, port: u16) -> GatewayAddress {
-    let by_name = || Destination::Hostname(text.parse().unwrap());
+    let by_name = || Destination::Hostname(text.parse().expect("test addresses or keys parse"));
     GatewayAddress {
         destination: (text.parse())
             .map_or_else(|_| by_name(), |ip| Destination::Address(address_of(ip))),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tulle_lab::{
     Lab, LabSpec, Mesh, MeshConfig, PodSpec, cluster::Cluster, sandbox::Sandbox, wait_for,
@@ -44,10 +44,8 @@ pub(crate) async fn tokens_of_an_api_server(sandbox: Sandbox) -> Result<()> {
     let cluster = mesh.cluster();
     let made = |pod: &Value| -> Result<String> {
         let made = cluster.create(pod)?;
-        Ok(made["metadata"]["uid"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned())
+        let uid = made.pointer("/metadata/uid").and_then(Value::as_str);
+        Ok(uid.context("no UID")?.to_owned())
     };
     let stray = pod("istio-system", "ztunnel-stray", "ztunnel", "node1");
     let first = made(&stray)?;
