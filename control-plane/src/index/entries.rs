@@ -78,7 +78,7 @@ impl Index {
         };
         let hosts = self.hosts_of(&entry);
         let mut workloads = Vec::new();
-        let mut left_out = None;
+        let mut left_out = translate::claims_nonsense(&entry).then_some(Untranslatable::Claim);
         for endpoint in translate::entry_endpoints(&entry) {
             let uid = translate::entry_endpoint_uid(&self.mesh, &entry, &endpoint.spec.address);
             match self.endpoint_of(&entry, &endpoint, &uid, &hosts, network) {

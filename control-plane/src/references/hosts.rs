@@ -90,6 +90,13 @@ impl<'a> Subsets<'a> {
     pub fn of(index: &'a Index) -> Self {
         let mut subsets = BTreeMap::<String, BTreeSet<&str>>::new();
         for (key, rule) in index.objects().destination_rules() {
+            // What others write of a service of somebody else defines nothing.
+            let judged = of_rule(index, rule);
+            let is_foreign =
+                |(_, judged): &(_, _)| matches!(judged, Err(Unenforced::OtherNamespace));
+            if judged.iter().any(is_foreign) {
+                continue;
+            }
             let host = index.full_name(&key.namespace, &rule.spec.host);
             let names = rule.spec.subsets.iter().map(|subset| subset.name.as_str());
             subsets.entry(host).or_default().extend(names);

@@ -283,7 +283,10 @@ fn rules_count_from_the_namespace_of_the_host_or_of_its_waypoint() {
 fn destinations_that_are_not_there_are_found() {
     let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d, namespace: shop}\n\
         spec: {host: s, subsets: [{name: v1, labels: {a: b}}]}\n---\n";
-    let index = index(rule);
+    // Of another namespace: it defines none.
+    let foreign = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d, namespace: other}\n\
+        spec: {host: s.shop.svc.cluster.local, subsets: [{name: v2, labels: {a: b}}]}\n---\n";
+    let index = index(&format!("{rule}{foreign}"));
     let subsets = Subsets::of(&index);
     for (spec, expected) in [
         (

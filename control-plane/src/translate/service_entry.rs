@@ -73,6 +73,12 @@ fn vips(entry: &ServiceEntry, host: &str, network: &str) -> Vec<Vip> {
         .collect()
 }
 
+/// Whether something is written for an address that is none.
+pub fn claims_nonsense(entry: &ServiceEntry) -> bool {
+    let mut written = entry.spec.addresses.iter();
+    written.any(|text| vip(text, "").is_none())
+}
+
 /// An address, or a range of them.
 fn vip(text: &str, network: &str) -> Option<Vip> {
     let network = network.into();

@@ -39,6 +39,9 @@ pub enum Untranslatable {
     /// An address of the pod is not an address.
     #[error("an address in its status cannot be understood")]
     Address,
+    /// A service entry claims something that is no address.
+    #[error("one of its addresses is neither an address nor a range of them")]
+    Claim,
     /// An endpoint that is no pod has neither an address nor a name.
     #[error("what it has for an address is neither an address nor a name")]
     Endpoint,

@@ -153,8 +153,9 @@ mod tests {
             let response = readiness.routes().respond(Request::get(path)).await;
             (response.status().as_u16(), body(response).await)
         };
-        let live = readiness.routes().respond(Request::get("/healthz/live"));
-        assert_eq!(live.await.status().as_u16(), 200, "ready or not");
+        let routes = readiness.routes();
+        let live = routes.respond(Request::get("/healthz/live")).await;
+        assert_eq!(live.status().as_u16(), 200, "ready or not");
         assert_eq!(probe().await, (500, "not ready, pending: a, b\n".into()));
         b.ready();
         assert_eq!(probe().await, (500, "not ready, pending: a\n".into()));

@@ -101,8 +101,23 @@ pub(crate) async fn only_two_types_are_served(sandbox: Sandbox) -> Result<()> {
     let answer = at.call(&token, SUBSCRIBE, subscribe(good)).await?;
     let answer = answer.context("nothing is served")?;
     ensure!(DeltaDiscoveryResponse::decode(answer)?.type_url == good);
-    let foreign = at.call("", SUBSCRIBE, subscribe(good)).await?;
-    ensure!(foreign.is_err_and(|status| status.code() == Code::Unauthenticated));
+    // Whoever is no node proxy is served nothing at all: nobody, a pod of the mesh, another account beside the control plane.
+    let forge = Forge::at(&world.mesh)?;
+    for token in [
+        "",
+        &forge.of_pod("shop", "cart")?,
+        &forge.of_pod("istio-system", "tulled")?,
+    ] {
+        for type_url in [
+            good,
+            "type.googleapis.com/istio.security.Authorization",
+            "istio.io/debug",
+        ] {
+            let foreign = at.call(token, SUBSCRIBE, subscribe(type_url)).await?;
+            let refused = foreign.is_err_and(|status| status.code() == Code::Unauthenticated);
+            ensure!(refused, "{type_url} is served for {token:?}");
+        }
+    }
     world.recovers().await
 }
 

@@ -111,6 +111,21 @@ impl Forge {
         self.token.clone()
     }
 
+    /// The token of a pod of that name and service account on `node1`.
+    pub(crate) fn of_pod(&self, namespace: &str, name: &str) -> Result<String> {
+        let mut claims = self.claims.clone();
+        let subject = format!("system:serviceaccount:{namespace}:{name}");
+        for (path, value) in [
+            ("/sub", &*subject),
+            ("/kubernetes.io/namespace", namespace),
+            ("/kubernetes.io/serviceaccount/name", name),
+            ("/kubernetes.io/pod/name", name),
+        ] {
+            *claims.pointer_mut(path).with_context(|| path.to_owned())? = json!(value);
+        }
+        Ok(encode(&Header::new(Algorithm::ES256), &claims, &self.key)?)
+    }
+
     fn with(&self, path: &str, value: Value) -> Result<String> {
         let mut claims = self.claims.clone();
         *claims

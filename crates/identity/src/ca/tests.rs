@@ -175,11 +175,22 @@ fn a_request_must_be_well_formed_and_signed_by_its_key() {
 
 proptest! {
     #[test]
-    fn a_damaged_request_never_panics(position in 0usize..1000, value in any::<u8>()) {
+    fn a_damaged_request_never_panics(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+        cut in any::<prop::sample::Index>(),
+        more in prop::collection::vec(any::<u8>(), 0..64),
+    ) {
         let mut der = CSR.with(Clone::clone);
-        let position = position % der.len();
-        der[position] = value;
+        for (at, value) in changes {
+            let at = at.index(der.len());
+            der[at] = value;
+        }
+        let whole = der.len();
+        der.truncate(cut.index(whole + 1));
+        der.extend(&more);
         let _ = request::public_key(&to_request_pem(&der));
+        let _ = request::public_key(&to_request_pem(&more));
+        let _ = request::public_key(&String::from_utf8_lossy(&der));
     }
 }
 
