@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use http::StatusCode;
 use serde_json::Value;
-use tulle_kubernetes::{CallError, Client, Objects};
+use tulle_kubernetes::{CallError, Client, Objects, Resource};
 
 /// Which cluster.
 #[derive(Clone, Debug, Args)]
@@ -38,6 +38,28 @@ pub(crate) async fn list(client: &Client, path: &str, only: &str) -> Result<Vec<
     }
 }
 
+/// The version by which a kind is served, this one or an earlier one, and where its objects are; `None` if it is not served.
+///
+/// # Errors
+/// [`CallError`], but for a kind that is not known.
+pub(crate) async fn served(
+    objects: &Objects,
+    version: &str,
+    kind: &str,
+) -> Result<Option<(String, Resource)>, CallError> {
+    let group = version.strip_suffix("/v1");
+    let earlier = EARLIER
+        .iter()
+        .filter_map(|number| Some(format!("{}/{number}", group?)));
+    for version in iter::once(version.to_owned()).chain(earlier) {
+        match objects.resource(&version, kind).await {
+            Err(CallError::UnknownKind { .. }) => {}
+            resource => return Ok(Some((version, resource?))),
+        }
+    }
+    Ok(None)
+}
+
 /// All objects in all namespaces that are of a kind, as `find` wants it: each with kind and version, which lists leave out. The version
 /// is an earlier one where that is all that is served.
 ///
@@ -49,19 +71,8 @@ pub(crate) async fn list_kind(
     kind: &str,
     only: &str,
 ) -> Result<Vec<Value>, CallError> {
-    let group = version.strip_suffix("/v1");
-    let earlier = EARLIER
-        .iter()
-        .filter_map(|number| Some(format!("{}/{number}", group?)));
-    let mut versions = iter::once(version.to_owned()).chain(earlier);
-    let (version, resource) = loop {
-        let Some(version) = versions.next() else {
-            return Ok(Vec::new());
-        };
-        match objects.resource(&version, kind).await {
-            Err(CallError::UnknownKind { .. }) => {}
-            resource => break (version, resource?),
-        }
+    let Some((version, resource)) = served(objects, version, kind).await? else {
+        return Ok(Vec::new());
     };
     let mut listed = list(objects.client(), &resource.folder(None), only).await?;
     for object in listed.iter_mut().filter_map(Value::as_object_mut) {
@@ -72,4 +83,4 @@ pub(crate) async fn list_kind(
 }
 
 /// What is served of a kind before it is at `v1`.
-const EARLIER: [&str; 2] = ["v1beta1", "v1alpha1"];
+const EARLIER: [&str; 3] = ["v1beta1", "v1alpha2", "v1alpha1"];

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use tonic::{Status, metadata::MetadataMap};
 use tracing::warn;
-use tulle_manifest::ObjectKey;
 use tulle_xds::{Authorizer, Node, StreamScope};
 
 use crate::{
@@ -14,7 +13,7 @@ use crate::{
     kubernetes::reviews::Reviews,
     mesh::Mesh,
     metrics::Metrics,
-    token::{Caller, InvalidToken, TokenKey},
+    token::{self, Caller, InvalidToken, TokenKey},
 };
 
 /// Verifies callers against tokens and objects.
@@ -34,18 +33,18 @@ pub enum Tokens {
 }
 
 impl Tokens {
-    async fn verify(&self, token: &str, index: &RwLock<Index>) -> Result<Caller, InvalidToken> {
-        match self {
-            Self::Own(key) => key.verify(token),
-            Self::Reviewed(reviews) => {
-                let is_there = |key: &ObjectKey, uid: &str| {
-                    let index = index.read();
-                    let pod = index.objects().pods().get(key);
-                    pod.is_some_and(|pod| pod.metadata.uid == uid)
-                };
-                reviews.verify(token, is_there).await
-            }
+    /// The caller that a token proves. The API server is asked only about one that could be: that says it is of a pod which is there.
+    async fn verify(&self, token: &str, index: &RwLock<Index>) -> Result<Caller, Refusal> {
+        let reviews = match self {
+            Self::Own(key) => return Ok(key.verify(token)?),
+            Self::Reviewed(reviews) => reviews,
+        };
+        let claimed = token::claimed(token)?;
+        let pod = index.read().objects().pods().get(&claimed.pod).cloned();
+        if pod.ok_or(Refusal::NoPod)?.metadata.uid != claimed.uid {
+            return Err(Refusal::OtherPod);
         }
+        Ok(reviews.verify(token, claimed).await?)
     }
 }
 
@@ -80,7 +79,7 @@ impl Callers {
         };
         let token = header.to_str().ok().and_then(bearer);
         let token = token.ok_or(InvalidToken::Malformed)?;
-        Ok(self.tokens.verify(token, &self.index).await?)
+        self.tokens.verify(token, &self.index).await
     }
 
     pub(crate) fn mesh(&self) -> &Mesh {

@@ -281,6 +281,11 @@ impl Objects {
         &self.gateways
     }
 
+    /// All classes of gateways.
+    pub fn gateway_classes(&self) -> impl Iterator<Item = &Arc<GatewayClass>> {
+        self.gateway_classes.values()
+    }
+
     /// A class of gateways.
     pub fn gateway_class(&self, name: &str) -> Option<&Arc<GatewayClass>> {
         self.gateway_classes.get(name)

@@ -22,8 +22,8 @@ pub use peer_authentication::{
 pub use report::{Finding, Outcome, PolicyReport};
 pub use service::{service, service_key};
 pub use service_entry::{
-    ListedEndpoint, claims_nonsense, endpoint_metadata, entry_endpoint_uid, entry_endpoints,
-    entry_hosts, entry_key, entry_mappings, entry_service, service_mappings,
+    ListedEndpoint, claimed_addresses, claims_nonsense, endpoint_metadata, entry_endpoint_uid,
+    entry_endpoints, entry_hosts, entry_key, entry_mappings, entry_service, service_mappings,
 };
 pub use waypoint::{
     Binding, CONTROLLERS, Gateways, Traffic, Unbound, WaypointReport, asked as asked_waypoint,

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use tulle_kubernetes::{CallError, Objects};
+use tulle_kubernetes::Objects;
 
 use super::before;
 use crate::{
-    cluster::{list, list_kind},
+    cluster::{list, list_kind, served},
     finding::{Finding, Level, count, counted},
     json::{annotation, label, namespace, text},
     manifest::MESHS,
@@ -73,14 +73,10 @@ impl Facts {
             }))
             .await?;
         for (version, kind, is_needed) in JUDGED {
-            match objects.resource(version, kind).await {
-                Ok(_) => {}
-                Err(CallError::UnknownKind { .. }) => {
-                    let unknown = format!("{kind} of {version}");
-                    facts.undefined.extend(is_needed.then_some(unknown));
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
+            if served(objects, version, kind).await?.is_none() {
+                let unknown = format!("{kind} of {version}");
+                facts.undefined.extend(is_needed.then_some(unknown));
+                continue;
             }
             facts
                 .judged

@@ -89,7 +89,8 @@ fn without_ours(route: &Value) -> Value {
 const JSON_PATCH: &str = "application/json-patch+json";
 const CONTROLLER: &str = "tulle.io/mesh-controller";
 /// Kinds whose objects it says something of.
-const JUDGED: [(&str, &str); 12] = [
+const JUDGED: [(&str, &str); 13] = [
+    (GATEWAY_API, "GatewayClass"),
     ("v1", "Service"),
     ("networking.istio.io/v1", "ServiceEntry"),
     ("networking.istio.io/v1", "WorkloadEntry"),

@@ -137,10 +137,14 @@ fn taking_off(agent: &mut Value) -> Option<()> {
     let stay = container_mut(agent)?.as_object_mut()?;
     let mut first = stay.clone();
     stay.insert("args".to_owned(), json!(["uninstall", "--stay"]));
-    stay.remove("readinessProbe");
+    for probe in PROBES {
+        stay.remove(probe);
+    }
     first.insert("name".to_owned(), "uninstall".into());
     first.insert("args".to_owned(), json!(["uninstall"]));
-    first.remove("readinessProbe");
+    for probe in PROBES {
+        first.remove(probe);
+    }
     first.remove("ports");
     let pod = agent.pointer_mut("/spec/template/spec")?.as_object_mut()?;
     pod.insert("initContainers".to_owned(), json!([first]));
@@ -153,6 +157,8 @@ fn container_mut(agent: &mut Value) -> Option<&mut Value> {
     containers.find(|container| text(container, "/name") == "tulle-node")
 }
 
+/// They ask what only the agent answers.
+const PROBES: [&str; 2] = ["readinessProbe", "livenessProbe"];
 const BEHIND: &str = "--force goes on nevertheless; where a plugin stays behind, no pod starts";
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const SELECTOR: &str = "AMBIENT_ENABLEMENT_SELECTOR";
@@ -201,7 +207,10 @@ mod tests {
             pod("containers/0/args"),
             Some(json!(["uninstall", "--stay"]))
         );
-        assert_eq!(pod("containers/0/readinessProbe"), None);
+        for probe in PROBES {
+            assert_eq!(pod(&format!("containers/0/{probe}")), None);
+            assert_eq!(pod(&format!("initContainers/0/{probe}")), None);
+        }
         let mounts = before
             .pointer("/spec/template/spec/containers/0/volumeMounts")
             .cloned();

@@ -60,7 +60,6 @@ pub(super) fn is_written(object: &Value, part: &str) -> bool {
 
 /// As whom it writes.
 pub(super) const CONTROL_PLANE: &str = "tulled";
-/// The type of Secret that it makes.
 pub(super) const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 const ROOTS: &str = "fieldSelector=metadata.name%3Distio-ca-root-cert&";
 const OF_WAYPOINTS: &str = "labelSelector=gateway.istio.io%2Fmanaged%3Distio.io-mesh-controller&";

@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
-use tulle_kubernetes::{CallError, Objects, is_name};
+use tulle_kubernetes::{Objects, is_name};
 
 use super::{Traffic, Waypoint};
 use crate::{
     check::before::INSTALL_GATEWAY_API,
-    cluster::{list, list_kind},
+    cluster::{list, list_kind, served},
     json::{self, condition, holds, items, label, text},
 };
 
@@ -73,17 +73,16 @@ pub(super) fn yaml(waypoint: &Waypoint) -> Result<String> {
 /// # Errors
 /// When Gateway API is not installed, with what to do.
 pub(super) async fn waypoints(objects: &Objects, namespace: Option<&str>) -> Result<Vec<Value>> {
-    let resource = match objects.resource(VERSION, "Gateway").await {
-        Err(CallError::UnknownKind { .. }) => bail!(
+    let Some((version, resource)) = served(objects, VERSION, "Gateway").await? else {
+        bail!(
             "the API server does not serve Gateway of {VERSION}: install Gateway API with {INSTALL_GATEWAY_API}"
-        ),
-        resource => resource?,
+        );
     };
     let mut gateways = list(objects.client(), &resource.folder(namespace), "").await?;
     let classes = Classes::of(&list_kind(objects, VERSION, "GatewayClass", "").await?);
     gateways.retain(|gateway| classes.make_waypoint(gateway));
     for gateway in gateways.iter_mut().filter_map(Value::as_object_mut) {
-        gateway.insert("apiVersion".to_owned(), VERSION.into());
+        gateway.insert("apiVersion".to_owned(), version.as_str().into());
         gateway.insert("kind".to_owned(), "Gateway".into());
     }
     Ok(gateways)

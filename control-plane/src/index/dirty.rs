@@ -1,8 +1,7 @@
 //! What a change of an object may change.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use ipnet::IpNet;
 use tulle_model::ServiceKey;
 
 use super::{is_workload_level, network_label, network_of, service_host};
@@ -221,16 +220,9 @@ impl Dirty {
         if old == new {
             return;
         }
-        let is_one = |text: &String| {
-            let claimed = text.parse::<IpNet>().map(|net| net.addr());
-            let claimed = claimed.or_else(|_| text.parse());
-            claimed.is_ok_and(|claimed| old.contains(&claimed) || new.contains(&claimed))
-        };
-        for entry in objects.service_entries().values() {
-            if entry.spec.addresses.iter().any(is_one) {
-                self.hosts.extend(keys_of(entry));
-            }
-        }
+        let is_one = |claimed: IpAddr| old.contains(&claimed) || new.contains(&claimed);
+        let entries = objects.service_entries().iter();
+        self.entries(entries.filter(|(_, entry)| translate::claimed_addresses(entry).any(is_one)));
     }
 
     /// What asks for one of these waypoints, or is an instance of it.

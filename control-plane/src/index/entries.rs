@@ -78,7 +78,7 @@ impl Index {
         };
         let hosts = self.hosts_of(&entry);
         let mut workloads = Vec::new();
-        let mut left_out = translate::claims_nonsense(&entry).then_some(Untranslatable::Claim);
+        let mut left_out = self.misclaims(&entry);
         for endpoint in translate::entry_endpoints(&entry) {
             let uid = translate::entry_endpoint_uid(&self.mesh, &entry, &endpoint.spec.address);
             match self.endpoint_of(&entry, &endpoint, &uid, &hosts, network) {
@@ -88,6 +88,16 @@ impl Index {
         }
         self.reports.left_out(&id, left_out);
         workloads
+    }
+
+    /// Why an entry does not have all the addresses that it claims.
+    fn misclaims(&self, entry: &ServiceEntry) -> Option<Untranslatable> {
+        let namespace = entry.metadata.namespace();
+        let mut claimed = translate::claimed_addresses(entry);
+        if claimed.any(|address| self.objects.is_of_other_namespace(namespace, address)) {
+            return Some(Untranslatable::Foreign);
+        }
+        translate::claims_nonsense(entry).then_some(Untranslatable::Claim)
     }
 
     fn endpoint_of(

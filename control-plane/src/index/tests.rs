@@ -433,8 +433,14 @@ fn the_address_of_a_service_is_not_given_to_entries_of_other_namespaces() {
     // A service gets that address, and goes.
     client.take(index.apply(upserts(SHOP)));
     assert_eq!(vips(&client, "other/h.example"), 2);
+    assert_eq!(
+        index.reports().all_left_out().count(),
+        1,
+        "and it is told of"
+    );
     client.take(index.apply(upserts(&claim("shop"))));
     assert_eq!(vips(&client, "shop/h.example"), 3, "the namespace's own");
     client.take(index.apply(upserts(&SHOP.replace("10.1.0.1", "10.1.0.2"))));
     assert_eq!(vips(&client, "other/h.example"), 3);
+    assert_eq!(index.reports().all_left_out().count(), 0);
 }

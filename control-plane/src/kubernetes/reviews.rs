@@ -17,7 +17,7 @@ use tracing::warn;
 use tulle_kubernetes::{Client, JSON};
 use tulle_manifest::ObjectKey;
 
-use crate::token::{self, AUDIENCE, Caller, InvalidToken};
+use crate::token::{self, AUDIENCE, Caller, Claimed, InvalidToken};
 
 /// Asks the API server about tokens, and remembers what it said for a minute.
 pub struct Reviews {
@@ -39,17 +39,16 @@ impl Reviews {
         }
     }
 
-    /// Verifies a token. Only what could be one at all is sent: one that says that it is of a pod which there is. Whoever makes up tokens
-    /// has to make them up for a pod whose UID it knows, and of these one is asked about at a time: others need not wait for them.
+    /// Verifies a token that claims this of itself. Of those that claim one pod, one is asked about at a time: whoever makes up tokens for
+    /// a pod whose UID it knows keeps nobody waiting who is of another.
     ///
     /// # Errors
     /// [`InvalidToken`]; [`InvalidToken::Unanswered`] if the API server does not say.
-    pub async fn verify(
+    pub(crate) async fn verify(
         &self,
         token: &str,
-        is_there: impl FnOnce(&ObjectKey, &str) -> bool,
+        claimed: Claimed,
     ) -> Result<Caller, InvalidToken> {
-        let claimed = token::claimed(token)?;
         let left = claimed
             .expiry
             .duration_since(SystemTime::now())
@@ -57,12 +56,9 @@ impl Reviews {
         if let Some(said) = self.said.lock().get(token) {
             return said;
         }
-        if !is_there(&claimed.pod, &claimed.uid) {
-            return Err(InvalidToken::Unbound);
-        }
         let of_pod = self.of_pod(claimed.uid);
         let asking = tokio::time::timeout(PATIENCE, async {
-            let turn = of_pod.turn.acquire().await;
+            let turn = of_pod.turn.as_ref()?.acquire().await;
             // Somebody may have asked the same meanwhile.
             if let Some(said) = self.said.lock().get(token) {
                 return Some(Err(said));
@@ -91,7 +87,7 @@ impl Reviews {
         let turn = of_pods.entry(uid.clone());
         let turn = turn.or_insert_with(|| Arc::new(Semaphore::new(1)));
         OfPod {
-            turn: Arc::clone(turn),
+            turn: Some(Arc::clone(turn)),
             reviews: self,
             uid,
         }
@@ -118,7 +114,7 @@ impl Reviews {
 
 /// Turns, kept for as long as somebody waits for one.
 struct OfPod<'a> {
-    turn: Arc<Semaphore>,
+    turn: Option<Arc<Semaphore>>,
     reviews: &'a Reviews,
     uid: String,
 }
@@ -126,8 +122,12 @@ struct OfPod<'a> {
 impl Drop for OfPod<'_> {
     fn drop(&mut self) {
         let mut of_pods = self.reviews.of_pods.lock();
-        // The map's, and ours.
-        if Arc::strong_count(&self.turn) == 2 {
+        drop(self.turn.take());
+        // Nobody else can take it now.
+        if of_pods
+            .get(&self.uid)
+            .is_some_and(|turn| Arc::strong_count(turn) == 1)
+        {
             of_pods.remove(&self.uid);
         }
     }

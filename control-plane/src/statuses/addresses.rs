@@ -13,15 +13,21 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tulle_manifest::{EntryAddress, ObjectKey, Resolution, ServiceEntry};
 
-use crate::{index::age, objects::Objects, translate::entry_hosts};
+use crate::{
+    index::age,
+    objects::Objects,
+    translate::{claimed_addresses, entry_hosts},
+};
 
 /// The addresses that entries should have been given, in the order in which they are written.
 pub(super) fn given(objects: &Objects) -> BTreeMap<ObjectKey, Vec<EntryAddress>> {
     let entries = objects.service_entries();
-    let written = || entries.values().flat_map(|entry| &entry.spec.addresses);
     // A range takes nothing away: proxies look for an address itself before the ranges that it is in, and whoever writes one that holds
     // the whole pool would otherwise take what everybody else was given.
-    let mut used: HashSet<IpAddr> = written().filter_map(|text| address(text)).collect();
+    let mut used: HashSet<IpAddr> = entries
+        .values()
+        .flat_map(|entry| claimed_addresses(entry))
+        .collect();
     let eligible = entries.iter().filter(|(_, entry)| is_eligible(entry));
     let mut eligible: Vec<_> = eligible.collect();
     eligible.sort_by_cached_key(|(_, entry)| age(&entry.metadata));
@@ -205,6 +211,9 @@ mod tests {
             "spec: {hosts: [w.example], resolution: DNS, addresses: [240.240.1.1]}",
         );
         let all = given(&objects(&format!("{written}{}", entry("old", OLD, taken))));
+        assert!(of(&all, "old")[0] != "h.example 240.240.1.1");
+        let one = written.replace("240.240.1.1", "240.240.1.1/32");
+        let all = given(&objects(&format!("{one}{}", entry("old", OLD, taken))));
         assert!(of(&all, "old")[0] != "h.example 240.240.1.1");
         // But a range takes nothing away, however wide.
         for range in ["240.240.0.0/17", "240.0.0.0/4", "0.0.0.0/0"] {

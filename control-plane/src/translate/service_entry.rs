@@ -73,6 +73,15 @@ fn vips(entry: &ServiceEntry, host: &str, network: &str) -> Vec<Vip> {
         .collect()
 }
 
+/// The single addresses that an entry claims; a range of one is that one.
+pub fn claimed_addresses(entry: &ServiceEntry) -> impl Iterator<Item = IpAddr> {
+    let written = entry.spec.addresses.iter();
+    written.filter_map(|text| match vip(text, "")? {
+        Vip::Host(host) => Some(host.address),
+        Vip::Range { .. } => None,
+    })
+}
+
 /// Whether something is written for an address that is none.
 pub fn claims_nonsense(entry: &ServiceEntry) -> bool {
     let mut written = entry.spec.addresses.iter();

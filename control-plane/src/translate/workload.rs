@@ -42,6 +42,9 @@ pub enum Untranslatable {
     /// A service entry claims something that is no address.
     #[error("one of its addresses is neither an address nor a range of them")]
     Claim,
+    /// A service entry claims the address of a service in another namespace.
+    #[error("one of its addresses is that of a Service of another namespace")]
+    Foreign,
     /// An endpoint that is no pod has neither an address nor a name.
     #[error("what it has for an address is neither an address nor a name")]
     Endpoint,

@@ -96,7 +96,7 @@ fn any_object() -> impl Strategy<Value = String> {
                 Just("STATIC, workloadSelector: {labels: {l: p}}"),
                 Just("DNS"),
                 Just("NONE, addresses: [192.0.2.0/24]"),
-                Just("DNS, addresses: [10.1.0.1, 10.1.0.2/32]"),
+                Just("DNS, addresses: ['::ffff:10.1.0.1', 10.1.0.2/32]"),
             ],
             0..3_usize,
         )

@@ -1,5 +1,7 @@
 //! The classes of Gateways that are ours: made if they are missing, never changed, and told that they are accepted.
 
+use std::sync::Arc;
+
 use http::{Method, StatusCode};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -29,16 +31,19 @@ pub(super) fn wanted(index: &Index) -> Vec<Class> {
     let objects = index.objects();
     let mut wanted = Vec::new();
     for (name, controller) in CLASSES {
-        match objects.gateway_class(name) {
-            None => wanted.push(Class::Missing(name, controller)),
-            Some(class) if class.spec.controller_name == controller => {
-                let (there, should) = accepted(class);
-                if should != there {
-                    wanted.push(Class::Unaccepted(name.to_owned(), should));
-                }
-            }
-            // It is somebody else's.
-            Some(_) => {}
+        if objects.gateway_class(name).is_none() {
+            wanted.push(Class::Missing(name, controller));
+        }
+    }
+    let is_ours = |class: &&Arc<GatewayClass>| {
+        let mut ours = CLASSES.iter();
+        ours.any(|(_, controller)| class.spec.controller_name == *controller)
+    };
+    for class in objects.gateway_classes().filter(is_ours) {
+        let (there, should) = accepted(class);
+        if should != there {
+            let name = class.metadata.name.clone();
+            wanted.push(Class::Unaccepted(name, should));
         }
     }
     wanted

@@ -176,7 +176,24 @@ async fn no_address_has_more_than_its_share() {
     sign(&server.client(|_| ())).await.unwrap_err();
     drop(first);
     let patient = server.client(|_| ());
-    while sign(&patient).await.is_err() {}
+    let signed = async { while sign(&patient).await.is_err() {} };
+    tokio::time::timeout(HOUR, signed).await.unwrap();
+}
+
+#[tokio::test]
+async fn stalled_handshakes_are_a_share_too() {
+    let limits = IncomingConfig {
+        max_handshakes_per_address: 1,
+        ..IncomingConfig::default()
+    };
+    let server = TestServer::start_with(Behaviour::Sign, limits).await;
+    let silent = tokio::net::TcpStream::connect(server.address).await;
+    let silent = silent.unwrap();
+    let other = server.client(|_| ());
+    sign(&other).await.unwrap_err();
+    drop(silent);
+    let signed = async { while sign(&other).await.is_err() {} };
+    tokio::time::timeout(HOUR, signed).await.unwrap();
 }
 
 #[tokio::test]

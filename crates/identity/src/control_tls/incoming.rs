@@ -32,8 +32,10 @@ pub struct IncomingConfig {
     pub max_handshakes: usize,
     /// Connections at one time, handshakes included; further ones wait likewise. Default 8192.
     pub max_connections: usize,
-    /// Of these, as many as one address may have, so that nobody keeps all others out; further ones are closed. Default 4096.
+    /// Of these, as many as one address may have, so that it does not keep all others out; further ones are closed. Default 4096.
     pub max_per_address: usize,
+    /// The same of handshakes. Default 128.
+    pub max_handshakes_per_address: usize,
 }
 
 impl Default for IncomingConfig {
@@ -43,6 +45,7 @@ impl Default for IncomingConfig {
             max_handshakes: 256,
             max_connections: 8192,
             max_per_address: 4096,
+            max_handshakes_per_address: 128,
         }
     }
 }
@@ -59,8 +62,8 @@ pub fn incoming(
         free: Arc::new(Semaphore::new(
             config.max_connections.min(Semaphore::MAX_PERMITS),
         )),
-        taken: Arc::default(),
-        per_address: config.max_per_address,
+        shares: Shares::of(config.max_per_address),
+        handshakes: Shares::of(config.max_handshakes_per_address),
     };
     let handshakes = FuturesUnordered::new();
     unfold(
@@ -137,38 +140,57 @@ impl AsyncWrite for ServerIo {
 /// Places for connections.
 struct Rooms {
     free: Arc<Semaphore>,
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    per_address: usize,
+    shares: Shares,
+    handshakes: Shares,
 }
 
 /// Released when the connection ends.
 #[derive(Debug)]
 struct Room {
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    address: IpAddr,
+    _share: Share,
     _free: OwnedSemaphorePermit,
 }
 
-impl Rooms {
-    /// A place for one more connection of this address, unless it has its share.
-    fn take(&self, address: IpAddr, free: OwnedSemaphorePermit) -> Option<Room> {
+/// How many places each address has, of as many as it may have.
+#[derive(Clone, Debug)]
+struct Shares {
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    most: usize,
+}
+
+/// One of an address's places, until it is dropped.
+#[derive(Debug)]
+struct Share {
+    shares: Shares,
+    address: IpAddr,
+}
+
+impl Shares {
+    fn of(most: usize) -> Self {
+        Self {
+            taken: Arc::default(),
+            most,
+        }
+    }
+
+    /// A place of this address, if it has one left.
+    fn take(&self, address: IpAddr) -> Option<Share> {
         let mut taken = self.taken.lock();
         let count = taken.entry(address).or_default();
-        if *count >= self.per_address {
+        if *count >= self.most {
             return None;
         }
         *count += 1;
-        Some(Room {
-            taken: Arc::clone(&self.taken),
+        Some(Share {
+            shares: self.clone(),
             address,
-            _free: free,
         })
     }
 }
 
-impl Drop for Room {
+impl Drop for Share {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock();
+        let mut taken = self.shares.taken.lock();
         if let Some(count) = taken.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -178,7 +200,18 @@ impl Drop for Room {
     }
 }
 
-async fn accept(listener: &TcpListener, rooms: &Rooms) -> (TcpStream, Room) {
+impl Rooms {
+    /// A place for a connection of this address, and one for its handshake, unless it has its share of either.
+    fn take(&self, address: IpAddr, free: OwnedSemaphorePermit) -> Option<(Room, Share)> {
+        let room = Room {
+            _share: self.shares.take(address)?,
+            _free: free,
+        };
+        Some((room, self.handshakes.take(address)?))
+    }
+}
+
+async fn accept(listener: &TcpListener, rooms: &Rooms) -> (TcpStream, (Room, Share)) {
     loop {
         let Ok(free) = rooms.free.clone().acquire_owned().await else {
             // Nobody closes the semaphore; if somebody did, there would be no room.
@@ -199,7 +232,7 @@ async fn accept(listener: &TcpListener, rooms: &Rooms) -> (TcpStream, Room) {
 
 async fn handshake(
     acceptor: TlsAcceptor,
-    (tcp, room): (TcpStream, Room),
+    (tcp, (room, _share)): (TcpStream, (Room, Share)),
     limit: Duration,
 ) -> Option<ServerIo> {
     // Small messages both ways; a failure to say so costs latency only.
