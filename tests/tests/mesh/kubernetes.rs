@@ -305,7 +305,9 @@ pub(crate) async fn earlier_versions(sandbox: Sandbox) -> Result<()> {
     mesh.cluster().merge(definition, &change)?;
     let mut policy = deny();
     policy["apiVersion"] = json!("security.istio.io/v1beta1");
-    mesh.cluster().put(&policy)?;
+    // What a definition says is served a moment later.
+    let put = async || mesh.cluster().put(&policy).is_ok();
+    eventually("the earlier version is served", put).await?;
     call_until_refused(mesh.pod(CART), to).await?;
     let path = "/apis/security.istio.io/v1beta1/namespaces/shop/authorizationpolicies/nobody";
     says(mesh.cluster(), path, "ZtunnelAccepted True Accepted").await?;
@@ -314,7 +316,8 @@ pub(crate) async fn earlier_versions(sandbox: Sandbox) -> Result<()> {
     earlier["served"] = false.into();
     let change = json!({"spec": {"versions": [&stored, &earlier]}});
     mesh.cluster().merge(definition, &change)?;
-    mesh.cluster().delete(&deny())?;
+    let deleted = async || mesh.cluster().delete(&deny()).is_ok();
+    eventually("the later version is served", deleted).await?;
     call_until_reached(mesh.pod(CART), to).await?;
     mesh.cluster().put(&deny())?;
     call_until_refused(mesh.pod(CART), to).await
