@@ -12,6 +12,7 @@ use prost_types::value::Kind;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
+use tulle_identity::control_tls::Standing;
 use tulle_model::SpiffeId;
 use tulle_proto::ca::{
     IstioCertificateRequest, IstioCertificateResponse,
@@ -74,8 +75,11 @@ impl Authority {
     }
 
     async fn sign(&self, request: Request<IstioCertificateRequest>) -> Result<Vec<String>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let entitled = self.callers.verify(&metadata).await.and_then(|caller| {
+            if let Some(connection) = extensions.get::<Standing>() {
+                connection.prove();
+            }
             let requested = impersonated(&request)?;
             let index = self.callers.index().read();
             access::certificate(self.callers.mesh(), index.objects(), &caller, requested)

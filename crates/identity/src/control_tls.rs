@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{InvalidRoots, Roots, WallClock, tls};
 use connector::Connector;
 pub use credentials::{Credentials, CredentialsError, TokenSource};
-pub use incoming::{IncomingConfig, ServerIo, incoming};
+pub use incoming::{IncomingConfig, ServerIo, Standing, incoming};
 pub use serving::{ServingCertificate, ServingKey};
 
 /// How to reach a control-plane server.

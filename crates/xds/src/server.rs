@@ -24,6 +24,7 @@ use tonic::{
     metadata::MetadataMap,
     server::NamedService,
 };
+use tulle_identity::control_tls::Standing;
 use tulle_proto::discovery::aggregated_discovery_service_server::SERVICE_NAME;
 
 use crate::store::Store;
@@ -162,6 +163,9 @@ impl Server {
         let metadata = MetadataMap::from_headers(head.headers);
         let admitted = inner.authorizer.admit(&metadata).await;
         admitted.inspect_err(|_| inner.metrics.unauthorized.add(1))?;
+        if let Some(connection) = head.extensions.get::<Standing>() {
+            connection.prove();
+        }
         let requests = Requests::new(body, inner.store.clone(), inner.config.max_request);
         let connection = Connection::new(inner, metadata, requests, slot);
         Ok(connection.into_responses())

@@ -66,7 +66,11 @@ async fn serve(ca: &SigningCa) -> u16 {
     transaction.put_address(workload("shop", "a", "10.0.0.1").into());
     writer.commit(transaction);
     let server = Server::new(writer.store(), Arc::new(Tokens));
-    let connections = incoming(listener, Arc::new(tls), IncomingConfig::default());
+    let limits = IncomingConfig {
+        max_unproven_per_address: 1,
+        ..IncomingConfig::default()
+    };
+    let connections = incoming(listener, Arc::new(tls), limits);
     tokio::spawn(async move {
         let _writer = writer;
         let router = tonic::transport::Server::builder().add_service(server);
@@ -97,6 +101,21 @@ async fn resources_arrive_over_tls_from_a_server_that_is_trusted() {
     let delta = timeout(LIMIT, deltas.recv()).await.unwrap().unwrap();
     assert_eq!(delta.updated[0].1, workload("shop", "a", "10.0.0.1").into());
     client.abort();
+}
+
+#[tokio::test]
+async fn admitted_clients_leave_their_place_to_others() {
+    let ca = SigningCa::generate(&Default::default(), SystemTime::now()).unwrap();
+    let port = serve(&ca).await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let (sender, mut deltas) = mpsc::unbounded_channel();
+        let client = run_client(config(port, ca.roots_pem()), Addresses(sender), || {});
+        clients.push(tokio::spawn(client));
+        timeout(LIMIT, deltas.recv()).await.unwrap().unwrap();
+    }
+    assert!(clients.iter().all(|client| !client.is_finished()));
+    clients.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]

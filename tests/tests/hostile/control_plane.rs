@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use prost::Message;
+use tokio::{io::AsyncReadExt, net::TcpStream};
 use tonic::{Code, Request, Status, client::Grpc};
 use tulle_identity::control_tls;
 use tulle_lab::sandbox::Sandbox;
@@ -61,6 +62,32 @@ pub(crate) async fn garbage_and_floods_are_cut(sandbox: Sandbox) -> Result<()> {
         at.sign(&token, "cart").await?,
         "an honest node gets no answer"
     );
+    world.recovers().await
+}
+
+/// Stalled handshakes at 15012: one address gets a share of the places, so others get in; and the places come back.
+pub(crate) async fn strangers_leave_places_for_others(sandbox: Sandbox) -> Result<()> {
+    let world = World::start(&sandbox).await?;
+    let at = ControlPlane::of(&world.mesh);
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(world.attacker().connect(at.socket()).await?);
+    }
+    let cut = async |stranger: &mut TcpStream| {
+        let ended = async { anyhow::Ok(stranger.read(&mut [0]).await.unwrap_or(0)) };
+        soon("the end of a stranger's connection", ended).await
+    };
+    let last = silent.last_mut().context("no connection")?;
+    ensure!(cut(last).await? == 0, "one address has all places");
+    let token = Forge::at(&world.mesh)?.node1();
+    ensure!(at.sign(&token, "cart").await?, "there is no place left");
+    ensure!(
+        at.subscribe(&token, "node1").await?,
+        "there is no place left"
+    );
+    // Of those that have a place, none keeps it.
+    let first = silent.first_mut().context("no connection")?;
+    ensure!(cut(first).await? == 0);
     world.recovers().await
 }
 

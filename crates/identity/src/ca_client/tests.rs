@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     Svid, WallClock,
     ca::SigningCa,
-    control_tls::{IncomingConfig, RootSource, ServingKey, TokenSource, incoming},
+    control_tls::{IncomingConfig, RootSource, ServingKey, Standing, TokenSource, incoming},
     csr::KeyAndCsr,
 };
 
@@ -181,9 +181,9 @@ async fn no_address_has_more_than_its_share() {
 }
 
 #[tokio::test]
-async fn stalled_handshakes_are_a_share_too() {
+async fn callers_that_have_not_proved_who_they_are_have_a_smaller_share() {
     let limits = IncomingConfig {
-        max_handshakes_per_address: 1,
+        max_unproven_per_address: 1,
         ..IncomingConfig::default()
     };
     let server = TestServer::start_with(Behaviour::Sign, limits).await;
@@ -194,6 +194,29 @@ async fn stalled_handshakes_are_a_share_too() {
     drop(silent);
     let signed = async { while sign(&other).await.is_err() {} };
     tokio::time::timeout(HOUR, signed).await.unwrap();
+    // It has proved who it is, and leaves the place to another although it stays connected.
+    let another = server.client(|_| ());
+    sign(&another).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_does_not_prove_who_it_is_cannot_stay() {
+    let limits = IncomingConfig {
+        max_unproven_per_address: 1,
+        proof_timeout: Duration::from_millis(50),
+        ..IncomingConfig::default()
+    };
+    let server = TestServer::start_with(Behaviour::Sign, limits).await;
+    let nobody = server.client(|config| {
+        config.credentials.token = TokenSource::Literal("bad".to_owned());
+    });
+    let refused = sign(&nobody).await.unwrap_err();
+    assert!(refused.to_string().contains("who are you"), "{refused}");
+    // Nobody would stay, and keeps the only place until it is sent away.
+    let other = server.client(|_| ());
+    let signed = async { while sign(&other).await.is_err() {} };
+    tokio::time::timeout(HOUR, signed).await.unwrap();
+    drop(nobody);
 }
 
 #[tokio::test]
@@ -327,6 +350,7 @@ impl IstioCertificateService for Authority {
         {
             return Err(Status::unauthenticated("who are you"));
         }
+        request.extensions().get::<Standing>().unwrap().prove();
         let cert_chain = match self.behaviour {
             Behaviour::Hang => std::future::pending().await,
             Behaviour::Flood => vec!["x".repeat(2 << 20)],

@@ -17,10 +17,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
+    time::{Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 /// Limits on accepted connections.
@@ -34,8 +34,10 @@ pub struct IncomingConfig {
     pub max_connections: usize,
     /// Of these, as many as one address may have, so that it does not keep all others out; further ones are closed. Default 4096.
     pub max_per_address: usize,
-    /// The same of handshakes. Default 128.
-    pub max_handshakes_per_address: usize,
+    /// Of these, as many as may be of callers that have not proved who they are. Default 128.
+    pub max_unproven_per_address: usize,
+    /// From the handshake until the caller has proved who it is ([`Standing::prove`]). Default 30 s.
+    pub proof_timeout: Duration,
 }
 
 impl Default for IncomingConfig {
@@ -45,13 +47,15 @@ impl Default for IncomingConfig {
             max_handshakes: 256,
             max_connections: 8192,
             max_per_address: 4096,
-            max_handshakes_per_address: 128,
+            max_unproven_per_address: 128,
+            proof_timeout: Duration::from_secs(30),
         }
     }
 }
 
 /// Connections that finished their handshake, for ever. A peer that fails it, or dawdles, delays nobody, and a failure
-/// to accept (no file descriptors left) ends nothing.
+/// to accept (no file descriptors left) ends nothing. Whoever serves them says of each whose caller has proved who it is, by the
+/// [`Standing`] in its requests' extensions; the others are closed.
 pub fn incoming(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
@@ -63,7 +67,7 @@ pub fn incoming(
             config.max_connections.min(Semaphore::MAX_PERMITS),
         )),
         shares: Shares::of(config.max_per_address),
-        handshakes: Shares::of(config.max_handshakes_per_address),
+        unproven: Shares::of(config.max_unproven_per_address),
     };
     let handshakes = FuturesUnordered::new();
     unfold(
@@ -75,8 +79,7 @@ pub fn incoming(
                         return Some((Ok(io), (listener, acceptor, config, room, handshakes)));
                     },
                     accepted = accept(&listener, &room), if handshakes.len() < config.max_handshakes => {
-                        let limit = config.handshake_timeout;
-                        handshakes.push(handshake(acceptor.clone(), accepted, limit));
+                        handshakes.push(handshake(acceptor.clone(), accepted, config.clone()));
                     }
                 }
             }
@@ -88,6 +91,9 @@ pub fn incoming(
 #[derive(Debug)]
 pub struct ServerIo {
     stream: TlsStream<TcpStream>,
+    standing: Standing,
+    /// When the caller must have proved who it is; none once it did.
+    proof_due: Option<Pin<Box<Sleep>>>,
     _room: Room,
 }
 
@@ -99,13 +105,45 @@ impl ServerIo {
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.stream.get_ref().0.peer_addr()
     }
+
+    /// An error when the caller has not proved who it is and its time is over.
+    fn poll_proof(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(due) = &mut self.proof_due else {
+            return Ok(());
+        };
+        if self.standing.is_proved() {
+            self.proof_due = None;
+        } else if due.as_mut().poll(cx).is_ready() {
+            let why = "the caller has not proved who it is";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the caller at the other end of a connection has proved who it is. All clones are of the same connection.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its place among the callers of its address that have not.
+    unproven: Arc<Mutex<Option<Share>>>,
+}
+
+impl Standing {
+    /// The caller has: its connection may stay.
+    pub fn prove(&self) {
+        *self.unproven.lock() = None;
+    }
+
+    fn is_proved(&self) -> bool {
+        self.unproven.lock().is_none()
+    }
 }
 
 impl Connected for ServerIo {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Standing;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.get_ref().0.connect_info()
+        self.standing.clone()
     }
 }
 
@@ -115,6 +153,7 @@ impl AsyncRead for ServerIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.poll_proof(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -125,6 +164,8 @@ impl AsyncWrite for ServerIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // A caller that does not read ours keeps us from reading, too.
+        self.poll_proof(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -141,7 +182,7 @@ impl AsyncWrite for ServerIo {
 struct Rooms {
     free: Arc<Semaphore>,
     shares: Shares,
-    handshakes: Shares,
+    unproven: Shares,
 }
 
 /// Released when the connection ends.
@@ -201,13 +242,13 @@ impl Drop for Share {
 }
 
 impl Rooms {
-    /// A place for a connection of this address, and one for its handshake, unless it has its share of either.
+    /// A place for a connection of this address, and one among its unproven, unless it has its share of either.
     fn take(&self, address: IpAddr, free: OwnedSemaphorePermit) -> Option<(Room, Share)> {
         let room = Room {
             _share: self.shares.take(address)?,
             _free: free,
         };
-        Some((room, self.handshakes.take(address)?))
+        Some((room, self.unproven.take(address)?))
     }
 }
 
@@ -232,15 +273,19 @@ async fn accept(listener: &TcpListener, rooms: &Rooms) -> (TcpStream, (Room, Sha
 
 async fn handshake(
     acceptor: TlsAcceptor,
-    (tcp, (room, _share)): (TcpStream, (Room, Share)),
-    limit: Duration,
+    (tcp, (room, unproven)): (TcpStream, (Room, Share)),
+    config: IncomingConfig,
 ) -> Option<ServerIo> {
     // Small messages both ways; a failure to say so costs latency only.
     let _ = tcp.set_nodelay(true);
     let peer = tcp.peer_addr().ok();
-    match timeout(limit, acceptor.accept(tcp)).await {
+    match timeout(config.handshake_timeout, acceptor.accept(tcp)).await {
         Ok(Ok(stream)) => Some(ServerIo {
             stream,
+            standing: Standing {
+                unproven: Arc::new(Mutex::new(Some(unproven))),
+            },
+            proof_due: Some(Box::pin(sleep(config.proof_timeout))),
             _room: room,
         }),
         Ok(Err(error)) => {
