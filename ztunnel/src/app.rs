@@ -146,9 +146,9 @@ impl App {
         ControlMetrics::new(state.xds).register(&mut registry);
         registry.register_collector(Box::new(ProcessMetrics::new()));
         let servers = [
-            (config.admin, admin.routes().merge(log.routes())),
-            (config.stats, metrics::routes(Arc::new(registry))),
-            (config.readiness, readiness.routes()),
+            (config.listeners.admin, admin.routes().merge(log.routes())),
+            (config.listeners.stats, metrics::routes(Arc::new(registry))),
+            (config.listeners.readiness, readiness.routes()),
         ];
         for (listen, router) in servers {
             serve(&mut tasks, listen, router).await?;

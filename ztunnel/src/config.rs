@@ -1,11 +1,4 @@
-//! What ztunnel is told at its start: environment variables, and the parts of a ProxyConfig that apply.
-//!
-//! Later sources win: `defaultConfig` of the mesh configuration file, the variable `PROXY_CONFIG` (YAML or JSON of the
-//! same form), single variables. An empty variable counts as unset, but for `XDS_ADDRESS`, where it means no xDS.
-//! Durations are whole numbers with units, such as `90s` or `1h30m`; without a unit they are seconds.
-//!
-//! Variables of upstream are honoured under their names. One that asks for something we do not do is refused, not
-//! ignored. Ours begin with `TULLE_`; an unknown one of these is refused, since it is probably misspelt.
+//! What ztunnel is told at its start: see [`tulle_environment`] for how. Of variables that are ours:
 //!
 //! | Variable | Default | |
 //! |---|---|---|
@@ -32,24 +25,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+pub use tulle_environment::ConfigError;
+use tulle_environment::{
+    Known, Listeners, ProxyConfig, Variables, ca, drain_deadline, log, svids, xds,
+};
 use tulle_identity::{CaClientConfig, SvidStoreConfig};
-use tulle_runtime::http::Listen;
-use tulle_runtime::log::{Directives, Format, LogConfig};
+use tulle_runtime::log::LogConfig;
 use tulle_xds::ClientConfig;
 
 use crate::proxy::ProxySettings;
-use mesh::ProxyConfig;
-pub use variables::ConfigError;
-use variables::Variables;
 
-mod control;
 mod dns;
 mod dump;
-mod mesh;
-mod parse;
 mod sockets;
 mod threads;
-mod variables;
 
 /// The effective configuration.
 #[derive(Debug, Clone)]
@@ -68,12 +57,8 @@ pub struct Config {
     pub zds_socket: PathBuf,
     /// A third source of workloads, services and policies.
     pub local: Option<LocalSource>,
-    /// Admin server, on a loopback address. Default port 15000.
-    pub admin: Listen,
-    /// Metrics. Default port 15020 of all addresses.
-    pub stats: Listen,
-    /// Readiness. Default port 15021 of all addresses.
-    pub readiness: Listen,
+    /// Where it tells about itself.
+    pub listeners: Listeners,
     /// The control plane; `None` to do without.
     pub xds: Option<ClientConfig>,
     /// The certificate authority.
@@ -131,11 +116,10 @@ impl Config {
     /// # Errors
     /// If one of them is not accepted.
     pub fn new(sources: &Sources) -> Result<Self, ConfigError> {
-        let variables = Variables::new(&sources.variables)?;
+        let variables = Variables::new(&sources.variables, &KNOWN)?;
         let defaults = ProxyConfig::read(sources.mesh_file.as_deref(), &variables)?;
-        let admin = |text: &str| parse::listen(text).and_then(parse::loopback);
         Ok(Self {
-            log: log(&variables)?,
+            log: log(&variables, "tulle_ztunnel::")?,
             worker_threads: threads::workers(&variables, &defaults, sources.cores)?,
             drain_deadline: drain_deadline(&variables)?,
             node_name: variables.text("NODE_NAME"),
@@ -145,24 +129,10 @@ impl Config {
                 .unwrap_or_else(|| ZDS_SOCKET.to_owned())
                 .into(),
             local: local(&variables)?,
-            admin: variables
-                .parse(
-                    "TULLE_ADMIN_ADDR",
-                    "a port, or a loopback address and port",
-                    admin,
-                )?
-                .unwrap_or(Listen::Loopback(
-                    defaults.proxy_admin_port.unwrap_or(ADMIN_PORT),
-                )),
-            stats: variables
-                .parse("TULLE_STATS_ADDR", PORT_OR_ADDRESS, parse::listen)?
-                .unwrap_or(Listen::Any(defaults.stats_port.unwrap_or(STATS_PORT))),
-            readiness: variables
-                .parse("TULLE_READINESS_ADDR", PORT_OR_ADDRESS, parse::listen)?
-                .unwrap_or(Listen::Any(READINESS_PORT)),
-            xds: control::xds(&variables, &defaults, sources.exists)?,
-            ca: control::ca(&variables, &defaults, sources.exists)?,
-            svids: control::svids(&variables)?,
+            listeners: Listeners::read(&variables, &defaults)?,
+            xds: xds(&variables, &defaults, sources.exists)?,
+            ca: ca(&variables, &defaults, sources.exists)?,
+            svids: svids(&variables)?,
             resolv_conf: variables
                 .text("TULLE_RESOLV_CONF")
                 .unwrap_or_else(|| RESOLV_CONF.to_owned())
@@ -211,24 +181,6 @@ impl fmt::Display for Config {
     }
 }
 
-fn log(variables: &Variables<'_>) -> Result<LogConfig, ConfigError> {
-    let defaults = LogConfig::default();
-    let levels = "levels such as info,access=debug";
-    let directives = variables.parse("RUST_LOG", levels, |text| text.parse::<Directives>().ok())?;
-    let format = variables.parse("LOG_FORMAT", "plain or json", |text| {
-        text.parse::<Format>().ok()
-    })?;
-    Ok(LogConfig {
-        format: format.unwrap_or(defaults.format),
-        directives: directives.unwrap_or(defaults.directives),
-        buffer: variables
-            .number("TULLE_LOG_BUFFER", 4096..=1 << 30)?
-            .unwrap_or(defaults.buffer),
-        hidden_prefix: "tulle_ztunnel::",
-        ..defaults
-    })
-}
-
 fn local(variables: &Variables<'_>) -> Result<Option<LocalSource>, ConfigError> {
     match (
         variables.text("LOCAL_XDS_PATH"),
@@ -241,30 +193,45 @@ fn local(variables: &Variables<'_>) -> Result<Option<LocalSource>, ConfigError> 
     }
 }
 
-/// What is asked for, else what the supervisor grants less some time to end in.
-fn drain_deadline(variables: &Variables<'_>) -> Result<Duration, ConfigError> {
-    if let Some(deadline) = variables.duration("CONNECTION_TERMINATION_DEADLINE")? {
-        return Ok(deadline);
-    }
-    let Some(grace) = variables.duration("TERMINATION_GRACE_PERIOD_SECONDS")? else {
-        return Ok(DRAIN_DEADLINE);
-    };
-    let margin = if grace > LONG_GRACE { 5 } else { 1 };
-    Ok(grace
-        .saturating_sub(Duration::from_secs(margin))
-        .max(Duration::from_secs(1)))
-}
-
 const MESH_FILE: &str = "./etc/istio/config/mesh";
 const ZDS_SOCKET: &str = "/var/run/ztunnel/ztunnel.sock";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const MAX_NAMES: usize = 4096;
-const ADMIN_PORT: u16 = 15000;
-const STATS_PORT: u16 = 15020;
-const READINESS_PORT: u16 = 15021;
-const PORT_OR_ADDRESS: &str = "a port, or an address and port";
-const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
-const LONG_GRACE: Duration = Duration::from_secs(10);
+
+const KNOWN: Known = Known {
+    ours: &[
+        "TULLE_ADMIN_ADDR",
+        "TULLE_CONNECT_TIMEOUT",
+        "TULLE_HANDSHAKE_TIMEOUT",
+        "TULLE_LOG_BUFFER",
+        "TULLE_MAX_CONNECTIONS_PER_POD",
+        "TULLE_MAX_DNS_QUERIES_PER_POD",
+        "TULLE_MAX_HANDSHAKES_PER_POD",
+        "TULLE_MAX_IDENTITIES",
+        "TULLE_MAX_NAMES",
+        "TULLE_POOL_MAX_CONNECTIONS",
+        "TULLE_READINESS_ADDR",
+        "TULLE_RESOLV_CONF",
+        "TULLE_STATS_ADDR",
+        "TULLE_TUNNEL_TIMEOUT",
+        "TULLE_WORKLOAD_WAIT",
+    ],
+    // Those of the build and of the lab, which its children inherit.
+    others: &["TULLE_GIT_REVISION", "TULLE_SANDBOX_PARENT"],
+    supported: &[
+        ("COMPLIANCE_POLICY", ("", "unset")),
+        ("CRL_PATH", ("", "unset")),
+        ("ENABLE_PROXY", ("true", "true")),
+        ("ENABLE_RESPONSE_BAGGAGE", ("true", "true")),
+        ("FAKE_CA", ("false", "false")),
+        ("LOCALHOST_APP_TUNNEL", ("true", "true")),
+        ("PROXY_MODE", ("shared", "shared")),
+        ("TLS12_ENABLED", ("false", "false")),
+        ("UNSTABLE_ENABLE_SOCKS5", ("false", "false")),
+        ("USER_TIMEOUT_ENABLED", ("false", "false")),
+        ("XDS_ON_DEMAND", ("false", "false")),
+    ],
+};
 
 #[cfg(test)]
 mod tests;

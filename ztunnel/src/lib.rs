@@ -14,7 +14,6 @@ pub mod local;
 pub mod pods;
 pub mod profile;
 pub mod proxy;
-pub mod route;
 mod schema;
 pub mod telemetry;
 #[cfg(test)]

@@ -12,7 +12,6 @@
 //! ```
 
 mod announce;
-mod handshakes;
 mod inbound;
 mod listen;
 mod live;
@@ -22,7 +21,6 @@ mod pod;
 mod serve;
 mod settings;
 
-pub use handshakes::Handshakes;
 pub use listen::{PodListeners, open_listeners};
 pub use live::{Closed, ConnectionDump, LiveConnections, Opening};
 pub use pod::{Local, Pod, PodSpec, Shared, ThreadContext};

@@ -7,6 +7,7 @@
 //! - [`tls`]: the handshake and the record layer;
 //! - [`Client`] and [`Server`]: the two ends of a connection;
 //! - [`Tunnel`]: one stream as bytes;
+//! - [`Handshakes`]: how many strangers may be half way through one;
 //! - [`Pool`]: connections shared by the streams of one client;
 //! - [`Relay`]: moves bytes between a tunnel and a socket until both are done.
 //!
@@ -14,6 +15,7 @@
 
 mod buffers;
 mod client;
+mod handshakes;
 mod liveness;
 mod pool;
 mod relay;
@@ -23,6 +25,7 @@ pub mod tls;
 mod tunnel;
 
 pub use client::{Client, ClientDriver, ConnectError, StreamSlot};
+pub use handshakes::{Established, Handshakes, Place};
 pub use liveness::LivenessSettings;
 pub use pool::{DialFuture, Pool, PoolSettings, Spawn};
 pub use relay::{Broken, Meter, Relay, RelayEnd, Side, TcpSide};

@@ -1,9 +1,8 @@
 //! Mesh DNS.
 
-use super::mesh::ProxyConfig;
-use super::variables::{ConfigError, Variables};
 use crate::dns::DnsSettings;
-use crate::route::DNS_PORT;
+use tulle_environment::{ConfigError, ProxyConfig, Variables};
+use tulle_route::DNS_PORT;
 
 /// `None` if pods are to have none. `ipv6` is whether they have IPv6.
 pub(super) fn dns(
@@ -46,14 +45,14 @@ const MAX_QUERIES: usize = 512;
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::*;
+    use super::{super::KNOWN, *};
 
     fn read(variables: &[(&str, &str)], mesh_file: &str) -> Result<Option<DnsSettings>, String> {
         let owned = variables
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_string()));
         let owned: BTreeMap<_, _> = owned.collect();
-        let variables = Variables::new(&owned).unwrap();
+        let variables = Variables::new(&owned, &KNOWN).unwrap();
         let defaults = ProxyConfig::read(Some(mesh_file), &variables).unwrap();
         dns(&variables, &defaults, true).map_err(|error| error.to_string())
     }

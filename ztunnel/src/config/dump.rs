@@ -21,9 +21,9 @@ pub(super) fn dump(config: &Config) -> Value {
             Some(LocalSource::File(path)) => json!(path),
             Some(LocalSource::Inline(_)) => json!("inline"),
         },
-        "adminAddr": listen(config.admin),
-        "statsAddr": listen(config.stats),
-        "readinessAddr": listen(config.readiness),
+        "adminAddr": listen(config.listeners.admin),
+        "statsAddr": listen(config.listeners.stats),
+        "readinessAddr": listen(config.listeners.readiness),
         "log": {
             "level": config.log.directives.to_string(),
             "format": config.log.format.to_string(),

@@ -1,5 +1,7 @@
 use super::*;
 use tulle_identity::control_tls::{RootSource, TokenSource};
+use tulle_runtime::http::Listen;
+use tulle_runtime::log::Format;
 
 const CORES: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 
@@ -30,9 +32,9 @@ fn defaults_are_those_of_the_contract() {
         config.zds_socket,
         Path::new("/var/run/ztunnel/ztunnel.sock")
     );
-    assert_eq!(config.admin, Listen::Loopback(15000));
-    assert_eq!(config.stats, Listen::Any(15020));
-    assert_eq!(config.readiness, Listen::Any(15021));
+    assert_eq!(config.listeners.admin, Listen::Loopback(15000));
+    assert_eq!(config.listeners.stats, Listen::Any(15020));
+    assert_eq!(config.listeners.readiness, Listen::Any(15021));
     assert_eq!((config.node_name, config.network.as_str()), (None, ""));
     assert_eq!(config.log.directives.to_string(), "info");
     assert_eq!(config.svids.validity, Duration::from_secs(24 * 3600));
@@ -112,12 +114,12 @@ fn every_variable_has_its_effect() {
     assert_eq!(config.log.directives.to_string(), "warn,access=debug");
     assert_eq!((config.log.format, config.log.buffer), (Format::Json, 5000));
     assert_eq!(
-        config.admin,
+        config.listeners.admin,
         Listen::Address("127.0.0.2:1".parse().unwrap())
     );
-    assert_eq!(config.stats, Listen::Any(2));
+    assert_eq!(config.listeners.stats, Listen::Any(2));
     assert_eq!(
-        config.readiness,
+        config.listeners.readiness,
         Listen::Address("10.0.0.1:3".parse().unwrap())
     );
     let proxy = config.proxy;
@@ -452,7 +454,7 @@ trustDomain: ignored
     });
     let config = config.unwrap();
     assert_eq!(
-        (config.stats, config.admin),
+        (config.listeners.stats, config.listeners.admin),
         (Listen::Any(3), Listen::Loopback(2))
     );
     let xds = config.xds.unwrap();

@@ -2,8 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use super::mesh::ProxyConfig;
-use super::variables::{ConfigError, Variables};
+use tulle_environment::{ConfigError, ProxyConfig, Variables};
 
 /// What is asked for, in this order: `ZTUNNEL_WORKER_THREADS`, `concurrency`, what Kubernetes grants, a quarter of the
 /// processors but at least one.

@@ -16,7 +16,8 @@ use tulle_net::{
 };
 
 use super::DnsSettings;
-use crate::{proxy::ProxySettings, route::DNS_PORT};
+use crate::proxy::ProxySettings;
+use tulle_route::DNS_PORT;
 
 /// Sockets that belong to no thread yet.
 #[derive(Debug, Default)]

@@ -21,29 +21,26 @@ use tokio::{
     task::spawn_local,
     time::{Instant, timeout},
 };
-use tulle_hbone::{Incoming, Relay, Server, TcpSide, Tunnel, tls};
+use tulle_hbone::{Established, Incoming, Place, Relay, Server, TcpSide, Tunnel, tls};
 use tulle_model::SpiffeId;
 use tulle_policy::Connection;
+use tulle_route::{
+    self as route, Inbound, address_text,
+    baggage::{self, Baggage},
+    forwarded,
+};
 
 use super::{
     Pod,
     announce::proxy_header,
-    handshakes::{Established, Place},
     live::{Addresses, Guarded, Registered},
     outbound::finish,
     passthrough::connect_app,
     pod::Local,
 };
-use crate::{
-    route::{
-        self, Inbound, address_text,
-        baggage::{self, Baggage},
-        forwarded,
-    },
-    telemetry::{
-        AccessRecord, Reporter, ResponseFlag, SecurityPolicy, SharedMeter, TrafficLabels,
-        TrafficMeter, WorkloadLabels, early_failure,
-    },
+use crate::telemetry::{
+    AccessRecord, Reporter, ResponseFlag, SecurityPolicy, SharedMeter, TrafficLabels, TrafficMeter,
+    WorkloadLabels, early_failure,
 };
 
 /// One client's connection, with what its handshake proved.

@@ -14,8 +14,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Uri, header::FORWARDED};
 use smallvec::SmallVec;
 use tokio::{
     net::TcpStream,
@@ -35,13 +33,11 @@ use super::{
     live::{Addresses, Closed, Guarded},
     pod::{Local, PoolKey},
 };
-use crate::{
-    route::{self, Named, Outbound, Route, baggage, forwarded, traceparent},
-    telemetry::{
-        AccessRecord, Reporter, ResponseFlag, SecurityPolicy, SharedMeter, TrafficLabels,
-        TrafficMeter, WorkloadLabels, early_failure,
-    },
+use crate::telemetry::{
+    AccessRecord, Reporter, ResponseFlag, SecurityPolicy, SharedMeter, TrafficLabels, TrafficMeter,
+    WorkloadLabels, early_failure,
 };
+use tulle_route::{self as route, Named, Outbound, Route, connect_request};
 use tulle_state::Workload;
 
 mod by_name;
@@ -227,7 +223,7 @@ async fn connect_to(
                 next_hop,
                 expected: expected.into_iter().collect(),
             };
-            let request = || connect_request(authority, local, source, service.as_deref());
+            let request = || connect_request(authority, &local.baggage, source, service.as_deref());
             let opened = pod.pool.open(&key, request, || dial(pod, &key)).await;
             opened
                 .map(|(tunnel, _)| Upstream::Tunnel(tunnel))
@@ -235,43 +231,6 @@ async fn connect_to(
         }
     }
 }
-
-/// The request that opens a tunnel.
-///
-/// Spec: RFC 9113 §8.5 (CONNECT), RFC 7239 (Forwarded), W3C Baggage and Trace Context.
-fn connect_request(
-    authority: &str,
-    local: &Local,
-    source: SocketAddr,
-    service: Option<&Service>,
-) -> Request<()> {
-    let mut request = Request::new(());
-    *request.method_mut() = Method::CONNECT;
-    if let Ok(uri) = Uri::builder().authority(authority).build() {
-        *request.uri_mut() = uri;
-    }
-    let headers = request.headers_mut();
-    headers.insert(BAGGAGE, local.baggage.clone());
-    let forwarded = forwarded::header(source, service.map(|service| &*service.key.hostname));
-    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(forwarded)) {
-        headers.insert(FORWARDED, once(value));
-    }
-    let traceparent = traceparent::header(&mut fastrand::Rng::new());
-    if let Ok(value) = HeaderValue::from_bytes(&traceparent) {
-        headers.insert(TRACEPARENT, once(value));
-    }
-    request
-}
-
-/// Keeps a value that does not come again out of the peer's header table, where it would take the place of those that do.
-fn once(mut value: HeaderValue) -> HeaderValue {
-    value.set_sensitive(true);
-    value
-}
-
-/// Parsed names: parsing costs more than sending them.
-const BAGGAGE: HeaderName = HeaderName::from_static(baggage::HEADER);
-const TRACEPARENT: HeaderName = HeaderName::from_static(traceparent::HEADER);
 
 /// TCP from inside the pod, then TLS as the pod.
 fn dial(pod: &Rc<Pod>, key: &PoolKey) -> DialFuture {

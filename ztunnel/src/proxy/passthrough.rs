@@ -12,6 +12,7 @@ use tulle_net::{
     original_dst::original_dst,
 };
 use tulle_policy::Connection;
+use tulle_route as route;
 
 use super::{
     Pod,
@@ -20,10 +21,7 @@ use super::{
     outbound::finish,
     pod::Local,
 };
-use crate::{
-    route,
-    telemetry::{AccessRecord, ResponseFlag, SharedMeter, early_failure},
-};
+use crate::telemetry::{AccessRecord, ResponseFlag, SharedMeter, early_failure};
 
 /// Takes one captured connection to its end.
 pub(super) async fn handle(pod: Rc<Pod>, client: TcpStream, source: SocketAddr) {

@@ -11,19 +11,19 @@ use http::HeaderValue;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tulle_hbone::Pool;
+use tulle_hbone::{Handshakes, Pool};
 use tulle_identity::SvidStore;
 use tulle_model::{SpiffeId, Uid};
 use tulle_net::{Netns, addresses};
 use tulle_policy::PolicySet;
 use tulle_zds::PodInfo;
 
-use super::{Handshakes, LiveConnections, ProxySettings, live::Closed};
+use super::{LiveConnections, ProxySettings, live::Closed};
 use crate::{
     dns::{DnsLimits, NameServers, Resolver},
-    route::baggage,
     telemetry::{Metrics, TrafficCache},
 };
+use tulle_route::baggage;
 use tulle_state::{PolicyEpoch, Snapshot, SnapshotReader, Workload};
 
 /// A pod as the node agent handed it over.

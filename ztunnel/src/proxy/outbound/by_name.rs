@@ -8,11 +8,11 @@ use std::{
 
 use smallvec::SmallVec;
 use tulle_model::{IpFamilies, Uid};
+use tulle_route::{Named, Outbound};
 
 use super::{Failed, Hop, Local, Pod, Upstream, connect_hop};
 use crate::{
     dns::Family,
-    route::{Named, Outbound},
     telemetry::{NameLabels, WorkloadLabels},
 };
 

@@ -4,7 +4,9 @@ use std::{io, sync::Arc};
 
 use tulle_hbone::ConnectError;
 
-use crate::{dns::ResolveError, route::RouteError, telemetry::ResponseFlag};
+use tulle_route::RouteError;
+
+use crate::{dns::ResolveError, telemetry::ResponseFlag};
 
 /// Why there is no connection to the next hop.
 #[derive(Debug, thiserror::Error)]

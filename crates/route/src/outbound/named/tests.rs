@@ -1,10 +1,7 @@
 use tulle_model::{NetworkMode, Service, ServicePort, Workload as Model};
 
 use super::*;
-use crate::{
-    route::{RouteError, outbound},
-    test_data::mesh,
-};
+use crate::{RouteError, outbound, test_data::mesh};
 use tulle_state::Resource;
 use tulle_testkit::sample::{gateway, pod, service, serving};
 

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use tulle_model::{TunnelProtocol, Uid};
 
 use super::{Decision, Outbound, Route, RouteError, returns_to_proxy};
-use crate::route::waypoint;
+use crate::waypoint;
 use tulle_state::{Destination, ServiceRecord, Snapshot, Workload};
 
 /// An endpoint of a service, known by a name alone.

@@ -8,11 +8,15 @@ use tulle_identity::control_tls::{ChannelConfig, Credentials, RootSource, TokenS
 use tulle_identity::{CaClientConfig, SvidStoreConfig};
 use tulle_xds::{ClientConfig, NodeConfig};
 
-use super::mesh::ProxyConfig;
-use super::variables::{ConfigError, Variables};
+use crate::proxy_config::ProxyConfig;
+use crate::variables::{ConfigError, Variables};
 
-/// `None` if `XDS_ADDRESS` is there but empty.
-pub(super) fn xds(
+/// How the control plane is reached: `XDS_ADDRESS`, `XDS_ROOT_CA`, `ALT_XDS_HOSTNAME`, `XDS_HEADER_*`, `AUTH_TOKEN`, `ISTIO_META_*`.
+/// `None` if `XDS_ADDRESS` is there but empty. `exists` says whether a file does.
+///
+/// # Errors
+/// If a variable is not accepted.
+pub fn xds(
     variables: &Variables<'_>,
     defaults: &ProxyConfig,
     exists: fn(&Path) -> bool,
@@ -35,8 +39,11 @@ pub(super) fn xds(
     Ok(Some(ClientConfig::new(channel, credentials, node)))
 }
 
-/// The same server as for xDS unless told otherwise.
-pub(super) fn ca(
+/// How the certificate authority is reached: the same server as for xDS unless told otherwise.
+///
+/// # Errors
+/// If a variable is not accepted.
+pub fn ca(
     variables: &Variables<'_>,
     defaults: &ProxyConfig,
     exists: fn(&Path) -> bool,
@@ -53,7 +60,11 @@ pub(super) fn ca(
     Ok(CaClientConfig::new(channel, credentials))
 }
 
-pub(super) fn svids(variables: &Variables<'_>) -> Result<SvidStoreConfig, ConfigError> {
+/// How certificates are kept: `SECRET_TTL`, `TULLE_MAX_IDENTITIES`.
+///
+/// # Errors
+/// If a variable is not accepted.
+pub fn svids(variables: &Variables<'_>) -> Result<SvidStoreConfig, ConfigError> {
     let defaults = SvidStoreConfig::default();
     Ok(SvidStoreConfig {
         validity: variables

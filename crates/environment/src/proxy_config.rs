@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::variables::{ConfigError, Variables};
+use crate::variables::{ConfigError, Variables};
 
 /// Other keys are for other proxies, and are ignored.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ProxyConfig {
-    pub(super) discovery_address: Option<String>,
-    pub(super) proxy_admin_port: Option<u16>,
-    pub(super) stats_port: Option<u16>,
-    pub(super) concurrency: Option<u16>,
-    pub(super) proxy_metadata: BTreeMap<String, String>,
+#[allow(missing_docs, reason = "the names are those of a ProxyConfig")]
+pub struct ProxyConfig {
+    pub discovery_address: Option<String>,
+    pub proxy_admin_port: Option<u16>,
+    pub stats_port: Option<u16>,
+    pub concurrency: Option<u16>,
+    pub proxy_metadata: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -25,10 +26,10 @@ struct MeshConfig {
 
 impl ProxyConfig {
     /// From the mesh configuration file, overridden by `PROXY_CONFIG`.
-    pub(super) fn read(
-        mesh_file: Option<&str>,
-        variables: &Variables<'_>,
-    ) -> Result<Self, ConfigError> {
+    ///
+    /// # Errors
+    /// If one of them does not parse.
+    pub fn read(mesh_file: Option<&str>, variables: &Variables<'_>) -> Result<Self, ConfigError> {
         let mesh: MeshConfig = document("mesh configuration file", mesh_file)?;
         let own = variables.text("PROXY_CONFIG");
         let own: Self = document("PROXY_CONFIG", own.as_deref())?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tulle_runtime::http::Listen;
 
 /// `90s`, `1h30m`, `500ms`; a number alone is seconds.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
@@ -37,7 +37,7 @@ fn split(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
 }
 
 /// A Kubernetes quantity of processors, rounded up: `2`, `1.5`, `500m`.
-pub(super) fn processors(text: &str) -> Option<NonZeroUsize> {
+pub(crate) fn processors(text: &str) -> Option<NonZeroUsize> {
     let millis = match text.strip_suffix('m') {
         Some(millis) => millis.parse::<u32>().ok()?,
         None => {
@@ -58,7 +58,7 @@ pub(super) fn processors(text: &str) -> Option<NonZeroUsize> {
 }
 
 /// A port of all addresses, or an address and port.
-pub(super) fn listen(text: &str) -> Option<Listen> {
+pub fn listen(text: &str) -> Option<Listen> {
     match text.parse() {
         Ok(port) => Some(Listen::Any(port)),
         Err(_) => text.parse::<SocketAddr>().ok().map(Listen::Address),
@@ -66,7 +66,7 @@ pub(super) fn listen(text: &str) -> Option<Listen> {
 }
 
 /// The same on loopback addresses only.
-pub(super) fn loopback(listen: Listen) -> Option<Listen> {
+pub fn loopback(listen: Listen) -> Option<Listen> {
     match listen {
         Listen::Any(port) | Listen::Loopback(port) => Some(Listen::Loopback(port)),
         Listen::Address(address) => address.ip().is_loopback().then_some(listen),
@@ -74,7 +74,7 @@ pub(super) fn loopback(listen: Listen) -> Option<Listen> {
 }
 
 /// A packet mark, decimal or `0x…`; zero means no mark and is refused.
-pub(super) fn mark(text: &str) -> Option<u32> {
+pub fn mark(text: &str) -> Option<u32> {
     let mark = match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),

@@ -7,11 +7,14 @@ mod address;
 mod authority;
 mod inbound;
 mod outbound;
+mod request;
 mod service;
 mod waypoint;
 
 pub mod baggage;
 pub mod forwarded;
+#[cfg(test)]
+mod test_data;
 pub mod traceparent;
 
 pub use authority::{Authority, InvalidAuthority, address_text};
@@ -19,6 +22,7 @@ pub use inbound::{
     Inbound, InboundError, ProxyHeader, inbound, inbound_service, passthrough_inbound,
 };
 pub use outbound::{Named, Outbound, Route, RouteError, Via, outbound};
+pub use request::connect_request;
 pub use waypoint::WaypointError;
 
 /// Port of the listener that captures outbound connections.
