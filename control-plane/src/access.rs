@@ -1,12 +1,14 @@
 //! What a caller may have: decisions over the objects, from what its token proves and never from what it claims.
 
+use std::sync::Arc;
+
 use tulle_model::{InvalidSpiffeId, SpiffeId};
 
 use crate::{
     mesh::Mesh,
     objects::Objects,
     token::{Caller, InvalidToken},
-    translate::terminates_hbone,
+    translate::{gateway_of, is_waypoint, terminates_hbone},
 };
 use tulle_manifest::{Labels, Pod};
 
@@ -22,6 +24,9 @@ pub enum Refusal {
     /// The service account is not one that node proxies run as.
     #[error("service account is not trusted to act for others")]
     NotTrusted,
+    /// The caller is no node proxy, and no pod of a waypoint either.
+    #[error("the caller is neither a node proxy nor a waypoint")]
+    NoProxy,
     /// There is no such pod.
     #[error("the caller's pod does not exist")]
     NoPod,
@@ -56,6 +61,7 @@ impl Refusal {
             Self::Token(_) => "token",
             Self::OtherCluster => "other_cluster",
             Self::NotTrusted => "not_trusted",
+            Self::NoProxy => "no_proxy",
             Self::NoPod => "no_pod",
             Self::OtherPod => "other_pod",
             Self::OtherAccount => "other_account",
@@ -96,9 +102,37 @@ pub fn node_proxy<'a>(
     Ok(node)
 }
 
+/// The node of a caller that may follow the mesh: a node proxy, or a waypoint.
+///
+/// A pod is one if its labels say of which Gateway, and that Gateway is a waypoint of ours. Whoever may make such a Gateway in a
+/// namespace has its pod, and whoever may make pods there can make one that looks like it.
+///
+/// # Errors
+/// [`Refusal`] unless its pod runs right now, as its service account.
+pub fn follower<'a>(
+    mesh: &Mesh,
+    objects: &'a Objects,
+    caller: &Caller,
+) -> Result<&'a str, Refusal> {
+    if mesh.trusted_node_accounts.contains(&caller.account) {
+        return node_proxy(mesh, objects, caller);
+    }
+    let pod = live_pod(objects, caller)?;
+    let gateway = gateway_of(&pod.metadata).and_then(|key| objects.gateways().get(&key));
+    let is_waypoint = gateway.is_some_and(|gateway| {
+        let class = objects.gateway_class(&gateway.spec.gateway_class_name);
+        pod.metadata.labels.contains_key(GATEWAY) && is_waypoint(gateway, class.map(Arc::as_ref))
+    });
+    if !is_waypoint {
+        return Err(Refusal::NoProxy);
+    }
+    Ok(&pod.spec.node_name)
+}
+
 /// The identity that a caller gets a certificate for, and on whose account that is: its node's, or its pod's alone.
 ///
-/// Without a request it is the caller's own, if it is in the mesh. A node proxy may request that of any workload on its node.
+/// Without a request, or with one for just that, it is the caller's own, if it is in the mesh. A node proxy may request that of any
+/// workload on its node.
 ///
 /// # Errors
 /// [`Refusal`] when the caller is not entitled to it.
@@ -108,10 +142,10 @@ pub fn certificate(
     caller: &Caller,
     requested: Option<&str>,
 ) -> Result<(SpiffeId, Account), Refusal> {
-    let Some(requested) = requested else {
+    let account = &caller.account;
+    let own = SpiffeId::new(mesh.trust_domain.clone(), &account.namespace, &account.name)?;
+    let Some(requested) = requested.filter(|requested| *requested != own.as_str()) else {
         let pod = live_pod(objects, caller)?;
-        let account = &caller.account;
-        let own = SpiffeId::new(mesh.trust_domain.clone(), &account.namespace, &account.name)?;
         if !is_in_mesh(mesh, objects, pod) {
             return Err(Refusal::NotInMesh);
         }

@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::sleep,
 };
 use tonic::transport::Server as GrpcServer;
@@ -92,8 +92,8 @@ pub struct ControlPlane {
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     writing: Option<Writing>,
-    following: JoinHandle<()>,
-    background: Vec<AbortOnDrop>,
+    /// What never ends. By name.
+    background: JoinSet<&'static str>,
 }
 
 /// Why a control plane did not start, or ended.
@@ -210,6 +210,7 @@ impl ControlPlane {
                 changes,
                 namespace: config.mesh.root_namespace.clone(),
                 waypoints: config.waypoints.clone(),
+                metrics: Arc::clone(&metrics),
             };
             Writing::start(lease, work)
         });
@@ -219,6 +220,7 @@ impl ControlPlane {
             server: xds.metrics(),
             problems: Arc::clone(&problems),
         };
+        let limits = IncomingConfig::default();
         let registry = registry(
             &metrics,
             Sources {
@@ -228,6 +230,7 @@ impl ControlPlane {
                 problems,
                 serving_not_after: renewal.not_after(),
                 signer: signer.clone(),
+                connections_refused: Arc::clone(&limits.refused),
             },
         );
         let (public, private) = routes(registry, &readiness, &debug, log);
@@ -254,24 +257,32 @@ impl ControlPlane {
             IstioCertificateServiceServer::new(authority)
                 .max_decoding_message_size(MAX_CERTIFICATE_REQUEST),
         );
-        let connections = incoming(listener, Arc::new(tls), IncomingConfig::default());
+        let connections = incoming(listener, Arc::new(tls), limits);
         let serving = tokio::spawn(router.serve_with_incoming_shutdown(connections, async {
             // An error means that nobody is left to stop us, which is the same.
             let _ = stopped.await;
         }));
         serving_ready.ready();
         let http = http_server.addresses();
-        let mut background = vec![
-            AbortOnDrop::spawn(async move { match http_server.run().await {} }),
-            AbortOnDrop::spawn(async move { match renewal.run(serving_ready).await {} }),
-            AbortOnDrop::spawn(async move { match succession.follow().await {} }),
-            AbortOnDrop::spawn(keep_published(signer, roots)),
-        ];
-        background.extend(debug_server.map(|server| {
+        let mut background = JoinSet::new();
+        background.spawn(async move { match http_server.run().await {} });
+        background.spawn(async move { match renewal.run(serving_ready).await {} });
+        background.spawn(async move { match succession.follow().await {} });
+        if let Some(path) = roots {
+            background.spawn(async move {
+                keep_published(signer, path).await;
+                "publishing the roots"
+            });
+        }
+        if let Some(server) = debug_server {
             info!(at = ?server.addresses(), "debug pages are served on loopback only");
-            AbortOnDrop::spawn(async move { match server.run().await {} })
-        }));
-        let following = tokio::spawn(follow(source, index, writer, changed));
+            background.spawn(async move { match server.run().await {} });
+        }
+        // What is served would never change again without.
+        background.spawn(async move {
+            follow(source, index, writer, changed).await;
+            "following the objects"
+        });
         info!(%address, http = ?http, "serving");
         Ok(Self {
             address,
@@ -280,7 +291,6 @@ impl ControlPlane {
             stop,
             serving,
             writing,
-            following,
             background,
         })
     }
@@ -295,7 +305,8 @@ impl ControlPlane {
         &self.http
     }
 
-    /// Returns when serving failed, or following what changes; never, as long as both go on.
+    /// Returns when serving failed, or anything that goes on beside it; never, as long as all does. A replica that only does a part
+    /// would keep others from doing it.
     ///
     /// # Errors
     /// Always.
@@ -309,11 +320,17 @@ impl ControlPlane {
                 Ok(ended) => ended.map_err(RunError::Grpc),
                 Err(panic) => Err(panicked("the gRPC server", panic)),
             },
-            // What is served would never change again.
-            ended = &mut self.following => match ended {
-                Ok(()) => Ok(()),
-                Err(panic) => Err(panicked("following the objects", panic)),
-            },
+            Some(ended) = self.background.join_next() => {
+                let (what, cause) = match ended {
+                    Ok(what) => (what, io::Error::other("it ended")),
+                    Err(panic) => ("a task", io::Error::other(panic)),
+                };
+                Err(RunError::Io { what: format!("{what} failed"), source: cause })
+            }
+            source = ended(self.writing.as_mut()) => Err(RunError::Io {
+                what: "writing to the cluster failed".to_owned(),
+                source,
+            }),
         }
     }
 
@@ -330,7 +347,6 @@ impl ControlPlane {
             warn!("connections were still open at the end of the drain");
             serving.abort();
         }
-        self.following.abort();
         drop(self.background);
     }
 }
@@ -351,6 +367,14 @@ async fn follow(
     }
 }
 
+/// Why writing ended; never, as long as it goes on, or if there is nothing to write to.
+async fn ended(writing: Option<&mut Writing>) -> io::Error {
+    match writing {
+        Some(writing) => writing.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A certificate lives as long as that, and replicas take a moment to learn of a step.
 fn shortest_overlap(authority: &AuthorityConfig) -> Duration {
     authority.max_ttl + authority.max_ttl / 10 + Duration::from_secs(5)
@@ -365,8 +389,7 @@ fn publish(ca: &SigningCa, path: &Path) -> Result<(), RunError> {
 }
 
 /// Writes it again whenever there are others.
-async fn keep_published(mut signer: Signer, path: Option<PathBuf>) {
-    let Some(path) = path else { return };
+async fn keep_published(mut signer: Signer, path: PathBuf) {
     // Without a sender there are no others any more.
     while signer.changed().await.is_ok() {
         let ca = Arc::clone(&signer.borrow_and_update());

@@ -20,7 +20,7 @@ use tulle_proto::ca::{
 };
 
 use crate::{
-    access::{self, Refusal},
+    access::{self, Account, Refusal},
     callers::{Callers, status},
     metrics::Metrics,
     succession::Signer,
@@ -77,9 +77,6 @@ impl Authority {
     async fn sign(&self, request: Request<IstioCertificateRequest>) -> Result<Vec<String>, Status> {
         let (metadata, extensions, request) = request.into_parts();
         let entitled = self.callers.verify(&metadata).await.and_then(|caller| {
-            if let Some(connection) = extensions.get::<Standing>() {
-                connection.prove();
-            }
             let requested = impersonated(&request)?;
             let index = self.callers.index().read();
             access::certificate(self.callers.mesh(), index.objects(), &caller, requested)
@@ -94,6 +91,10 @@ impl Authority {
             warn!(?account, %id, "too many certificate requests");
             self.metrics.certificate_refused("rate");
             return Err(Status::resource_exhausted("too many requests"));
+        }
+        // A pod asks once in hours, and needs no connection until then.
+        if let (Account::Node(_), Some(connection)) = (&account, extensions.get::<Standing>()) {
+            connection.prove();
         }
         let ttl = self.ttl(request.validity_duration)?;
         let chain = self.issue(&request.csr, &id, ttl)?;

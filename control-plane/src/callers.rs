@@ -90,11 +90,11 @@ impl Callers {
         &self.index
     }
 
-    /// The node proxy that a token proves, and its node.
-    async fn node_proxy(&self, metadata: &MetadataMap) -> Result<(Caller, String), Refusal> {
+    /// The node proxy or waypoint that a token proves, and its node.
+    async fn follower(&self, metadata: &MetadataMap) -> Result<(Caller, String), Refusal> {
         let caller = self.verify(metadata).await?;
         let index = self.index.read();
-        let node = access::node_proxy(&self.mesh, index.objects(), &caller)?.to_owned();
+        let node = access::follower(&self.mesh, index.objects(), &caller)?.to_owned();
         Ok((caller, node))
     }
 
@@ -108,14 +108,14 @@ impl Callers {
 #[tonic::async_trait]
 impl Authorizer for Callers {
     async fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let proven = self.node_proxy(metadata).await;
+        let proven = self.follower(metadata).await;
         proven
             .map(drop)
             .map_err(|refusal| self.refuse(&refusal, ""))
     }
 
     async fn authorize(&self, metadata: &MetadataMap, node: &Node) -> Result<StreamScope, Status> {
-        let proven = self.node_proxy(metadata).await.and_then(|(caller, on)| {
+        let proven = self.follower(metadata).await.and_then(|(caller, on)| {
             // The claim decides nothing, but a client that is wrong about its node is not what it thinks it is.
             if node.text("NODE_NAME") == on {
                 Ok((caller, on))

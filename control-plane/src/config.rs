@@ -189,6 +189,25 @@ pub struct ServeArgs {
         requires = "kubernetes"
     )]
     waypoint_image: Option<String>,
+    /// When that image is pulled: Always, IfNotPresent or Never.
+    #[arg(
+        long,
+        env = "TULLED_WAYPOINT_PULL_POLICY",
+        value_name = "POLICY",
+        default_value = ""
+    )]
+    waypoint_pull_policy: String,
+    /// Secrets to pull it with, in the namespaces of waypoints.
+    #[arg(
+        long,
+        env = "TULLED_WAYPOINT_PULL_SECRETS",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    waypoint_pull_secrets: Vec<String>,
+    /// Leave it to the platform which user waypoints run as, as OpenShift wants it.
+    #[arg(long, env = "TULLED_WAYPOINT_ANY_USER")]
+    waypoint_any_user: bool,
     /// Name of this replica, unlike any other's. Default: the name of the machine, with something random behind it.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     identity: Option<String>,
@@ -240,6 +259,10 @@ impl ServeArgs {
             ),
             cluster_id: self.cluster_id.clone(),
             cluster_domain: self.cluster_domain.clone(),
+            pull_policy: self.waypoint_pull_policy,
+            pull_secrets: self.waypoint_pull_secrets,
+            any_user: self.waypoint_any_user,
+            log: (self.log.to_string(), self.log_format.to_string()),
         });
         let advertised = self.advertise.iter().map(String::as_str);
         app::Config {

@@ -4,7 +4,7 @@ mod collector;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
@@ -17,6 +17,16 @@ pub struct Metrics {
     certificates_refused: Family<Reason, Counter>,
     streams_refused: Family<Reason, Counter>,
     authorities: Family<Outcome, Counter>,
+    writing: Gauge,
+}
+
+/// This replica writes to the cluster, until it is dropped.
+pub(crate) struct Writes<'a>(&'a Gauge);
+
+impl Drop for Writes<'_> {
+    fn drop(&mut self) {
+        self.0.set(0);
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -52,6 +62,16 @@ impl Metrics {
             "Certificate authorities found in the place of the one in use",
             self.authorities.clone(),
         );
+        registry.register(
+            "tulle_control_plane_writes",
+            "Whether this replica holds the lease, and writes to the cluster",
+            self.writing.clone(),
+        );
+    }
+
+    pub(crate) fn writes(&self) -> Writes<'_> {
+        self.writing.set(1);
+        Writes(&self.writing)
     }
 
     pub(crate) fn certificate_issued(&self) {

@@ -32,6 +32,14 @@ pub struct WaypointConfig {
     pub cluster_id: String,
     /// DNS domain of the cluster.
     pub cluster_domain: String,
+    /// When the image is pulled; empty: as Kubernetes likes.
+    pub pull_policy: String,
+    /// Secrets to pull it with, of the waypoint's namespace.
+    pub pull_secrets: Vec<String>,
+    /// Whether the platform says which user they run as.
+    pub any_user: bool,
+    /// What they log, and how.
+    pub log: (String, String),
 }
 
 /// Whether objects are to be made for a Gateway.

@@ -10,8 +10,6 @@ mod resolver;
 pub use access::{AccessRecord, early_failure};
 pub use control::ControlMetrics;
 pub use dns::{DnsLabels, DnsMetrics};
-pub use labels::{
-    NameLabels, Reporter, ResponseFlag, SecurityPolicy, TrafficLabels, WorkloadLabels,
-};
+pub use labels::{NameLabels, Reporter, ResponseFlag, TrafficLabels};
 pub use metrics::{Metrics, SharedMeter, Traffic, TrafficCache, TrafficMeter};
 pub use resolver::{Lookup, ResolverMetrics};

@@ -9,7 +9,7 @@ use tulle_kubernetes::{Apply, MERGE, Objects};
 
 use super::{
     ApplyArgs,
-    gateway::{USE, USE_NAMESPACE, gateway, is_usable, waypoints, why_not},
+    gateway::{USE, USE_NAMESPACE, gateway, is_usable, kind, waypoints, why_not},
 };
 use crate::{
     json::{full_name, label, name, title},
@@ -23,13 +23,12 @@ pub(super) async fn apply(objects: &Objects, args: &ApplyArgs) -> Result<ExitCod
     let waypoint = &args.waypoint;
     let namespace = waypoint.namespace.as_deref();
     let namespace = namespace.unwrap_or(objects.client().namespace());
-    // Also to say clearly that Gateway API is missing.
-    waypoints(objects, Some(namespace)).await?;
+    let (version, _) = kind(objects).await?;
     let labelled = match args.enroll_namespace {
         true => Some(enrolled(objects, namespace, args).await?),
         false => None,
     };
-    let wanted = gateway(waypoint, Some(namespace));
+    let wanted = gateway(&version, waypoint, Some(namespace));
     let applied = objects.apply(&wanted, Apply::by(MANAGER)).await;
     let applied = applied.map_err(|error| match error.code() {
         Some(StatusCode::CONFLICT) => anyhow!(

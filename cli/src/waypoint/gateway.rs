@@ -1,8 +1,8 @@
 //! Waypoints as objects.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
-use tulle_kubernetes::{Objects, is_name};
+use tulle_kubernetes::{Objects, Resource, is_name};
 
 use super::{Traffic, Waypoint};
 use crate::{
@@ -34,8 +34,8 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// The Gateway of a waypoint, in a namespace if one is given.
-pub(super) fn gateway(waypoint: &Waypoint, namespace: Option<&str>) -> Value {
+/// The Gateway of a waypoint, of a version of its kind, in a namespace if one is given.
+pub(super) fn gateway(version: &str, waypoint: &Waypoint, namespace: Option<&str>) -> Value {
     let mut metadata = json!({"name": waypoint.name});
     let traffic = waypoint.traffic.map(|traffic| (FOR, traffic.label()));
     let revision = waypoint.revision.as_deref().map(|name| (REVISION, name));
@@ -52,7 +52,7 @@ pub(super) fn gateway(waypoint: &Waypoint, namespace: Option<&str>) -> Value {
         }
     }
     json!({
-        "apiVersion": VERSION,
+        "apiVersion": version,
         "kind": "Gateway",
         "metadata": metadata,
         "spec": {
@@ -64,8 +64,21 @@ pub(super) fn gateway(waypoint: &Waypoint, namespace: Option<&str>) -> Value {
 
 /// The same, for a file.
 pub(super) fn yaml(waypoint: &Waypoint) -> Result<String> {
-    let gateway = gateway(waypoint, waypoint.namespace.as_deref());
+    let gateway = gateway(VERSION, waypoint, waypoint.namespace.as_deref());
     serde_saphyr::to_string(&gateway).context("cannot be written as YAML")
+}
+
+/// The version of Gateway that is served, and where.
+///
+/// # Errors
+/// When Gateway API is not installed, with what to do.
+pub(super) async fn kind(objects: &Objects) -> Result<(String, Resource)> {
+    let served = served(objects, VERSION, "Gateway").await?;
+    served.with_context(|| {
+        format!(
+            "the API server does not serve Gateway of {VERSION}: install Gateway API with {INSTALL_GATEWAY_API}"
+        )
+    })
 }
 
 /// The waypoints of a namespace, or of all; each with kind and version.
@@ -73,11 +86,7 @@ pub(super) fn yaml(waypoint: &Waypoint) -> Result<String> {
 /// # Errors
 /// When Gateway API is not installed, with what to do.
 pub(super) async fn waypoints(objects: &Objects, namespace: Option<&str>) -> Result<Vec<Value>> {
-    let Some((version, resource)) = served(objects, VERSION, "Gateway").await? else {
-        bail!(
-            "the API server does not serve Gateway of {VERSION}: install Gateway API with {INSTALL_GATEWAY_API}"
-        );
-    };
+    let (version, resource) = kind(objects).await?;
     let mut gateways = list(objects.client(), &resource.folder(namespace), "").await?;
     let classes = Classes::of(&list_kind(objects, VERSION, "GatewayClass", "").await?);
     gateways.retain(|gateway| classes.make_waypoint(gateway));

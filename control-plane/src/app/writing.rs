@@ -1,6 +1,7 @@
 //! What one replica does for all, for as long as it holds the lease.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -19,6 +20,7 @@ use crate::{
         rotation::{self, RotationConfig},
         statuses, waypoints,
     },
+    metrics::Metrics,
     succession::{Signer, up_to_date},
     waypoints::WaypointConfig,
 };
@@ -36,10 +38,12 @@ pub(super) struct Work {
     /// Of the control plane.
     pub(super) namespace: String,
     pub(super) waypoints: Option<WaypointConfig>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Work {
     async fn all(&self) {
+        let _writes = self.metrics.writes();
         let (client, index) = (&self.client, &*self.index);
         let changes = || self.changes.clone();
         tokio::join!(
@@ -89,10 +93,19 @@ impl Writing {
         Self { stop, task }
     }
 
+    /// Returns once it has ended, as it does by a panic alone.
+    pub(super) async fn ended(&mut self) -> io::Error {
+        match (&mut self.task.0).await {
+            Ok(()) => io::Error::other("it ended"),
+            Err(panic) => io::Error::other(panic),
+        }
+    }
+
     /// Gives the lease back, if that takes no longer than `limit`.
     pub(super) async fn stop(mut self, limit: Duration) {
-        // It has ended only if it panicked.
-        let _ = self.stop.send(());
+        if self.stop.send(()).is_err() || self.task.0.is_finished() {
+            return;
+        }
         if tokio::time::timeout(limit, &mut self.task.0).await.is_err() {
             warn!("the lease was not given back in time");
         }

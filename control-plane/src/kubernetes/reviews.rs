@@ -57,6 +57,11 @@ impl Reviews {
             return said;
         }
         let of_pod = self.of_pod(claimed.uid);
+        // One for the map, one for whoever has the turn.
+        let waiting = of_pod.turn.as_ref().map_or(0, Arc::strong_count);
+        if waiting > WAITING + 2 {
+            return Err(InvalidToken::Unanswered);
+        }
         let asking = tokio::time::timeout(PATIENCE, async {
             let turn = of_pod.turn.as_ref()?.acquire().await;
             // Somebody may have asked the same meanwhile.
@@ -226,6 +231,8 @@ const GROUP: &str = "system:serviceaccounts";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
+/// Callers that may wait for the turn of one pod. It has one token at a time.
+const WAITING: usize = 8;
 /// How many are asked about at a time.
 const ASKING: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);

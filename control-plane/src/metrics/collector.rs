@@ -29,6 +29,7 @@ pub(crate) struct Sources {
     /// End of the serving certificate, seconds since 1970.
     pub(crate) serving_not_after: Arc<AtomicU64>,
     pub(crate) signer: Signer,
+    pub(crate) connections_refused: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for Sources {
@@ -47,6 +48,11 @@ impl Collector for StateCollector {
         self.objects(&mut out)?;
         self.source(&mut out)?;
         self.streams(&mut out)?;
+        out.counter(
+            "tulle_control_plane_connections_refused",
+            "Connections closed because their address has too many",
+            self.0.connections_refused.load(Ordering::Relaxed),
+        )?;
         let (not_after, roots) = {
             let ca = self.0.signer.borrow();
             (ca.not_after(), ca.roots())

@@ -33,6 +33,9 @@ pub enum ConfigError {
         /// The one value it may have.
         supported: &'static str,
     },
+    /// A variable that has to be there.
+    #[error("{0} is not set")]
+    Missing(&'static str),
     /// Two variables that exclude each other.
     #[error("{0} and {1} exclude each other")]
     Exclusive(&'static str, &'static str),
@@ -97,6 +100,14 @@ impl<'a> Variables<'a> {
     pub fn text(&self, name: &str) -> Option<String> {
         let value = self.raw(name)?.trim();
         (!value.is_empty()).then(|| value.to_owned())
+    }
+
+    /// The value of one that has to be there.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`] if it is not, or empty.
+    pub fn required(&self, name: &'static str) -> Result<String, ConfigError> {
+        self.text(name).ok_or(ConfigError::Missing(name))
     }
 
     /// What `parse` makes of the value; `expected` says what it takes.

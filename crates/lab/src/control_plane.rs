@@ -16,7 +16,7 @@ use crate::{
     lab::Lab,
     mesh::MeshConfig,
     node::Node,
-    object::{SYSTEM_NAMESPACE, ZTUNNEL_ACCOUNT, ZtunnelPod},
+    object::SYSTEM_NAMESPACE,
     process::{Process, Program, wait_for},
 };
 
@@ -147,35 +147,40 @@ impl ControlPlane {
         self.state.join("root-cert.pem")
     }
 
-    /// Writes the token of a ztunnel to a file in `dir`.
-    pub(crate) async fn token(&self, pod: &ZtunnelPod, node: &str, dir: &Path) -> Result<PathBuf> {
+    /// Writes the token of a pod to a file in `dir`.
+    pub(crate) async fn token(&self, of: &TokenOf<'_>, dir: &Path) -> Result<PathBuf> {
         let path = dir.join("token");
         if let ObjectSource::Cluster(cluster) = &self.source {
-            let bound = Some((&*pod.name, &*pod.uid));
-            let token = cluster.token(SYSTEM_NAMESPACE, ZTUNNEL_ACCOUNT, "istio-ca", bound)?;
+            let bound = Some((of.pod, of.uid));
+            let token = cluster.token(of.namespace, of.service_account, "istio-ca", bound)?;
             fs::write(&path, token)?;
             return Ok(path);
         }
         let program = Program::new("token", &self.program)
             .args(["token".into(), "--state".into(), path_text(&self.state)])
-            .args([
-                "--namespace",
-                SYSTEM_NAMESPACE,
-                "--service-account",
-                ZTUNNEL_ACCOUNT,
-            ])
-            .args(["--pod", &pod.name, "--pod-uid", &pod.uid, "--node", node])
+            .args(["--namespace", of.namespace])
+            .args(["--service-account", of.service_account])
+            .args(["--pod", of.pod, "--pod-uid", of.uid, "--node", of.node])
             .args(["--ttl", TOKEN_LIFE]);
         let output = program.output_in(self.node.netns()).await?;
         ensure!(
             output.status.success(),
             "no token for {}: {}",
-            pod.name,
+            of.pod,
             String::from_utf8_lossy(&output.stderr)
         );
         fs::write(&path, output.stdout)?;
         Ok(path)
     }
+}
+
+/// Whose token it is.
+pub(crate) struct TokenOf<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) service_account: &'a str,
+    pub(crate) pod: &'a str,
+    pub(crate) uid: &'a str,
+    pub(crate) node: &'a str,
 }
 
 /// What clients are to trust, once it is in the namespace that they run in.

@@ -46,6 +46,7 @@ pub mod process;
 mod runtime;
 pub mod sandbox;
 mod service;
+mod waypoint;
 mod ztunnel;
 
 pub use address::Families;
@@ -61,4 +62,5 @@ pub use node::Node;
 pub use pod::{Pod, PodSpec};
 pub use process::{Process, Program, Usage, wait_for};
 pub use service::{Service, ServiceSpec};
+pub use waypoint::Waypoint;
 pub use ztunnel::{Access, Ztunnel};

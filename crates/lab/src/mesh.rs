@@ -20,11 +20,13 @@ use crate::{
     object::{self, SYSTEM_NAMESPACE, ZtunnelPod},
     pod::{Pod, PodSpec},
     service::ServiceSpec,
+    waypoint::Waypoint,
     ztunnel::Ztunnel,
 };
 
 mod node;
 mod settle;
+mod waypoint;
 
 use node::MeshNode;
 
@@ -75,6 +77,7 @@ pub struct Mesh {
     cluster: Option<Arc<Cluster>>,
     control_plane: ControlPlane,
     nodes: BTreeMap<String, MeshNode>,
+    waypoints: BTreeMap<String, Waypoint>,
     /// The full names of the pods in the mesh.
     enrolled: BTreeSet<String>,
 }
@@ -113,6 +116,7 @@ impl Mesh {
             cluster,
             control_plane,
             nodes: BTreeMap::new(),
+            waypoints: BTreeMap::new(),
             enrolled: BTreeSet::new(),
         };
         let names: Vec<String> = mesh

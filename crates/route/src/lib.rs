@@ -8,6 +8,7 @@ mod authority;
 mod inbound;
 mod outbound;
 mod request;
+mod served;
 mod service;
 mod waypoint;
 
@@ -21,8 +22,9 @@ pub use authority::{Authority, InvalidAuthority, address_text};
 pub use inbound::{
     Inbound, InboundError, ProxyHeader, inbound, inbound_service, passthrough_inbound,
 };
-pub use outbound::{Named, Outbound, Route, RouteError, Via, outbound};
+pub use outbound::{Named, Outbound, Route, RouteError, Via, forward, outbound};
 pub use request::connect_request;
+pub use served::{NotServed, Served, Target, served};
 pub use waypoint::WaypointError;
 
 /// Port of the listener that captures outbound connections.

@@ -17,7 +17,7 @@ use tulle_model::{
 };
 
 use super::{
-    Authority, HBONE_PORT, WaypointError, is_proxy_port,
+    Authority, HBONE_PORT, Served, Target, WaypointError, is_proxy_port,
     service::{self, At, Endpoint, Purpose},
     waypoint,
 };
@@ -163,6 +163,30 @@ pub fn outbound(
         Destination::Workload(workload) => decision.workload(workload).map(Route::To),
         Destination::Quarantined(name) => Err(RouteError::Quarantined(Arc::clone(name))),
         Destination::Unknown => Ok(Outbound::Passthrough { addr: destination }.into()),
+    }
+}
+
+/// Decides where a waypoint, `source`, forwards what it serves. `exclude` is that of [`outbound`].
+///
+/// # Errors
+/// When there is nowhere to go.
+pub fn forward(
+    snapshot: &Snapshot,
+    source: &Workload,
+    served: &Served,
+    exclude: &[Uid],
+    random: &mut Rng,
+) -> Result<Route, RouteError> {
+    let mut decision = Decision {
+        snapshot,
+        source,
+        destination: served.destination,
+        exclude,
+        random,
+    };
+    match &served.target {
+        Target::Service { record, .. } => decision.service(record),
+        Target::Workload(workload) => decision.workload(workload).map(Route::To),
     }
 }
 

@@ -156,16 +156,17 @@ impl Server {
         if !inner.store.is_ready() {
             return Err(Status::unavailable("the initial state is not complete"));
         }
-        let slot = inner
-            .metrics
-            .open_stream(inner.config.max_streams)
-            .ok_or_else(|| Status::unavailable("too many streams"))?;
         let metadata = MetadataMap::from_headers(head.headers);
         let admitted = inner.authorizer.admit(&metadata).await;
         admitted.inspect_err(|_| inner.metrics.unauthorized.add(1))?;
         if let Some(connection) = head.extensions.get::<Standing>() {
             connection.prove();
         }
+        // Nobody else has a place for a stream, however long it takes to find out.
+        let slot = inner
+            .metrics
+            .open_stream(inner.config.max_streams)
+            .ok_or_else(|| Status::unavailable("too many streams"))?;
         let requests = Requests::new(body, inner.store.clone(), inner.config.max_request);
         let connection = Connection::new(inner, metadata, requests, slot);
         Ok(connection.into_responses())

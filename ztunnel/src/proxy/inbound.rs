@@ -29,6 +29,7 @@ use tulle_route::{
     baggage::{self, Baggage},
     forwarded,
 };
+use tulle_telemetry::{SecurityPolicy, WorkloadLabels, service_labels};
 
 use super::{
     Pod,
@@ -39,8 +40,7 @@ use super::{
     pod::Local,
 };
 use crate::telemetry::{
-    AccessRecord, Reporter, ResponseFlag, SecurityPolicy, SharedMeter, TrafficLabels, TrafficMeter,
-    WorkloadLabels, early_failure,
+    AccessRecord, Reporter, ResponseFlag, SharedMeter, TrafficLabels, TrafficMeter, early_failure,
 };
 
 /// One client's connection, with what its handshake proved.
@@ -349,7 +349,7 @@ pub(super) fn record(
         source_principal: tunnel.map(|(identity, _)| identity.clone()),
         destination: WorkloadLabels::of(&local.workload),
         destination_principal: tunnel.map(|_| local.workload.identity.clone()),
-        service: service.as_deref().map(TrafficLabels::service),
+        service: service.as_deref().map(service_labels),
         security: match tunnel {
             Some(_) => SecurityPolicy::MutualTls,
             None => SecurityPolicy::Unknown,

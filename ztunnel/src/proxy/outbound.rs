@@ -34,11 +34,11 @@ use super::{
     pod::{Local, PoolKey},
 };
 use crate::telemetry::{
-    AccessRecord, Reporter, ResponseFlag, SecurityPolicy, SharedMeter, TrafficLabels, TrafficMeter,
-    WorkloadLabels, early_failure,
+    AccessRecord, Reporter, ResponseFlag, SharedMeter, TrafficLabels, TrafficMeter, early_failure,
 };
 use tulle_route::{self as route, Named, Outbound, Route, connect_request};
 use tulle_state::Workload;
+use tulle_telemetry::{SecurityPolicy, WorkloadLabels, service_labels};
 
 mod by_name;
 mod failed;
@@ -332,7 +332,7 @@ impl Hop {
                 .as_ref()
                 .filter(|_| tunnelled)
                 .map(identity_of),
-            service: self.service.as_deref().map(TrafficLabels::service),
+            service: self.service.as_deref().map(service_labels),
             security: if tunnelled {
                 SecurityPolicy::MutualTls
             } else {

@@ -3,10 +3,10 @@
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
-        EnvVar, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector,
-        PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
-        SeccompProfile, SecurityContext, ServiceAccountTokenProjection, SleepAction,
-        TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
+        EnvVar, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler, LocalObjectReference,
+        ObjectFieldSelector, PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource,
+        ResourceRequirements, SeccompProfile, SecurityContext, ServiceAccountTokenProjection,
+        SleepAction, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::{
         api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString,
@@ -64,6 +64,7 @@ impl Making<'_> {
                 label_selector: Some(self.label_selector()),
                 ..TopologySpreadConstraint::default()
             }]),
+            image_pull_secrets: self.pull_secrets(),
             containers: vec![self.container()],
             volumes: Some(volumes()),
             ..PodSpec::default()
@@ -82,9 +83,12 @@ impl Making<'_> {
             timeout_seconds: Some(1),
             ..Probe::default()
         };
+        let user = (!self.config.any_user).then_some(1337);
         Container {
             name: CONTAINER.to_owned(),
             image: Some(self.config.image.clone()),
+            image_pull_policy: Some(self.config.pull_policy.clone())
+                .filter(|policy| !policy.is_empty()),
             env: Some(self.environment()),
             ports: Some(vec![
                 port("http-metrics", 15020),
@@ -111,8 +115,8 @@ impl Making<'_> {
                 privileged: Some(false),
                 read_only_root_filesystem: Some(true),
                 run_as_non_root: Some(true),
-                run_as_user: Some(1337),
-                run_as_group: Some(1337),
+                run_as_user: user,
+                run_as_group: user,
                 capabilities: Some(Capabilities {
                     drop: Some(vec!["ALL".to_owned()]),
                     add: None,
@@ -126,6 +130,14 @@ impl Making<'_> {
             ]),
             ..Container::default()
         }
+    }
+
+    fn pull_secrets(&self) -> Option<Vec<LocalObjectReference>> {
+        let secrets = self.config.pull_secrets.iter();
+        let secrets: Vec<_> = secrets
+            .map(|name| LocalObjectReference { name: name.clone() })
+            .collect();
+        (!secrets.is_empty()).then_some(secrets)
     }
 
     /// The names are those of ztunnel's, so that what is set for one is known for the other.
@@ -159,6 +171,8 @@ impl Making<'_> {
             value("CA_ADDRESS", &config.control_plane),
             value("CLUSTER_ID", &config.cluster_id),
             value("CLUSTER_DOMAIN", &config.cluster_domain),
+            value("RUST_LOG", &config.log.0),
+            value("LOG_FORMAT", &config.log.1),
         ]
     }
 }

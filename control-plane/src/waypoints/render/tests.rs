@@ -9,6 +9,10 @@ fn config() -> WaypointConfig {
         control_plane: "https://tulled.istio-system.svc:15012".to_owned(),
         cluster_id: "Kubernetes".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
+        pull_policy: String::new(),
+        pull_secrets: Vec::new(),
+        any_user: false,
+        log: ("info".to_owned(), "plain".to_owned()),
     }
 }
 
@@ -235,4 +239,53 @@ fn hostile_text_stays_a_value() {
     let pod = &made[&Made::Deployment]["spec"]["template"];
     assert_eq!(pod["metadata"]["annotations"]["example.com/a"], hostile);
     assert_eq!(pod["spec"]["hostNetwork"], Value::Null);
+}
+
+#[test]
+fn how_it_is_pulled_and_run_is_as_the_platform_wants_it() {
+    let pod = |config: &WaypointConfig| {
+        let objects = objects(&waypoint("", ""), config, &[], false).unwrap();
+        let mut objects = objects.into_iter();
+        let deployment = objects
+            .find(|object| object.kind == Made::Deployment)
+            .unwrap();
+        deployment
+            .body
+            .pointer("/spec/template/spec")
+            .unwrap()
+            .clone()
+    };
+    let usual = pod(&config());
+    assert_eq!(usual.pointer("/imagePullSecrets"), None);
+    assert_eq!(usual.pointer("/containers/0/imagePullPolicy"), None);
+    let user = "/containers/0/securityContext/runAsUser";
+    assert_eq!(usual.pointer(user), Some(&json!(1337)));
+    let other = pod(&WaypointConfig {
+        pull_policy: "Always".to_owned(),
+        pull_secrets: vec!["registry".to_owned()],
+        any_user: true,
+        log: ("debug".to_owned(), "json".to_owned()),
+        ..config()
+    });
+    assert_eq!(other["imagePullSecrets"], json!([{"name": "registry"}]));
+    assert_eq!(
+        other.pointer("/containers/0/imagePullPolicy"),
+        Some(&json!("Always"))
+    );
+    assert_eq!(other.pointer(user), None);
+    assert_eq!(
+        other.pointer("/containers/0/securityContext/runAsNonRoot"),
+        Some(&json!(true))
+    );
+    let variables = other
+        .pointer("/containers/0/env")
+        .unwrap()
+        .as_array()
+        .unwrap();
+    for variable in [
+        json!({"name": "RUST_LOG", "value": "debug"}),
+        json!({"name": "LOG_FORMAT", "value": "json"}),
+    ] {
+        assert!(variables.contains(&variable), "{variables:?}");
+    }
 }

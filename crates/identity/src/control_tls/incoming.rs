@@ -5,7 +5,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -28,27 +31,30 @@ use tracing::{debug, warn};
 pub struct IncomingConfig {
     /// Longest handshake. Default 10 s.
     pub handshake_timeout: Duration,
-    /// Handshakes at one time; further connections wait in the kernel's queue. Default 256.
+    /// Handshakes at one time; further connections wait in the kernel's queue. Default 1024.
     pub max_handshakes: usize,
     /// Connections at one time, handshakes included; further ones wait likewise. Default 8192.
     pub max_connections: usize,
     /// Of these, as many as one address may have, so that it does not keep all others out; further ones are closed. Default 4096.
     pub max_per_address: usize,
-    /// Of these, as many as may be of callers that have not proved who they are. Default 128.
+    /// Of these, as many as may be of callers that have not proved who they are: a small part of `max_handshakes`. Default 64.
     pub max_unproven_per_address: usize,
     /// From the handshake until the caller has proved who it is ([`Standing::prove`]). Default 30 s.
     pub proof_timeout: Duration,
+    /// Counts connections that were closed for their number.
+    pub refused: Arc<AtomicU64>,
 }
 
 impl Default for IncomingConfig {
     fn default() -> Self {
         Self {
             handshake_timeout: Duration::from_secs(10),
-            max_handshakes: 256,
+            max_handshakes: 1024,
             max_connections: 8192,
             max_per_address: 4096,
-            max_unproven_per_address: 128,
+            max_unproven_per_address: 64,
             proof_timeout: Duration::from_secs(30),
+            refused: Arc::default(),
         }
     }
 }
@@ -78,7 +84,7 @@ pub fn incoming(
                     Some(done) = handshakes.next() => if let Some(io) = done {
                         return Some((Ok(io), (listener, acceptor, config, room, handshakes)));
                     },
-                    accepted = accept(&listener, &room), if handshakes.len() < config.max_handshakes => {
+                    accepted = accept(&listener, &room, &config.refused), if handshakes.len() < config.max_handshakes => {
                         handshakes.push(handshake(acceptor.clone(), accepted, config.clone()));
                     }
                 }
@@ -252,7 +258,11 @@ impl Rooms {
     }
 }
 
-async fn accept(listener: &TcpListener, rooms: &Rooms) -> (TcpStream, (Room, Share)) {
+async fn accept(
+    listener: &TcpListener,
+    rooms: &Rooms,
+    refused: &AtomicU64,
+) -> (TcpStream, (Room, Share)) {
     loop {
         let Ok(free) = rooms.free.clone().acquire_owned().await else {
             // Nobody closes the semaphore; if somebody did, there would be no room.
@@ -261,7 +271,10 @@ async fn accept(listener: &TcpListener, rooms: &Rooms) -> (TcpStream, (Room, Sha
         match listener.accept().await {
             Ok((tcp, peer)) => match rooms.take(peer.ip().to_canonical(), free) {
                 Some(room) => return (tcp, room),
-                None => debug!(%peer, "closed: too many connections of this address"),
+                None => {
+                    refused.fetch_add(1, Ordering::Relaxed);
+                    debug!(%peer, "closed: too many connections of this address");
+                }
             },
             Err(error) => {
                 warn!(%error, "cannot accept");

@@ -9,6 +9,7 @@ use super::Mesh;
 use crate::{
     agent::{AgentSetup, AgentSource, NodeAgent},
     cluster::Cluster,
+    control_plane::TokenOf,
     manifest::ObjectId,
     node::Node,
     object::{self, SYSTEM_NAMESPACE, ZtunnelPod},
@@ -52,7 +53,14 @@ impl Mesh {
         if let Some(uid) = self.manifests.uid(&id) {
             uid.clone_into(&mut pod.uid);
         }
-        let token = self.control_plane.token(&pod, name, &dir).await?;
+        let of = TokenOf {
+            namespace: SYSTEM_NAMESPACE,
+            service_account: object::ZTUNNEL_ACCOUNT,
+            pod: &pod.name,
+            uid: &pod.uid,
+            node: name,
+        };
+        let token = self.control_plane.token(&of, &dir).await?;
         let control_plane = self.control_plane.address();
         let yes_no = |value: bool| if value { "true" } else { "false" };
         let program = Program::new(
@@ -92,7 +100,7 @@ impl Mesh {
     }
 }
 
-fn path_text(path: &std::path::Path) -> String {
+pub(super) fn path_text(path: &std::path::Path) -> String {
     path.to_string_lossy().into_owned()
 }
 

@@ -8,6 +8,7 @@ use self::{
     controllers::Controllers,
     runner::{Operator, SERVICE},
 };
+use super::waypoints::{class, condition, path_of_class};
 use crate::traffic::{eventually, settles_at};
 
 mod controllers;
@@ -20,6 +21,7 @@ pub(crate) async fn installs_and_leaves_nothing(sandbox: Sandbox) -> Result<()> 
     };
     let cluster = &operator.cluster;
     cluster.define_gateway_api().await?;
+    cluster.put(&class("mine", "tulle.io/mesh-controller"))?;
     let before = operator.everything()?;
     let shop = operator.service()?;
 
@@ -62,6 +64,9 @@ pub(crate) async fn installs_and_leaves_nothing(sandbox: Sandbox) -> Result<()> 
         .await?;
     checked.succeeds("The mesh works: 1 pod in it on 2 nodes")?;
 
+    let accepted = || condition(cluster, &path_of_class("mine"), "Accepted");
+    let is_accepted = || accepted().is_some_and(|(status, _)| status == "True");
+    eventually("the user's class is accepted", async || is_accepted()).await?;
     // What objects ask for and do not get is told of, by what the control plane says of them.
     cluster.merge(
         SERVICE,
@@ -97,6 +102,7 @@ pub(crate) async fn installs_and_leaves_nothing(sandbox: Sandbox) -> Result<()> 
         "{} was {shop}",
         operator.service()?
     );
+    ensure!(!is_accepted(), "the user's class is {:?}", accepted());
     let again = operator.tulle(&["uninstall", "--yes", "--purge"]).await?;
     again.succeeds("There is nothing to remove.")
 }

@@ -17,13 +17,21 @@ pub(crate) async fn deployed(sandbox: Sandbox) -> Result<()> {
     let cluster = mesh.cluster();
     // They may come after the mesh.
     cluster.define_gateway_api().await?;
-    for class in ["istio-waypoint", "tulle-waypoint"] {
-        let path = format!("/apis/gateway.networking.k8s.io/v1/gatewayclasses/{class}");
+    // A class may have any name: what counts is whose controller it names.
+    cluster.put(&class("theirs", "example.com/controller"))?;
+    cluster.put(&class("mine", "tulle.io/mesh-controller"))?;
+    for class in ["istio-waypoint", "tulle-waypoint", "mine"] {
+        let path = path_of_class(class);
         eventually("the class is accepted", async || {
             condition(cluster, &path, "Accepted").is_some_and(|(status, _)| status == "True")
         })
         .await?;
     }
+    let theirs = condition(cluster, &path_of_class("theirs"), "Accepted");
+    ensure!(
+        theirs.is_none_or(|(status, _)| status == "Unknown"),
+        "the class of another controller is accepted"
+    );
     cluster.put(&gateway("w", &json!({})))?;
     let kinds = ["serviceaccounts", "services", "deployments"];
     for kind in kinds {
@@ -232,7 +240,21 @@ async fn object(mesh: &Mesh, kind: &str, name: &str) -> Result<Value> {
 }
 
 /// Status and reason of a condition.
-fn condition(cluster: &Cluster, path: &str, kind: &str) -> Option<(String, String)> {
+/// A class of Gateways.
+pub(super) fn class(name: &str, controller: &str) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "GatewayClass",
+        "metadata": {"name": name},
+        "spec": {"controllerName": controller},
+    })
+}
+
+pub(super) fn path_of_class(name: &str) -> String {
+    format!("/apis/gateway.networking.k8s.io/v1/gatewayclasses/{name}")
+}
+
+pub(super) fn condition(cluster: &Cluster, path: &str, kind: &str) -> Option<(String, String)> {
     let object = cluster.get(path).ok()?;
     let mut conditions = object.pointer("/status/conditions")?.as_array()?.iter();
     let condition = conditions.find(|one| one.get("type").and_then(Value::as_str) == Some(kind))?;

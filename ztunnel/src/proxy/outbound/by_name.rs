@@ -9,12 +9,10 @@ use std::{
 use smallvec::SmallVec;
 use tulle_model::{IpFamilies, Uid};
 use tulle_route::{Named, Outbound};
+use tulle_telemetry::WorkloadLabels;
 
 use super::{Failed, Hop, Local, Pod, Upstream, connect_hop};
-use crate::{
-    dns::Family,
-    telemetry::{NameLabels, WorkloadLabels},
-};
+use crate::{dns::Family, telemetry::NameLabels};
 
 /// Connects to where a name leads; another of its addresses is tried when the first cannot be reached.
 pub(super) async fn connect(

@@ -1,0 +1,201 @@
+//! Servers and clients as users have them.
+
+use std::{convert::Infallible, net::SocketAddr};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    client::conn::{http1, http2},
+    header::HeaderValue,
+    server::conn::{http1::Builder as Http1Server, http2::Builder as Http2Server},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    task::{AbortHandle, JoinHandle},
+};
+use tulle_lab::Pod;
+
+/// A server of HTTP/1 and HTTP/2 that says what it was asked.
+pub(crate) struct Server(AbortHandle);
+
+impl Server {
+    /// Serves on port 8080 of a pod.
+    pub(crate) fn start(pod: &Pod) -> Result<Self> {
+        let name = pod.name().to_owned();
+        let listener = pod.listen(8080).context("cannot listen on 8080")?;
+        let serving = tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                tokio::spawn(converse(tcp, name.clone()));
+            }
+        });
+        Ok(Self(serving.abort_handle()))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn converse(tcp: TcpStream, name: String) -> Result<()> {
+    let mut start = [0; 4];
+    let length = tcp.peek(&mut start).await?;
+    let service = service_fn(move |request| answer(request, name.clone()));
+    if start.get(..length) == Some(b"PRI ") {
+        let server = Http2Server::new(TokioExecutor::new());
+        server.serve_connection(TokioIo::new(tcp), service).await?;
+    } else {
+        Http1Server::new()
+            .serve_connection(TokioIo::new(tcp), service)
+            .await?;
+    }
+    Ok(())
+}
+
+/// All that it sees of a request, as JSON.
+async fn answer(
+    request: Request<Incoming>,
+    name: String,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes());
+    let headers: serde_json::Map<String, Value> = head
+        .headers
+        .iter()
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into(),
+            )
+        })
+        .collect();
+    let said = json!({
+        "pod": name,
+        "method": head.method.as_str(),
+        "uri": head.uri.to_string(),
+        "version": format!("{:?}", head.version),
+        "headers": headers,
+        "body": body.map_or(0, |body| body.len()),
+    });
+    let mut response = Response::new(Full::from(said.to_string()));
+    let status = head
+        .headers
+        .get("x-status")
+        .and_then(|status| status.to_str().ok());
+    if let Some(status) = status.and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok()) {
+        *response.status_mut() = status;
+    }
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert("content-type", json);
+    Ok(response)
+}
+
+/// A connection of a client.
+pub(crate) enum Client {
+    Http1(http1::SendRequest<BoxBody<Bytes, Infallible>>),
+    Http2(http2::SendRequest<BoxBody<Bytes, Infallible>>),
+}
+
+/// What a server said.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: hyper::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    /// What the server saw of the request, by name; empty if it saw nothing.
+    pub(crate) fn saw(&self, pointer: &str) -> String {
+        let said: Value = serde_json::from_str(&self.text).unwrap_or_default();
+        match said.pointer(pointer) {
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+            None => String::new(),
+        }
+    }
+}
+
+impl Client {
+    /// Connects from a pod, speaking HTTP/1 or HTTP/2.
+    pub(crate) async fn connect(from: &Pod, to: SocketAddr, http2: bool) -> Result<Self> {
+        let tcp = TokioIo::new(from.connect(to).await?);
+        if http2 {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), tcp).await?;
+            tokio::spawn(connection);
+            return Ok(Self::Http2(sender));
+        }
+        let (sender, connection) = http1::handshake(tcp).await?;
+        tokio::spawn(connection);
+        Ok(Self::Http1(sender))
+    }
+
+    /// One request, with these headers, and its answer.
+    pub(crate) async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        self.send("GET", path, headers, Bytes::new()).await
+    }
+
+    /// One request with a body.
+    pub(crate) async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer> {
+        let uri = match self {
+            Self::Http1(_) => path.to_owned(),
+            Self::Http2(_) => format!("http://web.shop{path}"),
+        };
+        let mut request = Request::builder().method(method).uri(uri);
+        if matches!(self, Self::Http1(_)) {
+            request = request.header("host", "web.shop");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body).boxed())?;
+        let response = match self {
+            Self::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+            Self::Http2(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+        };
+        let (head, body) = response.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            text: String::from_utf8_lossy(&body).into_owned(),
+        })
+    }
+}
+
+/// A server that greets, and then sends back what comes.
+pub(crate) fn greet(pod: &Pod) -> Result<JoinHandle<()>> {
+    let listener = pod.listen(9000).context("cannot listen on 9000")?;
+    Ok(tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                tcp.write_all(GREETING).await?;
+                let (mut read, mut write) = tcp.split();
+                tokio::io::copy(&mut read, &mut write).await?;
+                write.shutdown().await
+            });
+        }
+    }))
+}
+
+pub(crate) const GREETING: &[u8] = b"220 ready\r\n";

@@ -1,0 +1,23 @@
+//! Waypoints: requests through the real control plane, node proxies and waypoint, from and to real clients and servers.
+
+use std::process::ExitCode;
+
+use tulle_tests::{case, harness};
+
+mod app;
+mod bytes;
+mod requests;
+mod served;
+mod world;
+
+fn main() -> ExitCode {
+    harness::main(&[
+        case!(requests::each_finds_an_endpoint),
+        case!(requests::both_versions),
+        case!(requests::failures_are_told),
+        case!(bytes::pass),
+        case!(bytes::server_speaks_first),
+        case!(served::nothing_else),
+        case!(served::removed_and_back),
+    ])
+}

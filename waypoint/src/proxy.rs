@@ -1,0 +1,23 @@
+//! The data path of one thread.
+//!
+//! ```text
+//!  15008 ─ front.rs   TLS, HTTP/2: who is it
+//!            └─ stream.rs   one CONNECT: what is meant, and is it behind this waypoint
+//!                 ├─ requests.rs   each to an endpoint of its own ─┐
+//!                 └─ tcp.rs        anything else: the bytes        ├─ upstream.rs  endpoints, tunnels, HTTP connections
+//!                                                                  ┘
+//! ```
+
+mod exchange;
+mod front;
+mod io;
+mod requests;
+mod sniff;
+mod stream;
+mod tcp;
+mod upstream;
+
+pub(crate) use exchange::is_grpc;
+pub(crate) use front::{Front, Shared};
+pub(crate) use stream::Context;
+pub(crate) use upstream::Hop;

@@ -1,0 +1,465 @@
+//! Endpoints, and what leads to them: tunnels, and HTTP connections inside of them.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use hashbrown::HashMap;
+use http::{HeaderValue, StatusCode};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::TokioTimer;
+use smallvec::SmallVec;
+use tokio::{
+    task::spawn_local,
+    time::{Instant, timeout},
+};
+use tulle_hbone::{ConnectError, DialFuture, Pool, tls};
+use tulle_model::{SpiffeId, Uid};
+use tulle_net::connect::{ConnectOptions, connect};
+use tulle_route::{Named, Outbound, Route, RouteError, baggage, connect_request, forward};
+use tulle_state::{Snapshot, Workload};
+
+use super::{
+    front::Shared,
+    io::{Stream, ToEndpoint},
+    stream::Context,
+};
+
+/// What a thread has open to endpoints.
+pub(super) struct Upstreams {
+    shared: Arc<Shared>,
+    tunnels: Pool<TunnelKey>,
+    connections: RefCell<HashMap<HttpKey, Connections>>,
+}
+
+/// What makes tunnels interchangeable: all are the waypoint's own, whoever they are for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct TunnelKey {
+    source: SpiffeId,
+    /// An address alone may belong to another workload tomorrow.
+    destination: Uid,
+    next_hop: SocketAddr,
+    expected: SmallVec<[SpiffeId; 1]>,
+}
+
+/// What makes HTTP connections interchangeable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct HttpKey {
+    destination: Option<Uid>,
+    address: SocketAddr,
+    tunnelled: bool,
+}
+
+/// HTTP connections to one port of an endpoint.
+#[derive(Default)]
+struct Connections {
+    /// Of HTTP/1, those that nobody uses, with the time since when.
+    idle: Vec<(http1::SendRequest<Incoming>, Instant)>,
+    /// Of HTTP/2, the one that is shared.
+    shared: Option<http2::SendRequest<Incoming>>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Hop {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    pub(crate) workload: Option<Arc<Workload>>,
+    pub(crate) tunnelled: bool,
+}
+
+/// An HTTP connection to an endpoint, for one request.
+pub(super) enum Sender {
+    Http1(Lease),
+    Http2(http2::SendRequest<Incoming>),
+}
+
+/// An HTTP/1 connection, to be given back once its response has been read.
+pub(super) struct Lease {
+    pub(super) sender: http1::SendRequest<Incoming>,
+    key: HttpKey,
+    /// Whether it has served another request: then it may have ended meanwhile.
+    pub(super) reused: bool,
+}
+
+/// Why no endpoint was reached.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    #[error("{name} cannot be resolved")]
+    Name { name: Arc<str>, source: io::Error },
+    #[error(transparent)]
+    Tunnel(#[from] ConnectError),
+    #[error("connect to {address} failed")]
+    Connect {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("no HTTP with {address}")]
+    Http {
+        address: SocketAddr,
+        source: hyper::Error,
+    },
+}
+
+impl Failed {
+    /// Whether another endpoint may do better. Nothing of the request was sent.
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Route(_) => false,
+            // Unavailable: the app behind that endpoint was not reached.
+            Self::Tunnel(error) => match error.root() {
+                ConnectError::Refused(status) => *status == StatusCode::SERVICE_UNAVAILABLE,
+                _ => error.is_retryable(),
+            },
+            Self::Name { .. } | Self::Connect { .. } | Self::Http { .. } => true,
+        }
+    }
+}
+
+impl Upstreams {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let settings = &shared.settings;
+        let spawn = Rc::new(|task: Pin<Box<dyn Future<Output = ()>>>| {
+            spawn_local(task);
+        });
+        Self {
+            tunnels: Pool::new(settings.pool.clone(), settings.http2.clone(), spawn),
+            connections: RefCell::default(),
+            shared,
+        }
+    }
+
+    /// Connects to an endpoint, for anything but HTTP. Those that were tried in vain are added to `exclude`.
+    pub(super) async fn connect(
+        &self,
+        context: &Context,
+        exclude: &mut Vec<Uid>,
+    ) -> Result<(ToEndpoint, Hop), Failed> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let route = match (self.route(context, exclude).await, last.take()) {
+                (Ok(route), _) => route,
+                // No other endpoint: what the first one said is worth more.
+                (Err(_), Some(failed)) | (Err(failed), None) => return Err(failed),
+            };
+            let hop = Hop::of(&route);
+            match self.open(context, route).await {
+                Ok(io) => return Ok((io, hop)),
+                Err(failed) if failed.is_retryable() => {
+                    exclude.extend(hop.uid());
+                    last = Some(failed);
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
+        Err(last.unwrap_or_else(nowhere))
+    }
+
+    /// An HTTP connection to an endpoint. Those that were tried in vain are added to `exclude`.
+    pub(super) async fn http(
+        &self,
+        context: &Context,
+        http2: bool,
+        exclude: &mut Vec<Uid>,
+    ) -> Result<(Sender, Hop), Failed> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let route = match (self.route(context, exclude).await, last.take()) {
+                (Ok(route), _) => route,
+                (Err(_), Some(failed)) | (Err(failed), None) => return Err(failed),
+            };
+            let hop = Hop::of(&route);
+            match self.sender(context, route, &hop, http2).await {
+                Ok(sender) => return Ok((sender, hop)),
+                Err(failed) if failed.is_retryable() => {
+                    exclude.extend(hop.uid());
+                    last = Some(failed);
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
+        Err(last.unwrap_or_else(nowhere))
+    }
+
+    /// Takes back a connection whose response has been read to its end.
+    pub(super) fn give_back(&self, lease: Lease) {
+        let mut connections = self.connections.borrow_mut();
+        let idle = &mut connections.entry(lease.key).or_default().idle;
+        if idle.len() < IDLE {
+            idle.push((lease.sender, Instant::now()));
+        }
+    }
+
+    /// Lets go of what leads to workloads that are no more, and of connections that nobody has used for long.
+    pub(super) fn forget_gone(&self, snapshot: &Snapshot) {
+        let known = |uid: &Uid| snapshot.workload(uid).is_some();
+        self.tunnels.retain(|key| known(&key.destination));
+        let now = Instant::now();
+        self.connections.borrow_mut().retain(|key, connections| {
+            let used = |since: &Instant| now.duration_since(*since) < UNUSED;
+            connections
+                .idle
+                .retain(|(sender, since)| !sender.is_closed() && used(since));
+            connections.shared = connections
+                .shared
+                .take()
+                .filter(|sender| !sender.is_closed());
+            let empty = connections.idle.is_empty() && connections.shared.is_none();
+            !empty && key.destination.as_ref().is_none_or(known)
+        });
+    }
+
+    /// Where the next connection goes.
+    async fn route(&self, context: &Context, exclude: &[Uid]) -> Result<Outbound, Failed> {
+        let snapshot = self.shared.snapshots.load();
+        let mut random = fastrand::Rng::new();
+        let served = &context.served;
+        match forward(&snapshot, &context.own, served, exclude, &mut random)? {
+            Route::To(outbound) => Ok(outbound),
+            // The rare way, and a long one.
+            Route::ByName(named) => Box::pin(self.named(context, &snapshot, &named, exclude)).await,
+        }
+    }
+
+    async fn named(
+        &self,
+        context: &Context,
+        snapshot: &Snapshot,
+        named: &Named,
+        exclude: &[Uid],
+    ) -> Result<Outbound, Failed> {
+        let unresolved = |source| Failed::Name {
+            name: Arc::clone(&named.hostname),
+            source,
+        };
+        let looking = tokio::net::lookup_host((&*named.hostname, 0));
+        let limit = self.shared.settings.connect_timeout;
+        let found = timeout(limit, looking).await;
+        let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let mut last = None;
+        let mut random = fastrand::Rng::new();
+        for address in found.map_err(unresolved)? {
+            match named.at(snapshot, &context.own, address.ip(), exclude, &mut random) {
+                Ok(outbound) => return Ok(outbound),
+                Err(error) => last = Some(Failed::Route(error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| unresolved(io::ErrorKind::NotFound.into())))
+    }
+
+    async fn sender(
+        &self,
+        context: &Context,
+        route: Outbound,
+        hop: &Hop,
+        http2: bool,
+    ) -> Result<Sender, Failed> {
+        let key = HttpKey {
+            destination: hop.uid(),
+            address: hop.address,
+            tunnelled: hop.tunnelled,
+        };
+        if http2 && let Some(sender) = self.shared_connection(&key) {
+            return Ok(Sender::Http2(sender));
+        }
+        while !http2 && let Some(mut sender) = self.idle_connection(&key) {
+            // It is busy with the end of its last response for a moment.
+            if sender.ready().await.is_ok() {
+                let reused = true;
+                return Ok(Sender::Http1(Lease {
+                    sender,
+                    key,
+                    reused,
+                }));
+            }
+        }
+        let stream = Stream::new(self.open(context, route).await?);
+        let address = hop.address;
+        let failed = |source| Failed::Http { address, source };
+        if http2 {
+            let (sender, connection) = http2::Builder::new(Local)
+                .timer(TokioTimer::new())
+                .max_header_list_size(HEADERS)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .handshake(stream)
+                .await
+                .map_err(failed)?;
+            spawn_local(run(connection, address));
+            let mut connections = self.connections.borrow_mut();
+            connections.entry(key).or_default().shared = Some(sender.clone());
+            return Ok(Sender::Http2(sender));
+        }
+        let started = http1::Builder::new().handshake(stream).await;
+        let (sender, connection) = started.map_err(failed)?;
+        spawn_local(run(connection, address));
+        let reused = false;
+        Ok(Sender::Http1(Lease {
+            sender,
+            key,
+            reused,
+        }))
+    }
+
+    fn idle_connection(&self, key: &HttpKey) -> Option<http1::SendRequest<Incoming>> {
+        let mut connections = self.connections.borrow_mut();
+        let (sender, _) = connections.get_mut(key)?.idle.pop()?;
+        Some(sender)
+    }
+
+    fn shared_connection(&self, key: &HttpKey) -> Option<http2::SendRequest<Incoming>> {
+        let connections = self.connections.borrow();
+        let sender = connections.get(key)?.shared.as_ref()?;
+        (!sender.is_closed()).then(|| sender.clone())
+    }
+
+    async fn open(&self, context: &Context, route: Outbound) -> Result<ToEndpoint, Failed> {
+        match route {
+            Outbound::Passthrough { addr } | Outbound::Plain { addr, .. } => {
+                let connected = self.tcp(addr).await;
+                let connected = connected.map_err(|source| Failed::Connect {
+                    address: addr,
+                    source,
+                });
+                connected.map(ToEndpoint::plain)
+            }
+            Outbound::Hbone {
+                next_hop,
+                workload,
+                expected,
+                authority,
+                service,
+                ..
+            } => {
+                let key = TunnelKey {
+                    source: context.own.identity.clone(),
+                    destination: workload.uid.clone(),
+                    next_hop,
+                    expected: expected.into_iter().collect(),
+                };
+                let authority = authority.to_text();
+                let baggage = HeaderValue::from_str(&baggage::of(&context.own));
+                let baggage = baggage.unwrap_or(HeaderValue::from_static(""));
+                let source = context.peer.address;
+                let request = || connect_request(&authority, &baggage, source, service.as_deref());
+                let opened = self.tunnels.open(&key, request, || self.dial(&key)).await;
+                Ok(ToEndpoint::Tunnel(opened?.0))
+            }
+        }
+    }
+
+    async fn tcp(&self, address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+        tcp(&self.shared, address).await
+    }
+
+    /// TCP, then TLS as the waypoint.
+    fn dial(&self, key: &TunnelKey) -> DialFuture {
+        let (shared, key) = (Arc::clone(&self.shared), key.clone());
+        Box::pin(async move {
+            let svid = shared.svids.get(&key.source).await;
+            let svid = svid.map_err(|error| ConnectError::Certificate(error.to_string()))?;
+            let peer = key.next_hop;
+            let tcp = tcp(&shared, peer)
+                .await
+                .map_err(|source| match source.kind() {
+                    io::ErrorKind::TimedOut => ConnectError::TcpTimeout { peer },
+                    _ => ConnectError::Tcp { peer, source },
+                })?;
+            let handshake = tls::connect(tcp, svid.client_config().clone(), &key.expected);
+            let (io, _) = timeout(shared.settings.handshake_timeout, handshake)
+                .await
+                .map_err(|_| ConnectError::HandshakeTimeout)??;
+            let left = svid.not_after().duration_since(SystemTime::now());
+            Ok((io, Instant::now().checked_add(left.unwrap_or_default())))
+        })
+    }
+}
+
+async fn tcp(shared: &Shared, address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+    let options = ConnectOptions {
+        keepalive: shared.settings.keepalive,
+        ..ConnectOptions::default()
+    };
+    let connecting = connect(&shared.netns, address, &options);
+    let connected = timeout(shared.settings.connect_timeout, connecting).await;
+    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Moves an HTTP connection forward.
+async fn run(connection: impl Future<Output = hyper::Result<()>>, address: SocketAddr) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%address, error = super::front::describe(&error), "connection to an endpoint ended");
+    }
+}
+
+fn nowhere() -> Failed {
+    Failed::Connect {
+        address: ([0, 0, 0, 0], 0).into(),
+        source: io::ErrorKind::NotFound.into(),
+    }
+}
+
+impl Hop {
+    fn of(route: &Outbound) -> Self {
+        match route {
+            Outbound::Passthrough { addr } => Self {
+                address: *addr,
+                workload: None,
+                tunnelled: false,
+            },
+            Outbound::Plain { addr, workload, .. } => Self {
+                address: *addr,
+                workload: Some(Arc::clone(workload)),
+                tunnelled: false,
+            },
+            Outbound::Hbone {
+                next_hop,
+                workload,
+                authority,
+                ..
+            } => Self {
+                address: SocketAddr::new(next_hop.ip(), authority.port()),
+                workload: Some(Arc::clone(workload)),
+                tunnelled: true,
+            },
+        }
+    }
+
+    fn uid(&self) -> Option<Uid> {
+        self.workload.as_ref().map(|workload| workload.uid.clone())
+    }
+}
+
+/// Runs what HTTP/2 needs done on the thread itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Local;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
+
+/// Endpoints that one request or connection tries.
+const ATTEMPTS: usize = 3;
+/// Idle HTTP/1 connections to one port of an endpoint.
+const IDLE: usize = 128;
+/// Servers close connections that are idle for long; most wait longer than this.
+const UNUSED: Duration = Duration::from_secs(50);
+/// Of a request or response.
+pub(super) const HEADERS: u32 = 64 << 10;
+/// Bytes that may be on their way to a client that does not read them.
+pub(super) const STREAM_WINDOW: u32 = 256 << 10;
+pub(super) const CONNECTION_WINDOW: u32 = 1 << 20;

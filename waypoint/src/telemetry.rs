@@ -1,0 +1,407 @@
+//! What a waypoint tells about requests and connections: the standard metrics, and one access line each.
+//!
+//! Spec: `waypoint-l7.md` §5.
+
+use std::{cell::Cell, fmt, net::SocketAddr, time::Duration};
+
+use http::{Request, Version, header};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, LabelSetEncoder},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::Registry,
+};
+use tokio::time::Instant;
+use tracing::info;
+use tulle_model::SpiffeId;
+use tulle_telemetry::{
+    SecurityPolicy, ServiceLabels, WorkloadLabels, encode, put_destination, put_service,
+    put_source, service_labels,
+};
+
+use crate::proxy::{Context, Hop, is_grpc};
+
+/// What is counted. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    opened: Family<ConnectionLabels, Counter>,
+    closed: Family<ConnectionLabels, Counter>,
+    received: Family<ConnectionLabels, Counter>,
+    sent: Family<ConnectionLabels, Counter>,
+    refused: Family<Reason, Counter>,
+    handshakes_failed: Family<Reason, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(MILLISECONDS)),
+            opened: Family::default(),
+            closed: Family::default(),
+            received: Family::default(),
+            sent: Family::default(),
+            refused: Family::default(),
+            handshakes_failed: Family::default(),
+        }
+    }
+}
+
+/// Who talks to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Parties {
+    source: WorkloadLabels,
+    source_principal: SpiffeId,
+    destination: WorkloadLabels,
+    destination_principal: Option<SpiffeId>,
+    service: Option<ServiceLabels>,
+}
+
+impl Parties {
+    fn of(context: &Context, hop: Option<&Hop>) -> Self {
+        let peer = &context.peer;
+        let snapshot = peer.front.shared.snapshots.load();
+        let source = snapshot.workload_by_address(&context.own.network, peer.address.ip());
+        let endpoint = hop.and_then(|hop| hop.workload.as_ref());
+        let proven = hop.is_some_and(|hop| hop.tunnelled);
+        Self {
+            source: source.map_or_else(WorkloadLabels::default, |w| WorkloadLabels::of(w)),
+            source_principal: peer.identity.clone(),
+            destination: endpoint.map_or_else(WorkloadLabels::default, |w| WorkloadLabels::of(w)),
+            destination_principal: endpoint
+                .filter(|_| proven)
+                .map(|endpoint| endpoint.identity.clone()),
+            service: context
+                .served
+                .service()
+                .map(|record| service_labels(&record.service)),
+        }
+    }
+
+    fn encode(&self, put: &mut tulle_telemetry::Put<'_>) -> fmt::Result {
+        put("reporter", &"waypoint")?;
+        put_source(put, &self.source, Some(&self.source_principal))?;
+        put_service(put, self.service.as_ref())?;
+        put_destination(put, &self.destination, self.destination_principal.as_ref())?;
+        let security = match self.destination_principal {
+            Some(_) => SecurityPolicy::MutualTls.as_str(),
+            None => "none",
+        };
+        put("connection_security_policy", &security)
+    }
+}
+
+/// The labels of the metrics of requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct RequestLabels {
+    parties: Parties,
+    grpc: bool,
+    status: u16,
+    grpc_status: Option<u16>,
+    flag: &'static str,
+}
+
+impl EncodeLabelSet for RequestLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let mut put = |name: &str, value: &dyn fmt::Display| encode(encoder, name, value);
+        self.parties.encode(&mut put)?;
+        put("request_protocol", &if self.grpc { "grpc" } else { "http" })?;
+        put("response_code", &self.status)?;
+        let grpc_status = self.grpc_status.filter(|_| self.grpc);
+        let grpc_status = grpc_status.map(|status| status.to_string());
+        put("grpc_response_status", &grpc_status.unwrap_or_default())?;
+        put("response_flags", &self.flag)
+    }
+}
+
+/// The labels of the metrics of connections.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ConnectionLabels {
+    parties: Parties,
+    flag: &'static str,
+}
+
+impl EncodeLabelSet for ConnectionLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let mut put = |name: &str, value: &dyn fmt::Display| encode(encoder, name, value);
+        self.parties.encode(&mut put)?;
+        put("request_protocol", &"tcp")?;
+        put("response_flags", &self.flag)
+    }
+}
+
+/// What is remembered of a request.
+pub(crate) struct Requested {
+    method: http::Method,
+    path: String,
+    authority: String,
+    protocol: &'static str,
+    id: String,
+    user_agent: String,
+    forwarded_for: String,
+    pub(crate) grpc: bool,
+}
+
+impl Requested {
+    /// Of a request as it arrived.
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let header = |name| {
+            let value = request.headers().get(name);
+            let value = value.and_then(|value: &http::HeaderValue| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let uri = request.uri();
+        let authority = uri
+            .authority()
+            .map(|authority| authority.as_str().to_owned());
+        Self {
+            method: request.method().clone(),
+            path: uri
+                .path_and_query()
+                .map_or_else(String::new, |path| path.as_str().to_owned()),
+            authority: authority.unwrap_or_else(|| header(header::HOST)),
+            protocol: match request.version() {
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            },
+            id: header(header::HeaderName::from_static("x-request-id")),
+            user_agent: header(header::USER_AGENT),
+            forwarded_for: header(header::HeaderName::from_static("x-forwarded-for")),
+            grpc: is_grpc(request.headers()),
+        }
+    }
+
+    /// The id that the waypoint gave it.
+    pub(crate) fn set_id(&mut self, id: &str) {
+        id.clone_into(&mut self.id);
+    }
+}
+
+/// What became of a request.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    /// 0 if there was no answer.
+    pub(crate) status: u16,
+    pub(crate) grpc_status: Option<u16>,
+    /// Why it did not go well, in one to five letters; empty if it did.
+    pub(crate) flag: &'static str,
+    pub(crate) details: &'static str,
+    pub(crate) failure: Option<String>,
+    pub(crate) attempts: u32,
+    /// The endpoint.
+    pub(crate) hop: Option<Hop>,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) lasted: Duration,
+}
+
+impl Metrics {
+    /// Registers everything under its standard name.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let istio = registry.sub_registry_with_prefix("istio");
+        istio.register("requests", "Requests", self.requests.clone());
+        istio.register(
+            "request_duration_milliseconds",
+            "Time from the first byte of a request to the last of its response",
+            self.durations.clone(),
+        );
+        istio.register(
+            "tcp_connections_opened",
+            "Connections opened",
+            self.opened.clone(),
+        );
+        istio.register(
+            "tcp_connections_closed",
+            "Connections closed",
+            self.closed.clone(),
+        );
+        istio.register(
+            "tcp_received_bytes",
+            "Bytes from client to server",
+            self.received.clone(),
+        );
+        istio.register(
+            "tcp_sent_bytes",
+            "Bytes from server to client",
+            self.sent.clone(),
+        );
+        let tulle = registry.sub_registry_with_prefix("tulle");
+        tulle.register(
+            "connections_refused",
+            "Connections and tunnels refused before they were looked at, by reason",
+            self.refused.clone(),
+        );
+        tulle.register(
+            "handshakes_failed",
+            "Handshakes of clients that failed, by reason",
+            self.handshakes_failed.clone(),
+        );
+    }
+
+    /// Counts what was refused.
+    pub(crate) fn refuse(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a failed handshake.
+    pub(crate) fn handshake_failed(&self, reason: &'static str) {
+        self.handshakes_failed
+            .get_or_create(&Reason { reason })
+            .inc();
+    }
+
+    /// Counts a request that has ended, and writes its line.
+    pub(crate) fn request(&self, context: &Context, requested: &Requested, outcome: &Outcome) {
+        let labels = RequestLabels {
+            parties: Parties::of(context, outcome.hop.as_ref()),
+            grpc: requested.grpc,
+            status: outcome.status,
+            grpc_status: outcome.grpc_status,
+            flag: or_dash(outcome.flag),
+        };
+        self.requests.get_or_create(&labels).inc();
+        let milliseconds = outcome.lasted.as_secs_f64() * 1000.0;
+        self.durations.get_or_create(&labels).observe(milliseconds);
+        let parties = &labels.parties;
+        let present = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        info!(
+            target: "access",
+            method = requested.method.as_str(),
+            path = requested.path,
+            protocol = requested.protocol,
+            response_code = outcome.status,
+            response_flags = labels.flag,
+            response_code_details = or_via_upstream(outcome.details),
+            upstream_transport_failure_reason = outcome.failure,
+            bytes_received = outcome.received,
+            bytes_sent = outcome.sent,
+            duration = outcome.lasted.as_millis() as u64,
+            x_forwarded_for = present(&requested.forwarded_for),
+            user_agent = present(&requested.user_agent),
+            request_id = present(&requested.id),
+            authority = requested.authority,
+            upstream_host = outcome.hop.as_ref().map(|hop| tracing::field::display(hop.address)),
+            upstream_cluster = parties.service.as_ref().map(|(host, _, _)| &**host),
+            upstream_attempts = outcome.attempts,
+            downstream_remote_address = %context.peer.address,
+            downstream_local_address = %context.served.destination,
+            source_principal = parties.source_principal.as_str(),
+            "request complete"
+        );
+    }
+}
+
+/// A connection in which no HTTP is spoken.
+pub(crate) struct Connection {
+    labels: ConnectionLabels,
+    metrics: Metrics,
+    source: SocketAddr,
+    destination: SocketAddr,
+    endpoint: Option<SocketAddr>,
+    started: Instant,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    counters: (Counter, Counter),
+}
+
+impl Connection {
+    /// Counts one that is opened; without an endpoint, it could not be.
+    pub(crate) fn open(context: &Context, hop: Option<&Hop>) -> Self {
+        let metrics = context.peer.front.shared.metrics.clone();
+        let labels = ConnectionLabels {
+            parties: Parties::of(context, hop),
+            flag: if hop.is_some() { "-" } else { "UF" },
+        };
+        metrics.opened.get_or_create(&labels).inc();
+        let counters = (
+            metrics.received.get_or_create(&labels).clone(),
+            metrics.sent.get_or_create(&labels).clone(),
+        );
+        Self {
+            source: context.peer.address,
+            destination: context.served.destination,
+            endpoint: hop.map(|hop| hop.address),
+            started: Instant::now(),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            counters,
+            labels,
+            metrics,
+        }
+    }
+
+    /// Bytes of the client.
+    pub(crate) fn received(&self, bytes: u64) {
+        self.received.set(self.received.get() + bytes);
+        self.counters.0.inc_by(bytes);
+    }
+
+    /// Bytes to the client.
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.sent.set(self.sent.get() + bytes);
+        self.counters.1.inc_by(bytes);
+    }
+
+    /// Counts it as closed, and writes its line. `failure` is what went wrong, if anything did.
+    pub(crate) fn finish(&self, failure: Option<&str>) {
+        let parties = &self.labels.parties;
+        self.metrics.closed.get_or_create(&self.labels).inc();
+        info!(
+            target: "access",
+            protocol = "tcp",
+            response_flags = self.labels.flag,
+            upstream_transport_failure_reason = failure,
+            bytes_received = self.received.get(),
+            bytes_sent = self.sent.get(),
+            duration = self.started.elapsed().as_millis() as u64,
+            upstream_host = self.endpoint.map(tracing::field::display),
+            upstream_cluster = parties.service.as_ref().map(|(host, _, _)| &**host),
+            downstream_remote_address = %self.source,
+            downstream_local_address = %self.destination,
+            source_principal = parties.source_principal.as_str(),
+            "connection complete"
+        );
+    }
+}
+
+fn or_dash(flag: &'static str) -> &'static str {
+    if flag.is_empty() { "-" } else { flag }
+}
+
+fn or_via_upstream(details: &'static str) -> &'static str {
+    if details.is_empty() {
+        "via_upstream"
+    } else {
+        details
+    }
+}
+
+/// Upper bounds of the buckets, as other proxies have them.
+const MILLISECONDS: [f64; 19] = [
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1000.0,
+    2500.0,
+    5000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
+];
