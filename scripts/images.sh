@@ -14,7 +14,7 @@ readonly TAG=${2:-$(sed -n 's/^appVersion: *//p' deploy/chart/Chart.yaml)}
 readonly PROFILE=${PROFILE:-release}
 readonly TARGET_DIR=${CARGO_TARGET_DIR:-target}
 readonly TRIPLE=$(uname -m)-unknown-linux-gnu
-readonly IMAGES=(tulled ztunnel tulle-node)
+readonly IMAGES=(tulled ztunnel waypoint tulle-node)
 readonly EXECUTABLES=("${IMAGES[@]}" tulle-cni)
 
 fail() {
@@ -25,7 +25,7 @@ fail() {
 # The C library in the executables finds names by itself; nothing of it is looked for at run time. Only with the target named does
 # Cargo keep this from what runs while compiling.
 RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" ${CARGO:-cargo} build --locked --profile "$PROFILE" --target "$TRIPLE" \
-    -p tulle-control-plane -p tulle-ztunnel -p tulle-cni-plugin --bins
+    -p tulle-control-plane -p tulle-ztunnel -p tulle-waypoint -p tulle-cni-plugin --bins
 readonly BUILT=$TARGET_DIR/$TRIPLE/${PROFILE/#dev/debug}
 
 folder=$(mktemp -d)
