@@ -144,7 +144,9 @@ pub fn certificate(
 ) -> Result<(SpiffeId, Account), Refusal> {
     let account = &caller.account;
     let own = SpiffeId::new(mesh.trust_domain.clone(), &account.namespace, &account.name)?;
-    let Some(requested) = requested.filter(|requested| *requested != own.as_str()) else {
+    let is_node_proxy = mesh.trusted_node_accounts.contains(account);
+    let for_others = |requested: &&str| is_node_proxy || *requested != own.as_str();
+    let Some(requested) = requested.filter(for_others) else {
         let pod = live_pod(objects, caller)?;
         if !is_in_mesh(mesh, objects, pod) {
             return Err(Refusal::NotInMesh);

@@ -56,6 +56,8 @@ pub struct Index {
     mesh: Arc<Mesh>,
     objects: Objects,
     reports: Reports,
+    /// The policies that each object was sent to waypoints as.
+    targeted: BTreeMap<ObjectId, BTreeSet<PolicyKey>>,
 }
 
 impl Index {
@@ -65,6 +67,7 @@ impl Index {
             mesh,
             objects: Objects::default(),
             reports: Reports::default(),
+            targeted: BTreeMap::new(),
         }
     }
 
@@ -116,6 +119,10 @@ impl Index {
         for key in &dirty.authorization_policies {
             let policy = self.authorization(key);
             transaction.policies.push((key.to_string(), policy));
+            self.for_waypoints(Kind::AuthorizationPolicy, key, &mut transaction);
+        }
+        for key in &dirty.request_authentications {
+            self.for_waypoints(Kind::RequestAuthentication, key, &mut transaction);
         }
         for key in &dirty.peer_authentications {
             let policy = self.derived(key);
@@ -170,6 +177,40 @@ impl Index {
         let (sent, report) = translate::authorization(&self.mesh, policy);
         self.reports.policy(id, report);
         sent
+    }
+
+    /// What waypoints are sent of a policy, and no longer.
+    fn for_waypoints(&mut self, kind: Kind, key: &ObjectKey, transaction: &mut Transaction) {
+        let sent = match kind {
+            Kind::RequestAuthentication => {
+                let policy = self.objects.request_authentications().get(key);
+                policy.map(|policy| translate::unchecked_tokens(&self.mesh, policy))
+            }
+            _ => {
+                let policy = self.objects.authorization_policies().get(key);
+                policy.map(|policy| translate::targeted(&self.mesh, policy).0)
+            }
+        };
+        let sent = sent.unwrap_or_default();
+        let id = ObjectId {
+            kind,
+            key: key.clone(),
+        };
+        let keys: BTreeSet<PolicyKey> = sent.iter().map(|policy| policy.key.clone()).collect();
+        let before = match keys.is_empty() {
+            true => self.targeted.remove(&id),
+            false => self.targeted.insert(id, keys.clone()),
+        };
+        let gone = before
+            .into_iter()
+            .flatten()
+            .filter(|key| !keys.contains(key));
+        let gone = gone.map(|key| (key.to_string(), None));
+        transaction.policies.extend(gone);
+        let sent = sent
+            .into_iter()
+            .map(|policy| (policy.key.to_string(), Some(policy)));
+        transaction.policies.extend(sent);
     }
 
     fn derived(&mut self, key: &ObjectKey) -> Option<Authorization> {

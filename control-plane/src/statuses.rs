@@ -17,7 +17,7 @@ use crate::{
     index::Index,
     objects::Objects,
     references::{self, Subsets, Unenforced},
-    translate::{Finding, Outcome, PolicyReport, Unbound, WaypointReport},
+    translate::{self, Finding, Outcome, PolicyReport, Unbound, WaypointReport},
 };
 
 mod addresses;
@@ -322,7 +322,12 @@ fn authorization(index: &Index, policy: &AuthorizationPolicy) -> Option<Conditio
         let judged = references::target(index, policy.metadata.namespace(), target);
         (format!("{} {}", target.kind, target.name), judged)
     });
-    Some(accepted(judged.collect(), UNENFORCED))
+    let (_, report) = translate::targeted(index.mesh(), policy);
+    let enforced = Condition {
+        kind: WAYPOINT_ACCEPTED,
+        ..enforced(&report)
+    };
+    Some(accepted(judged.collect(), enforced))
 }
 
 /// Findings one after the other.
@@ -341,7 +346,7 @@ fn enforced(report: &PolicyReport) -> Condition {
             (true, "UnsupportedValue", format!("{message}: {findings}"))
         }
         Outcome::NotSent => {
-            let message = "not enforced by node proxies";
+            let message = "not enforced";
             (false, "UnsupportedValue", format!("{message}: {findings}"))
         }
     };
@@ -353,8 +358,8 @@ fn enforced(report: &PolicyReport) -> Condition {
     }
 }
 
-/// One condition for all targets.
-fn accepted(judged: Vec<(String, Result<(), Unenforced>)>, unenforced: &str) -> Condition {
+/// One condition for all targets: what is wrong with them, or otherwise.
+fn accepted(judged: Vec<(String, Result<(), Unenforced>)>, otherwise: Condition) -> Condition {
     let failed: Vec<(&str, Unenforced)> = judged
         .iter()
         .filter_map(|(target, judged)| Some((target.as_str(), judged.err()?)))
@@ -363,16 +368,25 @@ fn accepted(judged: Vec<(String, Result<(), Unenforced>)>, unenforced: &str) -> 
         .iter()
         .map(|(target, why)| format!("{target}: {}", why.describe()));
     let told = told.collect::<Vec<_>>().join("; ");
-    let (holds, reason, message) = match failed.first() {
-        // What is written here is believed: nothing has accepted it that does not enforce it.
-        None => (false, "NotEnforced", unenforced.to_owned()),
-        Some(_) if failed.len() < judged.len() => (false, "PartiallyInvalid", told),
-        Some((_, why)) => (false, why.reason(), told),
+    let (reason, message) = match failed.first() {
+        None => return otherwise,
+        Some(_) if failed.len() < judged.len() => ("PartiallyInvalid", told),
+        Some((_, why)) => (why.reason(), told),
     };
     Condition {
         kind: WAYPOINT_ACCEPTED,
-        holds,
+        holds: false,
         reason,
+        message,
+    }
+}
+
+/// What is written here is believed: nothing has accepted it that does not enforce it.
+fn not_enforced(message: String) -> Condition {
+    Condition {
+        kind: WAYPOINT_ACCEPTED,
+        holds: false,
+        reason: "NotEnforced",
         message,
     }
 }
@@ -399,7 +413,6 @@ const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
 const WAYPOINT_MISSING: &str = "istio.io/WaypointMissing";
 const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
-const UNENFORCED: &str = "all targets are served by waypoints, which do not enforce policies yet: this one has no effect";
 /// Said of all that is in order.
 const NOT_YET: &str = "waypoints do not read it yet, and it has no effect";
 const MOST: usize = 2000;

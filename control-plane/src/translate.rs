@@ -12,7 +12,7 @@ mod service_entry;
 mod waypoint;
 mod workload;
 
-pub use authorization::{authorization, is_sent};
+pub use authorization::{authorization, is_sent, targeted, unchecked_tokens};
 pub use endpoint_slice::{endpoint, endpoint_addresses, endpoint_uid};
 pub use machine::{HEALTHY, Machine, MachineSurroundings, machine, machine_of, workload_entry_uid};
 pub use peer_authentication::{

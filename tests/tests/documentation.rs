@@ -46,6 +46,7 @@ fn every_documented_metric_is_in_the_sources() {
         "ztunnel/src",
         "control-plane/src",
         "cni-plugin/src",
+        "waypoint/src",
         "crates/runtime/src",
     ];
     let sources: String = folders

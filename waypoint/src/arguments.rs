@@ -39,6 +39,7 @@ Usage: waypoint [-h | --help] [-V | --version]
 It is configured by its environment, which the control plane writes for each Gateway of class istio-waypoint or tulle-waypoint:
 
   POD_NAME, POD_NAMESPACE           this pod; both are needed
+  GATEWAY_NAME, GATEWAY_CLASS       the Gateway whose instance it is; both are needed
   SERVICE_ACCOUNT                   the account it runs as [default]
   NODE_NAME                         the node it is on
   XDS_ADDRESS                       the control plane

@@ -61,6 +61,10 @@ pub struct Instance {
     pub service_account: String,
     /// Its node; empty if that is not told.
     pub node: String,
+    /// The Gateway whose instance it is, in the same namespace.
+    pub gateway: String,
+    /// The class of that.
+    pub class: String,
 }
 
 /// The data path.
@@ -119,6 +123,8 @@ impl Config {
                     .text("SERVICE_ACCOUNT")
                     .unwrap_or_else(|| "default".to_owned()),
                 node: variables.text("NODE_NAME").unwrap_or_default(),
+                gateway: variables.required("GATEWAY_NAME")?,
+                class: variables.required("GATEWAY_CLASS")?,
             },
             xds: xds(&variables, &defaults, exists)?,
             ca: ca(&variables, &defaults, exists)?,
@@ -191,7 +197,12 @@ mod tests {
     use super::*;
 
     fn config(variables: &[(&str, &str)]) -> Result<Config, String> {
-        let own = [("POD_NAME", "w-1"), ("POD_NAMESPACE", "shop")];
+        let own = [
+            ("POD_NAME", "w-1"),
+            ("POD_NAMESPACE", "shop"),
+            ("GATEWAY_NAME", "w"),
+            ("GATEWAY_CLASS", "istio-waypoint"),
+        ];
         let variables = own.iter().chain(variables);
         let variables = variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let two = NonZeroUsize::new(2).unwrap();

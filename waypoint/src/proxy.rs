@@ -11,6 +11,7 @@
 mod exchange;
 mod front;
 mod io;
+mod policy;
 mod requests;
 mod sniff;
 mod stream;

@@ -212,7 +212,8 @@ fn a_caller_must_be_what_its_token_says_right_now() {
     ] {
         let mesh = Mesh::default();
         assert_eq!(node_proxy(&mesh, &objects, &caller), expected, "{case}");
-        let requested = "spiffe://cluster.local/ns/shop/sa/cart";
+        // What a node proxy may ask for, and nobody for anybody else.
+        let requested = "spiffe://cluster.local/ns/shop/sa/pending";
         let certificate = certificate(&mesh, &objects, &caller, Some(requested));
         assert_eq!(certificate.map(drop), expected.map(drop), "{case}");
     }
@@ -260,4 +261,54 @@ fn without_a_request_a_caller_gets_its_own_identity() {
         certificate(&mesh, &objects, &recreated, None),
         Err(Refusal::OtherPod)
     );
+}
+
+const WAYPOINTS: &str = "
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: w, namespace: shop}, spec: {gatewayClassName: istio-waypoint, listeners: []}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: other, namespace: shop}, spec: {gatewayClassName: nginx, listeners: []}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: w-1, namespace: shop, uid: w1, labels: {gateway.networking.k8s.io/gateway-name: NAME, gateway.istio.io/managed: x}}
+spec: {nodeName: n1, serviceAccountName: w}
+";
+
+#[test]
+fn the_instances_of_a_waypoint_follow_the_mesh_and_have_their_own_identity() {
+    let caller = |name: &str, uid: &str, account: &str| Caller {
+        account: ObjectKey::new("shop", account),
+        pod: name.to_owned(),
+        pod_uid: uid.to_owned(),
+        node: Some("n1".to_owned()),
+    };
+    let world = |gateway: &'static str| {
+        cluster(move |text| [text, &WAYPOINTS.replace("NAME", gateway)].concat())
+    };
+    let mesh = Mesh::default();
+    let instance = caller("w-1", "w1", "w");
+    let follows = |objects: &Objects, caller: &Caller| {
+        follower(&mesh, objects, caller).map(ToOwned::to_owned)
+    };
+    let objects = world("w");
+    assert_eq!(follows(&objects, &instance), Ok("n1".to_owned()));
+    assert_eq!(follows(&objects, &ztunnel()), Ok("n1".to_owned()));
+    // Another pod of the namespace, one of before, and of a Gateway that is no waypoint, or is not there.
+    let cart = caller("cart", "c1", "cart");
+    assert_eq!(follows(&objects, &cart), Err(Refusal::NoProxy));
+    let before = caller("w-1", "w0", "w");
+    assert_eq!(follows(&objects, &before), Err(Refusal::OtherPod));
+    for gateway in ["other", "none"] {
+        assert_eq!(follows(&world(gateway), &instance), Err(Refusal::NoProxy));
+    }
+    // Its certificate is for itself, whether it says so or not.
+    let own = "spiffe://cluster.local/ns/shop/sa/w";
+    for requested in [None, Some(own)] {
+        let (id, account) = certificate(&mesh, &objects, &instance, requested).unwrap();
+        assert_eq!((id.as_str(), account), (own, Account::Pod("w1".to_owned())));
+    }
+    let other = Some("spiffe://cluster.local/ns/shop/sa/cart");
+    let refused = certificate(&mesh, &objects, &instance, other);
+    assert_eq!(refused, Err(Refusal::NotTrusted));
 }

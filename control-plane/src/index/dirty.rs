@@ -29,6 +29,7 @@ pub(super) struct Dirty {
     /// Names of workloads that may be of no slice or service entry any more.
     pub(super) endpoints: BTreeSet<String>,
     pub(super) authorization_policies: BTreeSet<ObjectKey>,
+    pub(super) request_authentications: BTreeSet<ObjectKey>,
     pub(super) peer_authentications: BTreeSet<ObjectKey>,
     pub(super) static_strict: bool,
 }
@@ -48,6 +49,7 @@ impl Dirty {
             workload_entries: objects.workload_entries().keys().cloned().collect(),
             endpoints: BTreeSet::new(),
             authorization_policies: objects.authorization_policies().keys().cloned().collect(),
+            request_authentications: objects.request_authentications().keys().cloned().collect(),
             peer_authentications: objects.peer_authentications().keys().cloned().collect(),
             static_strict: true,
         }
@@ -107,12 +109,14 @@ impl Dirty {
                 self.bound(objects, is_of_class);
             }
             Kind::AuthorizationPolicy => self.authorization(mesh, objects, key, new),
+            Kind::RequestAuthentication => {
+                self.request_authentications.insert(key.clone());
+            }
             Kind::PeerAuthentication => self.peer_authentication(mesh, objects, key, new),
             // No resource is made of them yet.
             Kind::HTTPRoute
             | Kind::GRPCRoute
             | Kind::ReferenceGrant
-            | Kind::RequestAuthentication
             | Kind::DestinationRule
             | Kind::VirtualService
             | Kind::Telemetry

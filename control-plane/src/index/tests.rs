@@ -98,6 +98,39 @@ fn peer(namespace: &str, name: &str, spec: &str) -> String {
 }
 
 #[test]
+fn policies_for_waypoints_go_with_their_targets() {
+    let policy = |kind: &str, targets: &str| {
+        let targets = targets.split_whitespace();
+        let targets: Vec<_> = targets
+            .map(|name| format!("{{kind: Service, name: {name}}}"))
+            .collect();
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\n\
+             spec: {{targetRefs: [{}]}}\n",
+            targets.join(", ")
+        )
+    };
+    let mut index = index();
+    let mut client = Client::default();
+    let (allow, jwt) = ("AuthorizationPolicy", "RequestAuthentication");
+    let mut after = |changes, expected: &[&str]| {
+        client.take(index.apply(changes));
+        let held: Vec<&str> = client.policies.keys().map(String::as_str).collect();
+        assert_eq!(held, expected);
+        let mut rebuilt = Client::default();
+        rebuilt.take(index.everything());
+        assert_eq!(client, rebuilt);
+    };
+    let (web, db) = ("shop/target_Service_web_p", "shop/target_Service_db_p");
+    after(upserts(&policy(allow, "web db")), &[db, web]);
+    after(upserts(&policy(allow, "db")), &[db]);
+    let tokens = "shop/target_Service_web_jwt_p";
+    after(upserts(&policy(jwt, "web")), &[db, tokens]);
+    after(removals(&policy(allow, "db")), &[tokens]);
+    after(removals(&policy(jwt, "web")), &[]);
+}
+
+#[test]
 fn a_change_recomputes_only_what_depends_on_it() {
     let mut index = index();
     let mut client = Client::default();

@@ -1,14 +1,13 @@
 //! What is told of policies and rules that only waypoints read: condition `WaypointAccepted`.
 //!
-//! None of them is in force, as no waypoint reads them yet, and each says so: who writes a RequestAuthentication is not to believe that
-//! tokens are checked.
+//! None of them is in force, as no waypoint reads them yet, and each says so. A RequestAuthentication refuses what it would have checked.
 
 use tulle_manifest::{
     DestinationRule, Kind, ObjectId, ObjectKey, RequestAuthentication, TargetRef, Telemetry,
     VirtualService,
 };
 
-use super::{Condition, NOT_YET, WAYPOINT_ACCEPTED, accepted, in_words};
+use super::{Condition, NOT_YET, WAYPOINT_ACCEPTED, accepted, in_words, not_enforced};
 use crate::{
     index::Index,
     references::{self, Subsets, Unenforced},
@@ -105,6 +104,10 @@ fn condition(
     about: Result<Judged, &str>,
     missing: &[Finding],
 ) -> Condition {
+    let without = match kind {
+        Kind::RequestAuthentication => UNCHECKED,
+        _ => NOT_YET,
+    };
     let problems = index.reports().problems_of(&ObjectId { kind, key });
     let refusing = || problems.iter().filter(|problem| problem.fault.refuses());
     let refused = |reason, message| Condition {
@@ -127,7 +130,10 @@ fn condition(
     } else {
         match about {
             Err(why) => refused("UnsupportedValue", format!("not enforced: {why}")),
-            Ok(judged) => accepted(judged, &format!("in order, and not enforced: {NOT_YET}")),
+            Ok(judged) => accepted(
+                judged,
+                not_enforced(format!("in order, and not enforced: {without}")),
+            ),
         }
     };
     let ignored = problems.iter().filter(|problem| !problem.fault.refuses());
@@ -138,3 +144,5 @@ fn condition(
     }
     told
 }
+
+const UNCHECKED: &str = "waypoints check no tokens yet, and refuse all requests to the targets";

@@ -142,7 +142,7 @@ fn a_policy_says_how_it_is_enforced() {
 }
 
 #[test]
-fn a_policy_with_targets_says_that_nothing_enforces_it_and_what_else_is_wrong() {
+fn a_policy_with_targets_says_whether_it_is_enforced_and_what_is_wrong() {
     let service = "{kind: Service, name: s}";
     let gateway = "{group: gateway.networking.k8s.io, kind: Gateway, name: w}";
     let class = "{group: gateway.networking.k8s.io, kind: GatewayClass, name: istio-waypoint}";
@@ -152,9 +152,9 @@ fn a_policy_with_targets_says_that_nothing_enforces_it_and_what_else_is_wrong() 
     let world = [WAYPOINT, BOUND, class_object].concat();
     let unbound = BOUND.replace("istio.io/use-waypoint: w", "a: b");
     for (world, namespace, targets, expected) in [
-        (world.as_str(), "shop", service, "False NotEnforced"),
-        (&world, "shop", gateway, "False NotEnforced"),
-        (&world, "istio-system", class, "False NotEnforced"),
+        (world.as_str(), "shop", service, "True Accepted"),
+        (&world, "shop", gateway, "True Accepted"),
+        (&world, "istio-system", class, "True Accepted"),
         (&world, "shop", class, "False Invalid"),
         (&world, "shop", none, "False TargetNotFound"),
         (&unbound, "shop", service, "False AncestorNotBound"),

@@ -10,13 +10,17 @@
 
 mod values;
 
-use tulle_model::{Action, Authorization, Clause, Match, PolicyKey, Rule, Scope};
+use std::collections::BTreeSet;
+
+use tulle_model::{
+    Action, Authorization, Clause, Match, PolicyKey, PolicyTarget, Rule, Scope, TargetKind,
+};
 
 use super::{Finding, PolicyReport, report::unreadable};
 use crate::mesh::Mesh;
 use tulle_manifest::{
-    AuthorizationPolicy, Kind, ObjectId, PolicyAction, PolicyCondition, PolicyRule, RuleFrom,
-    RuleTo, UnknownFields,
+    AuthorizationPolicy, Kind, Metadata, ObjectId, PolicyAction, PolicyCondition, PolicyRule,
+    RequestAuthentication, RuleFrom, RuleTo, TargetRef, UnknownFields,
 };
 use values::Values;
 
@@ -46,6 +50,115 @@ pub fn authorization(
     };
     let report = PolicyReport::new(&id, sent.is_some(), translation.findings);
     (sent, report)
+}
+
+/// The resources of a policy with targets, for waypoints, and what became of it: one for each target that may be one. Waypoints are
+/// held to what node proxies can check, so that they permit no more than is written.
+pub fn targeted(mesh: &Mesh, policy: &AuthorizationPolicy) -> (Vec<Authorization>, PolicyReport) {
+    let id = ObjectId {
+        kind: Kind::AuthorizationPolicy,
+        key: policy.metadata.key(),
+    };
+    let mut translation = Translation {
+        mesh,
+        namespace: policy.metadata.namespace(),
+        findings: Vec::new(),
+    };
+    if policy.is_unreadable {
+        translation.findings.push(unreadable());
+    }
+    let action = match policy.spec.action {
+        PolicyAction::Allow => Some(Action::Allow),
+        PolicyAction::Deny => Some(Action::Deny),
+        PolicyAction::Custom => {
+            let message = "nobody is asked: what the rules match is refused";
+            translation
+                .findings
+                .push(Finding::new("spec.action", message));
+            Some(Action::Deny)
+        }
+        PolicyAction::Audit => {
+            let message = "not sent: AUDIT is not supported";
+            translation
+                .findings
+                .push(Finding::new("spec.action", message));
+            None
+        }
+    };
+    let action = action.map(|action| translation.policy(policy, action));
+    let spec = &policy.spec;
+    let targets = targets(
+        mesh,
+        &policy.metadata,
+        &spec.target_refs,
+        spec.target_ref.as_ref(),
+    );
+    let sent: Vec<_> = action
+        .into_iter()
+        .flat_map(|rules| {
+            let name = &policy.metadata.name;
+            let of_target = move |target: &PolicyTarget| Authorization {
+                key: PolicyKey::for_target(rules.key.namespace.clone(), name, target),
+                // Nobody selects it: it is found by its key.
+                scope: Scope::WorkloadSelector,
+                ..rules.clone()
+            };
+            targets.iter().map(of_target).collect::<Vec<_>>()
+        })
+        .collect();
+    let report = PolicyReport::new(&id, !sent.is_empty(), translation.findings);
+    (sent, report)
+}
+
+/// What stands for a RequestAuthentication, for each target: as long as waypoints check no tokens, nobody may be taken to have a valid
+/// one, nor not to have an invalid one.
+pub fn unchecked_tokens(mesh: &Mesh, policy: &RequestAuthentication) -> Vec<Authorization> {
+    let spec = &policy.spec;
+    let targets = targets(
+        mesh,
+        &policy.metadata,
+        &spec.target_refs,
+        spec.target_ref.as_ref(),
+    );
+    let name = format!("jwt_{}", policy.metadata.name);
+    let refusal = |target| Authorization {
+        key: PolicyKey::for_target(policy.metadata.namespace(), &name, &target),
+        scope: Scope::WorkloadSelector,
+        action: Action::Deny,
+        rules: vec![Rule::default()],
+        dry_run: false,
+    };
+    targets.into_iter().map(refusal).collect()
+}
+
+/// What a policy names that can be a target of one of its namespace.
+fn targets(
+    mesh: &Mesh,
+    metadata: &Metadata,
+    several: &[TargetRef],
+    one: Option<&TargetRef>,
+) -> Vec<PolicyTarget> {
+    let namespace = metadata.namespace();
+    let is_root = namespace == mesh.root_namespace;
+    let targets = several.iter().chain(one).filter_map(|target| {
+        let elsewhere = target
+            .namespace
+            .as_deref()
+            .is_some_and(|other| other != namespace);
+        let kind = match (target.group.as_str(), target.kind.as_str()) {
+            _ if elsewhere => return None,
+            ("" | "core", "Service") => TargetKind::Service,
+            ("networking.istio.io", "ServiceEntry") => TargetKind::ServiceEntry,
+            ("gateway.networking.k8s.io", "Gateway") => TargetKind::Gateway,
+            ("gateway.networking.k8s.io", "GatewayClass") if is_root => TargetKind::GatewayClass,
+            _ => return None,
+        };
+        // No object has such a name, and no resource may.
+        let is_name = !target.name.is_empty() && !target.name.contains(['_', '/']);
+        is_name.then(|| PolicyTarget::new(kind, target.name.as_str()))
+    });
+    let targets: BTreeSet<PolicyTarget> = targets.collect();
+    targets.into_iter().collect()
 }
 
 /// Whether a policy is sent to node proxies.
@@ -226,7 +339,8 @@ impl Translation<'_> {
                 found.not_destination_ports = values.ports("notValues", refused);
             }
             key => {
-                let message = format!("{key} cannot be checked by node proxies");
+                let message =
+                    format!("{key} cannot be checked by node proxies, nor by waypoints yet");
                 values.inexact("key", message);
             }
         }
@@ -249,7 +363,7 @@ impl Translation<'_> {
     /// Whether there is no field that we do not know or cannot check.
     fn known(&mut self, path: &str, unknown: &UnknownFields) -> bool {
         for field in unknown.keys() {
-            let message = "cannot be checked by node proxies";
+            let message = "cannot be checked by node proxies, nor by waypoints yet";
             self.findings
                 .push(Finding::new(format!("{path}.{field}"), message));
         }

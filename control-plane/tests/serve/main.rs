@@ -300,7 +300,7 @@ async fn a_stream_needs_a_token_for_a_running_pod_of_the_node() {
     let mut client = lab.client(good, "n1");
     client.until(|client| client.has(CART_UID)).await;
     let metrics = lab.page("/metrics").await;
-    for reason in ["token", "other_pod", "not_trusted", "other_node"] {
+    for reason in ["token", "other_pod", "no_proxy", "other_node"] {
         let line = format!("tulle_control_plane_xds_streams_refused_total{{reason=\"{reason}\"}}");
         assert!(metrics.contains(&line), "{line} is not in {metrics}");
     }

@@ -23,6 +23,86 @@ impl PolicyKey {
     }
 }
 
+impl PolicyKey {
+    /// The key of a policy, or of what stands for it, as waypoints are sent it: once for each target. It is none that an object could
+    /// have, since no name has underscores.
+    pub fn for_target(namespace: impl Into<Arc<str>>, policy: &str, target: &PolicyTarget) -> Self {
+        let PolicyTarget { kind, name } = target;
+        Self::new(
+            namespace,
+            format!("{TARGET}_{}_{name}_{policy}", kind.as_str()),
+        )
+    }
+
+    /// The target, if it is a policy for waypoints.
+    pub fn target(&self) -> Option<PolicyTarget> {
+        let mut parts = self.name.splitn(4, '_');
+        let (TARGET, kind, name, Some(_)) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next())
+        else {
+            return None;
+        };
+        let kind = TargetKind::ALL
+            .into_iter()
+            .find(|known| known.as_str() == kind)?;
+        Some(PolicyTarget::new(kind, name))
+    }
+}
+
+/// What a policy for waypoints is about. Of the policy's namespace, but for a class.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyTarget {
+    /// What it is.
+    pub kind: TargetKind,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl PolicyTarget {
+    /// Names a target.
+    pub fn new(kind: TargetKind, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind,
+            name: name.into(),
+        }
+    }
+}
+
+/// What policies for waypoints may be about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TargetKind {
+    /// Requests to a service.
+    Service,
+    /// Requests to what an entry describes.
+    ServiceEntry,
+    /// All that a waypoint serves.
+    Gateway,
+    /// All that waypoints of a class serve.
+    GatewayClass,
+}
+
+impl TargetKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Service,
+        Self::ServiceEntry,
+        Self::Gateway,
+        Self::GatewayClass,
+    ];
+
+    /// Its name, as the kind of an object.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::ServiceEntry => "ServiceEntry",
+            Self::Gateway => "Gateway",
+            Self::GatewayClass => "GatewayClass",
+        }
+    }
+}
+
+const TARGET: &str = "target";
+
 impl fmt::Display for PolicyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
@@ -144,4 +224,27 @@ pub struct ServiceAccountMatch {
     pub namespace: Arc<str>,
     /// Name of the account.
     pub service_account: Arc<str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_from_keys() {
+        for kind in TargetKind::ALL {
+            let target = PolicyTarget::new(kind, "web.v1");
+            let key = PolicyKey::for_target("shop", "jwt_only-cart", &target);
+            assert_eq!(key.target(), Some(target));
+        }
+        for name in [
+            "target",
+            "only-cart",
+            "target_Pod_web_p",
+            "target_Service_web",
+            "istio_converted_static_strict",
+        ] {
+            assert_eq!(PolicyKey::new("shop", name).target(), None, "{name}");
+        }
+    }
 }

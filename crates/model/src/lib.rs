@@ -20,7 +20,8 @@ mod workload;
 
 pub use address::{InvalidNetworkAddress, NetworkAddress};
 pub use authorization::{
-    Action, Authorization, Clause, Match, PolicyKey, Rule, Scope, ServiceAccountMatch, StringMatch,
+    Action, Authorization, Clause, Match, PolicyKey, PolicyTarget, Rule, Scope,
+    ServiceAccountMatch, StringMatch, TargetKind,
 };
 pub use gateway::{Destination, GatewayAddress, WeightedWaypoint};
 pub use service::{

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tulle_model::{Authorization, PolicyKey, Scope};
+use smallvec::SmallVec;
+use tulle_model::{Authorization, PolicyKey, PolicyTarget, Scope, TargetKind};
 use tulle_policy::{CompiledPolicy, PolicyList, PolicySet};
 
 use super::{cow_map::CowMap, workload::Workload};
@@ -29,6 +30,7 @@ pub(crate) struct Policies {
     by_key: CowMap<PolicyKey, Arc<PolicyRecord>>,
     global: Arc<PolicyList>,
     namespaces: CowMap<Arc<str>, Arc<PolicyList>>,
+    targets: CowMap<TargetAt, Arc<PolicyList>>,
     /// Policies that exist but could not be understood, by namespace.
     rejected: CowMap<Arc<str>, Vec<PolicyKey>>,
 }
@@ -70,6 +72,44 @@ impl Policies {
     }
 }
 
+/// A target and its namespace; a class has none.
+pub(crate) type TargetAt = (Arc<str>, PolicyTarget);
+
+/// Where the policies for a target are found.
+fn target_at(namespace: &Arc<str>, target: PolicyTarget) -> TargetAt {
+    match target.kind {
+        TargetKind::GatewayClass => (Arc::default(), target),
+        TargetKind::Service | TargetKind::ServiceEntry | TargetKind::Gateway => {
+            (Arc::clone(namespace), target)
+        }
+    }
+}
+
+impl Policies {
+    /// What applies to what waypoints serve. A policy of one of the namespaces that could not be understood counts as missing, unless
+    /// it is known to be about something else.
+    pub(crate) fn about(&self, targets: &[(Arc<str>, PolicyTarget)]) -> PolicySet {
+        let at = targets
+            .iter()
+            .map(|(namespace, target)| target_at(namespace, target.clone()));
+        let lists = at.filter_map(|at| self.targets.get(&at)).cloned();
+        let mut missing = SmallVec::<[&PolicyKey; 1]>::new();
+        for (namespace, _) in targets {
+            for key in self.rejected.get(&**namespace).into_iter().flatten() {
+                let about = key.target().is_none_or(|target| {
+                    targets
+                        .iter()
+                        .any(|(at, other)| at == namespace && *other == target)
+                });
+                if about && !missing.contains(&key) {
+                    missing.push(key);
+                }
+            }
+        }
+        PolicySet::from_lists(lists, missing.into_iter().cloned())
+    }
+}
+
 impl PartialEq for Policies {
     fn eq(&self, other: &Self) -> bool {
         // The lists follow from the policies.
@@ -84,6 +124,8 @@ pub(crate) struct PolicyScopes {
     namespaces: BTreeMap<Arc<str>, BTreeMap<PolicyKey, Arc<CompiledPolicy>>>,
     global_changed: bool,
     namespaces_changed: Vec<Arc<str>>,
+    targets: BTreeMap<TargetAt, BTreeMap<PolicyKey, Arc<CompiledPolicy>>>,
+    targets_changed: Vec<TargetAt>,
 }
 
 impl PolicyScopes {
@@ -146,6 +188,7 @@ impl PolicyScopes {
         if std::mem::take(&mut self.global_changed) {
             policies.global = Arc::new(self.global.values().cloned().collect());
         }
+        self.publish_targets(policies);
         self.namespaces_changed.sort();
         self.namespaces_changed.dedup();
         for namespace in self.namespaces_changed.drain(..) {
@@ -158,6 +201,24 @@ impl PolicyScopes {
                 None => {
                     self.namespaces.remove(&namespace);
                     policies.namespaces.remove(&*namespace);
+                }
+            }
+        }
+    }
+
+    fn publish_targets(&mut self, policies: &mut Policies) {
+        self.targets_changed.sort();
+        self.targets_changed.dedup();
+        for at in self.targets_changed.drain(..) {
+            let list = self.targets.get(&at).filter(|list| !list.is_empty());
+            match list {
+                Some(list) => {
+                    let list = list.values().cloned().collect();
+                    policies.targets.insert(at, Arc::new(list));
+                }
+                None => {
+                    self.targets.remove(&at);
+                    policies.targets.remove(&at);
                 }
             }
         }
@@ -176,6 +237,11 @@ impl PolicyScopes {
         key: &PolicyKey,
         scope: Scope,
     ) -> Option<&mut BTreeMap<PolicyKey, Arc<CompiledPolicy>>> {
+        if let Some(target) = key.target() {
+            let at = target_at(&key.namespace, target);
+            self.targets_changed.push(at.clone());
+            return Some(self.targets.entry(at).or_default());
+        }
         match scope {
             Scope::Global => {
                 self.global_changed = true;

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use tulle_model::{PolicyKey, ServiceKey, Uid};
+use tulle_model::{PolicyKey, PolicyTarget, ServiceKey, Uid};
 use tulle_policy::PolicySet;
 
 use super::{
@@ -155,6 +155,11 @@ impl Snapshot {
     /// The policies that apply to connections to a workload.
     pub fn policies_for(&self, workload: &Workload) -> PolicySet {
         self.policies.applicable(workload)
+    }
+
+    /// The policies about what waypoints serve: targets with their namespaces.
+    pub fn policies_about(&self, targets: &[(Arc<str>, PolicyTarget)]) -> PolicySet {
+        self.policies.about(targets)
     }
 
     /// What came from the local file, whether or not the control plane says otherwise.

@@ -6,6 +6,7 @@ use tulle_tests::{case, harness};
 
 mod app;
 mod bytes;
+mod policies;
 mod requests;
 mod served;
 mod world;
@@ -15,6 +16,8 @@ fn main() -> ExitCode {
         case!(requests::each_finds_an_endpoint),
         case!(requests::both_versions),
         case!(requests::failures_are_told),
+        case!(policies::hold),
+        case!(policies::are_told),
         case!(bytes::pass),
         case!(bytes::server_speaks_first),
         case!(served::nothing_else),

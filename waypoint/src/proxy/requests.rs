@@ -81,6 +81,10 @@ async fn respond(context: Rc<Context>, mut request: Request<Incoming>) -> Respon
         return own(exchange, refusal.status, refusal.text);
     }
     exchange.is_known_by(request.headers());
+    if let Err(denied) = context.check() {
+        exchange.failed("-", "rbac_access_denied", Some(denied.to_string()));
+        return own(exchange, StatusCode::FORBIDDEN, "RBAC: access denied");
+    }
     let http2 = request.version() == Version::HTTP_2
         || matches!(
             context.served.protocol(),

@@ -11,6 +11,7 @@ use tulle_state::Workload;
 use super::{
     front::Peer,
     io::Stream,
+    policy::Policies,
     requests,
     sniff::{self, Spoken},
     tcp,
@@ -22,6 +23,7 @@ pub(crate) struct Context {
     /// The waypoint itself.
     pub(crate) own: Arc<Workload>,
     pub(crate) served: Served,
+    pub(super) policies: Policies,
 }
 
 /// Takes one tunnel to its end.
@@ -68,6 +70,7 @@ fn admitted(peer: Rc<Peer>, incoming: &Incoming) -> Option<Context> {
             own: Arc::clone(own),
             served,
             peer,
+            policies: Policies::default(),
         }),
         Err(error) => {
             shared.metrics.refuse("not_served");

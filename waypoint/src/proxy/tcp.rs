@@ -28,6 +28,11 @@ pub(super) async fn connect(context: Rc<Context>, mut stream: Stream<Tunnel>) {
 
 /// Connects to an endpoint.
 pub(super) async fn open(context: &Context) -> Option<Connected> {
+    if let Err(denied) = context.check() {
+        let record = Connection::open(context, None);
+        record.finish(Some(&denied.to_string()));
+        return None;
+    }
     let upstreams = &context.peer.front.upstreams;
     match upstreams.connect(context, &mut Vec::new()).await {
         Ok((io, hop)) => Some(Connected {

@@ -144,7 +144,11 @@ fn nothing_that_only_waypoints_read_looks_as_if_it_were_in_force() {
         let (told, message) = of(kind, namespace, &spec);
         assert_eq!(told, expected, "{kind} {spec}: {message}");
         if expected.ends_with("NotEnforced") {
-            assert!(message.contains("no effect"), "{message}");
+            let effect = match kind {
+                "RequestAuthentication" => "refuse all requests",
+                _ => "no effect",
+            };
+            assert!(message.contains(effect), "{message}");
         }
     }
 }

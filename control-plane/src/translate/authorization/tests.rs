@@ -394,3 +394,84 @@ fn principals_of_the_own_trust_domain_include_its_aliases() {
         assert_eq!(texts, expected, "{written}");
     }
 }
+
+#[test]
+fn a_policy_with_targets_is_one_for_each() {
+    let spec = "targetRefs: [{kind: Service, name: web}, {group: core, kind: Service, name: web}, \
+        {group: networking.istio.io, kind: ServiceEntry, name: e}, {group: gateway.networking.k8s.io, kind: Gateway, name: w}, \
+        {group: gateway.networking.k8s.io, kind: GatewayClass, name: istio-waypoint}, {kind: Pod, name: p}, \
+        {kind: Service, name: x, namespace: b}, {kind: Service, name: a_b}, {kind: Service, name: ''}]";
+    let keys = |namespace: &str| -> Vec<String> {
+        let (sent, _) = targeted(&Mesh::default(), &policy(namespace, spec));
+        assert!(
+            sent.iter()
+                .all(|policy| policy.scope == Scope::WorkloadSelector)
+        );
+        sent.into_iter()
+            .map(|policy| policy.key.to_string())
+            .collect()
+    };
+    let of_namespace = [
+        "a/target_Service_web_p",
+        "a/target_ServiceEntry_e_p",
+        "a/target_Gateway_w_p",
+    ];
+    assert_eq!(keys("a"), of_namespace);
+    // A class is for the root namespace alone.
+    assert!(
+        keys("istio-system")
+            .contains(&"istio-system/target_GatewayClass_istio-waypoint_p".to_owned())
+    );
+}
+
+#[test]
+fn what_waypoints_cannot_check_permits_nothing() {
+    let target = "targetRefs: [{kind: Service, name: web}]";
+    for (rest, client_allowed, outcome) in [
+        (
+            "action: ALLOW, rules: [{from: [{source: {serviceAccounts: [c]}}]}]",
+            true,
+            Outcome::Exact,
+        ),
+        (
+            "action: ALLOW, rules: [{to: [{operation: {methods: [GET]}}]}]",
+            false,
+            Outcome::Adjusted,
+        ),
+        (
+            "action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]",
+            false,
+            Outcome::Adjusted,
+        ),
+        (
+            "action: DENY, rules: [{from: [{source: {serviceAccounts: [d]}}], to: [{operation: {paths: [/x]}}]}]",
+            true,
+            Outcome::Adjusted,
+        ),
+        (
+            "action: CUSTOM, provider: {name: x}, rules: [{}]",
+            false,
+            Outcome::Adjusted,
+        ),
+        (
+            "action: CUSTOM, provider: {name: x}",
+            true,
+            Outcome::Adjusted,
+        ),
+        (
+            "action: ALLOW, surprise: 1, rules: [{}]",
+            false,
+            Outcome::Adjusted,
+        ),
+    ] {
+        let (sent, report) = targeted(&Mesh::default(), &policy("a", &format!("{target}, {rest}")));
+        assert_eq!(report.outcome, outcome, "{rest}: {report:?}");
+        assert_eq!(allows(&sent[0], Some("c"), 80), client_allowed, "{rest}");
+    }
+    let (sent, report) = targeted(
+        &Mesh::default(),
+        &policy("a", &format!("{target}, action: AUDIT, rules: [{{}}]")),
+    );
+    assert!(sent.is_empty());
+    assert_eq!(report.outcome, Outcome::NotSent);
+}

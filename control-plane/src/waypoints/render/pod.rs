@@ -167,6 +167,7 @@ impl Making<'_> {
             field("INSTANCE_IP", "status.podIP"),
             field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
             value("GATEWAY_NAME", &metadata.name),
+            value("GATEWAY_CLASS", &self.gateway.spec.gateway_class_name),
             value("XDS_ADDRESS", &config.control_plane),
             value("CA_ADDRESS", &config.control_plane),
             value("CLUSTER_ID", &config.cluster_id),

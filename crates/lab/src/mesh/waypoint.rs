@@ -58,6 +58,7 @@ impl Mesh {
         .env("SERVICE_ACCOUNT", pod.service_account())
         .env("INSTANCE_IP", pod.ip().to_string())
         .env("GATEWAY_NAME", short)
+        .env("GATEWAY_CLASS", "istio-waypoint")
         .env("CLUSTER_ID", "Kubernetes")
         .env("XDS_ADDRESS", control_plane.as_str())
         .env("CA_ADDRESS", control_plane.as_str())

@@ -484,3 +484,45 @@ fn local_file_adds_to_the_control_plane() {
     state.remove("both");
     assert_eq!(name_of(&state, "both"), None);
 }
+
+#[test]
+fn policies_for_waypoints_are_found_by_their_targets() {
+    use tulle_model::{PolicyKey, PolicyTarget, TargetKind};
+    let mut state = State::new();
+    let web = PolicyTarget::new(TargetKind::Service, "web");
+    let class = PolicyTarget::new(TargetKind::GatewayClass, "c");
+    let refusal = |namespace: &str, target: &PolicyTarget| Authorization {
+        key: PolicyKey::for_target(namespace, "p", target),
+        scope: Scope::Namespace,
+        action: Action::Deny,
+        rules: vec![Rule::default()],
+        dry_run: false,
+    };
+    let refused = |state: &State, namespace: &str, target: &PolicyTarget| {
+        let snapshot = state.snapshot();
+        let policies = snapshot.policies_about(&[(namespace.into(), target.clone())]);
+        policies.check(&CONNECTION).is_err()
+    };
+    state.put_policy(refusal("shop", &web));
+    state.put_policy(refusal("root", &class));
+    assert!(refused(&state, "shop", &web) && !refused(&state, "other", &web));
+    // A class is of no namespace.
+    assert!(refused(&state, "shop", &class));
+    // Whatever its scope says, it is none of a workload's.
+    state.put(pod("a", "10.0.0.1"));
+    let snapshot = state.snapshot();
+    let workload = snapshot.workloads().next().unwrap();
+    assert!(snapshot.policies_for(workload).check(&CONNECTION).is_ok());
+    state.writer.policies(Delta {
+        removed: vec![PolicyKey::for_target("shop", "p", &web).to_string()],
+        ..Delta::default()
+    });
+    assert!(!refused(&state, "shop", &web));
+}
+
+const CONNECTION: Connection<'static> = Connection {
+    identity: None,
+    source_ip: std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9)),
+    destination_ip: std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
+    destination_port: 80,
+};

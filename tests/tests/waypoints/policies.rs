@@ -1,0 +1,176 @@
+//! Policies with targets: they hold for requests, and for connections.
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use hyper::StatusCode;
+use tokio::io::AsyncReadExt;
+use tulle_lab::{Mesh, sandbox::Sandbox};
+
+use crate::{
+    app::{Client, Server, greet},
+    world::{ONE, TWO, client, eventually, service, start},
+};
+
+/// Kinds of targets, actions, and what waypoints cannot check yet: a request is permitted only if policy says so for sure.
+pub(crate) async fn hold(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = start(&sandbox).await?;
+    let _servers = [Server::start(mesh.pod(ONE))?, Server::start(mesh.pod(TWO))?];
+    // One connection for all: what is permitted is asked for each request.
+    let mut connection = Client::connect(client(&mesh), service(80), false).await?;
+    ensure!(connection.get("/", &[]).await?.status == StatusCode::OK);
+    let cart = "cluster.local/ns/shop/sa/cart";
+    for (name, spec, expected) in [
+        (
+            "allows another",
+            format!(
+                "{SERVICE}, action: ALLOW, {}",
+                from("cluster.local/ns/x/sa/y")
+            ),
+            false,
+        ),
+        (
+            "allows it",
+            format!("{SERVICE}, action: ALLOW, {}", from(cart)),
+            true,
+        ),
+        (
+            "refuses it",
+            format!("{SERVICE}, action: DENY, {}", from(cart)),
+            false,
+        ),
+        (
+            "refuses another",
+            format!(
+                "{SERVICE}, action: DENY, {}",
+                from("cluster.local/ns/x/sa/y")
+            ),
+            true,
+        ),
+        (
+            "nothing is allowed",
+            format!("{GATEWAY}, action: ALLOW"),
+            false,
+        ),
+        (
+            "refuses by port",
+            format!("{GATEWAY}, action: DENY, rules: [{{to: [{{operation: {{ports: ['80']}}}}]}}]"),
+            false,
+        ),
+        (
+            "refuses another port",
+            format!("{GATEWAY}, action: DENY, rules: [{{to: [{{operation: {{ports: ['81']}}}}]}}]"),
+            true,
+        ),
+        // What is asked of HTTP cannot be checked: under ALLOW it permits nothing, under DENY it refuses all.
+        (
+            "allows a method",
+            format!(
+                "{SERVICE}, action: ALLOW, rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]"
+            ),
+            false,
+        ),
+        (
+            "refuses a method",
+            format!(
+                "{SERVICE}, action: DENY, rules: [{{to: [{{operation: {{methods: [POST]}}}}]}}]"
+            ),
+            false,
+        ),
+        (
+            "asks somebody",
+            format!("{SERVICE}, action: CUSTOM, provider: {{name: x}}, rules: [{{}}]"),
+            false,
+        ),
+        (
+            "is about another",
+            "targetRefs: [{group: '', kind: Service, name: other}], action: ALLOW".to_owned(),
+            true,
+        ),
+    ] {
+        mesh.apply(&policy("AuthorizationPolicy", &spec)).await?;
+        permitted(name, &mut connection, expected).await?;
+        let on_its_own = format!("{name}, by a connection of its own");
+        let mut other = Client::connect(client(&mesh), service(80), true).await?;
+        permitted(&on_its_own, &mut other, expected).await?;
+    }
+    mesh.remove("AuthorizationPolicy", "shop", "p").await?;
+    permitted("there is no policy", &mut connection, true).await?;
+    // Tokens are not checked yet.
+    let jwt = format!("{SERVICE}, jwtRules: [{{issuer: a, jwks: '{{}}'}}]");
+    mesh.apply(&policy("RequestAuthentication", &jwt)).await?;
+    permitted("tokens are to be checked", &mut connection, false).await?;
+    mesh.remove("RequestAuthentication", "shop", "p").await?;
+    permitted("no tokens are to be checked", &mut connection, true).await
+}
+
+/// Who is not permitted is told so in its own protocol.
+pub(crate) async fn are_told(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = start(&sandbox).await?;
+    let _servers = [greet(mesh.pod(ONE))?, greet(mesh.pod(TWO))?];
+    mesh.apply(&policy(
+        "AuthorizationPolicy",
+        &format!("{GATEWAY}, action: ALLOW"),
+    ))
+    .await?;
+    let mut connection = Client::connect(client(&mesh), service(80), true).await?;
+    permitted("nothing is allowed", &mut connection, false).await?;
+    let answer = connection.get("/", &[]).await?;
+    ensure!(answer.text == "RBAC: access denied", "{answer:?}");
+    let grpc = [("content-type", "application/grpc"), ("te", "trailers")];
+    let answer = connection
+        .send("POST", "/a.B/C", &grpc, Bytes::new())
+        .await?;
+    ensure!(
+        answer
+            .headers
+            .get("grpc-status")
+            .is_some_and(|status| status == "7"),
+        "{answer:?}"
+    );
+    ensure!(
+        greeted(&mesh, 90).await == 0,
+        "a connection was let through"
+    );
+    mesh.remove("AuthorizationPolicy", "shop", "p").await?;
+    eventually("connections are let through", async || {
+        greeted(&mesh, 90).await > 0
+    })
+    .await
+}
+
+async fn permitted(what: &str, connection: &mut Client, expected: bool) -> Result<()> {
+    let connection = tokio::sync::Mutex::new(connection);
+    let status = match expected {
+        true => StatusCode::OK,
+        false => StatusCode::FORBIDDEN,
+    };
+    eventually(
+        &format!("{what}: requests are answered with {status}"),
+        async || {
+            let answer = connection.lock().await.get("/", &[]).await;
+            answer.is_ok_and(|answer| answer.status == status)
+        },
+    )
+    .await
+}
+
+/// Bytes that a server sends first.
+async fn greeted(mesh: &Mesh, port: u16) -> usize {
+    let Ok(mut connection) = client(mesh).connect(service(port)).await else {
+        return 0;
+    };
+    connection.read(&mut [0; 16]).await.unwrap_or(0)
+}
+
+fn policy(kind: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\nspec: {{{spec}}}\n"
+    )
+}
+
+fn from(principal: &str) -> String {
+    format!("rules: [{{from: [{{source: {{principals: ['{principal}']}}}}]}}]")
+}
+
+const SERVICE: &str = "targetRefs: [{group: '', kind: Service, name: web}]";
+const GATEWAY: &str = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: w}]";
