@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tulle_runtime::http::{Request, Response, Router, json as json_response, text};
 use tulle_xds::{ServerMetrics, store::Store};
 
-use crate::{index::Index, translate::Unbound};
+use crate::{index::Index, references, translate::Unbound};
 use tulle_manifest::{Kind, Labels, ObjectId, ObjectKey, source::directory::Problems};
 
 /// What the pages show.
@@ -32,6 +32,7 @@ impl Debug {
     pub fn routes(&self) -> Router {
         let (snapshot, policies, waypoints) = (self.clone(), self.clone(), self.clone());
         let (streams, source, why) = (self.clone(), self.clone(), self.clone());
+        let order = self.clone();
         Router::new("debug")
             .route(
                 Method::GET,
@@ -56,6 +57,12 @@ impl Debug {
                 "/debug/why",
                 "why a pod is what it is to the mesh: ?pod=NAMESPACE/NAME",
                 move |request| ready(why.why(&request)),
+            )
+            .route(
+                Method::GET,
+                "/debug/routes",
+                "in which order a service's HTTPRoutes are looked at: ?service=NAMESPACE/NAME, and with &path=/PATH, those for a path",
+                move |request| ready(order.order(&request)),
             )
             .route(
                 Method::GET,
@@ -101,6 +108,38 @@ impl Debug {
             })
         });
         json_response(&json!({"waypoints": waypoints.collect::<Vec<_>>()}))
+    }
+
+    /// The rules of a service's routes, the first to be looked at first.
+    fn order(&self, request: &Request) -> Response {
+        let service = request.query.get("service");
+        let Some((namespace, name)) = service.and_then(|service| service.split_once('/')) else {
+            let which = "which service: ?service=NAMESPACE/NAME\n";
+            return text(StatusCode::BAD_REQUEST, which);
+        };
+        let key = ObjectKey::new(namespace, name);
+        let index = self.index.read();
+        if !index.objects().services().contains_key(&key) {
+            return text(
+                StatusCode::NOT_FOUND,
+                format!("there is no service {key}\n"),
+            );
+        }
+        let path = request.query.get("path");
+        let rules = references::http_rules(&index, &key).into_iter();
+        let rules = rules.filter(|rule| path.is_none_or(|path| rule.fits_path(path)));
+        let rules = rules.map(|alternative| {
+            let (wanted, fits) = (alternative.path(), alternative.fits);
+            json!({
+                "route": alternative.route.metadata.key().to_string(),
+                "rule": alternative.rule,
+                "path": {"type": wanted.kind, "value": wanted.value},
+                "method": fits.and_then(|fits| fits.method.as_deref()),
+                "headers": fits.map_or(0, |fits| fits.headers.len()),
+                "queryParams": fits.map_or(0, |fits| fits.query_params.len()),
+            })
+        });
+        json_response(&json!({"rules": rules.collect::<Vec<_>>()}))
     }
 
     /// Which labels and rules have made of a pod what is served.

@@ -14,7 +14,7 @@ use crate::translate::Finding;
 mod check;
 mod destination_rule;
 mod jwt;
-mod pattern;
+pub(crate) mod pattern;
 mod pool;
 mod route;
 mod telemetry;

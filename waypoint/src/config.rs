@@ -160,11 +160,34 @@ fn proxy(variables: &Variables<'_>) -> Result<ProxySettings, ConfigError> {
         max_handshakes: variables
             .number("TULLE_MAX_HANDSHAKES", 1..=100_000)?
             .unwrap_or(MAX_HANDSHAKES),
-        http2: http2(variables)?,
+        http2: windows(variables, http2(variables)?),
         pool: pool(variables, handshake_timeout)?,
     })
 }
 
+/// Tunnels are shared by all clients, and so is their window: it has room for all streams at once, so that those which nobody reads
+/// keep none of the others waiting. What operators set holds.
+fn windows(variables: &Variables<'_>, http2: Settings) -> Settings {
+    let of = |name, asked, usual| match variables.text(name) {
+        Some(_) => asked,
+        None => usual,
+    };
+    Settings {
+        stream_window: of(
+            "HTTP2_STREAM_WINDOW_SIZE",
+            http2.stream_window,
+            STREAM_WINDOW,
+        ),
+        connection_window: of(
+            "HTTP2_CONNECTION_WINDOW_SIZE",
+            http2.connection_window,
+            STREAM_WINDOW * http2.max_streams,
+        ),
+        ..http2
+    }
+}
+
+const STREAM_WINDOW: u32 = 512 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 20_000;
@@ -215,6 +238,11 @@ mod tests {
         assert_eq!(config.worker_threads.get(), 2);
         assert_eq!(config.instance.service_account, "w");
         assert_eq!(config.proxy_settings().max_connections, 10_000);
+        let http2 = config.proxy_settings().http2;
+        assert_eq!(
+            http2.connection_window,
+            http2.stream_window * http2.max_streams
+        );
         let xds = config.xds.unwrap();
         assert_eq!((&*xds.node.name, &*xds.node.namespace), ("w-1", "shop"));
     }

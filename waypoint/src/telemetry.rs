@@ -67,7 +67,8 @@ impl Parties {
     fn of(context: &Context, hop: Option<&Hop>) -> Self {
         let peer = &context.peer;
         let snapshot = peer.front.shared.snapshots.load();
-        let source = snapshot.workload_by_address(&context.own.network, peer.address.ip());
+        let now = context.last();
+        let source = snapshot.workload_by_address(&now.own.network, peer.address.ip());
         let endpoint = hop.and_then(|hop| hop.workload.as_ref());
         let proven = hop.is_some_and(|hop| hop.tunnelled);
         Self {
@@ -77,7 +78,7 @@ impl Parties {
             destination_principal: endpoint
                 .filter(|_| proven)
                 .map(|endpoint| endpoint.identity.clone()),
-            service: context
+            service: now
                 .served
                 .service()
                 .map(|record| service_labels(&record.service)),
@@ -113,8 +114,7 @@ impl EncodeLabelSet for RequestLabels {
         self.parties.encode(&mut put)?;
         put("request_protocol", &if self.grpc { "grpc" } else { "http" })?;
         put("response_code", &self.status)?;
-        let grpc_status = self.grpc_status.filter(|_| self.grpc);
-        let grpc_status = grpc_status.map(|status| status.to_string());
+        let grpc_status = self.grpc_status.map(|status| status.to_string());
         put("grpc_response_status", &grpc_status.unwrap_or_default())?;
         put("response_flags", &self.flag)
     }
@@ -263,7 +263,7 @@ impl Metrics {
             parties: Parties::of(context, outcome.hop.as_ref()),
             grpc: requested.grpc,
             status: outcome.status,
-            grpc_status: outcome.grpc_status,
+            grpc_status: outcome.grpc_status.filter(|_| requested.grpc),
             flag: or_dash(outcome.flag),
         };
         self.requests.get_or_create(&labels).inc();
@@ -291,7 +291,7 @@ impl Metrics {
             upstream_cluster = parties.service.as_ref().map(|(host, _, _)| &**host),
             upstream_attempts = outcome.attempts,
             downstream_remote_address = %context.peer.address,
-            downstream_local_address = %context.served.destination,
+            downstream_local_address = %context.destination,
             source_principal = parties.source_principal.as_str(),
             "request complete"
         );
@@ -326,7 +326,7 @@ impl Connection {
         );
         Self {
             source: context.peer.address,
-            destination: context.served.destination,
+            destination: context.destination,
             endpoint: hop.map(|hop| hop.address),
             started: Instant::now(),
             received: Cell::new(0),

@@ -11,7 +11,7 @@ use super::Check;
 ///
 /// # Errors
 /// Why it cannot be.
-fn compile(pattern: &str) -> Result<Regex, String> {
+pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
     if pattern.len() > LONGEST {
         return Err(format!("is longer than {LONGEST} bytes"));
     }

@@ -57,6 +57,9 @@ impl Policies {
         let records = named.clone().filter_map(|key| self.by_key.get(key));
         let unknown = named.filter(|key| self.by_key.get(*key).is_none());
         let rejected = self.rejected.get(&*workload.namespace);
+        // What is for waypoints is none of a workload's.
+        let rejected = rejected.into_iter().flatten();
+        let rejected = rejected.filter(|key| key.target().is_none());
         let lists = [
             Some(&self.global),
             self.namespaces.get(&*workload.namespace),
@@ -67,7 +70,7 @@ impl Policies {
                 .flatten()
                 .chain(records.map(|record| &record.alone))
                 .cloned(),
-            unknown.chain(rejected.into_iter().flatten()).cloned(),
+            unknown.chain(rejected).cloned(),
         )
     }
 }
@@ -94,6 +97,20 @@ impl Policies {
             .map(|(namespace, target)| target_at(namespace, target.clone()));
         let lists = at.filter_map(|at| self.targets.get(&at)).cloned();
         let mut missing = SmallVec::<[&PolicyKey; 1]>::new();
+        let classes = || {
+            targets
+                .iter()
+                .map(|(_, target)| target)
+                .filter(|target| target.kind == TargetKind::GatewayClass)
+        };
+        // Those for a class are of the root namespace, whichever that is.
+        for (_, rejected) in self.rejected.iter() {
+            let about_class = |key: &&PolicyKey| {
+                let target = key.target();
+                classes().any(|class| target.as_ref() == Some(class))
+            };
+            missing.extend(rejected.iter().filter(about_class));
+        }
         for (namespace, _) in targets {
             for key in self.rejected.get(&**namespace).into_iter().flatten() {
                 let about = key.target().is_none_or(|target| {

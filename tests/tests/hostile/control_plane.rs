@@ -65,13 +65,16 @@ pub(crate) async fn garbage_and_floods_are_cut(sandbox: Sandbox) -> Result<()> {
     world.recovers().await
 }
 
-/// Stalled handshakes at 15012: one address gets a share of the places, so others get in; and the places come back.
+/// Stalled handshakes at 15012: each address gets a small share of the places, so others get in; and the places come back.
 pub(crate) async fn strangers_leave_places_for_others(sandbox: Sandbox) -> Result<()> {
     let world = World::start(&sandbox).await?;
     let at = ControlPlane::of(&world.mesh);
     let mut silent = Vec::new();
-    for _ in 0..200 {
-        silent.push(world.attacker().connect(at.socket()).await?);
+    // From two addresses, neither of which is a node's.
+    for from in [world.attacker(), world.bystander()] {
+        for _ in 0..200 {
+            silent.push(from.connect(at.socket()).await?);
+        }
     }
     let cut = async |stranger: &mut TcpStream| {
         let ended = async { anyhow::Ok(stranger.read(&mut [0]).await.unwrap_or(0)) };

@@ -6,6 +6,7 @@ use tulle_tests::{case, harness};
 
 mod app;
 mod bytes;
+mod deployed;
 mod policies;
 mod requests;
 mod served;
@@ -13,6 +14,7 @@ mod world;
 
 fn main() -> ExitCode {
     harness::main(&[
+        case!(deployed::by_a_gateway_and_a_label),
         case!(requests::each_finds_an_endpoint),
         case!(requests::both_versions),
         case!(requests::failures_are_told),
@@ -22,5 +24,6 @@ fn main() -> ExitCode {
         case!(bytes::server_speaks_first),
         case!(served::nothing_else),
         case!(served::removed_and_back),
+        case!(served::endpoints_are_replaced),
     ])
 }

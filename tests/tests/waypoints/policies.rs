@@ -3,12 +3,12 @@
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use hyper::StatusCode;
-use tokio::io::AsyncReadExt;
+use tokio::{io::AsyncReadExt, time::timeout};
 use tulle_lab::{Mesh, sandbox::Sandbox};
 
 use crate::{
     app::{Client, Server, greet},
-    world::{ONE, TWO, client, eventually, service, start},
+    world::{ONE, SOON, TWO, client, eventually, service, start},
 };
 
 /// Kinds of targets, actions, and what waypoints cannot check yet: a request is permitted only if policy says so for sure.
@@ -135,7 +135,16 @@ pub(crate) async fn are_told(sandbox: Sandbox) -> Result<()> {
     eventually("connections are let through", async || {
         greeted(&mesh, 90).await > 0
     })
-    .await
+    .await?;
+    // One that is open is cut when it is no longer permitted.
+    let mut open = client(&mesh).connect(service(90)).await?;
+    ensure!(open.read(&mut [0; 64]).await? > 0);
+    let nobody = format!("{GATEWAY}, action: ALLOW");
+    mesh.apply(&policy("AuthorizationPolicy", &nobody)).await?;
+    let mut rest = [0; 64];
+    let cut = async { open.read(&mut rest).await.unwrap_or(0) };
+    ensure!(timeout(SOON, cut).await? == 0, "a connection stays open");
+    Ok(())
 }
 
 async fn permitted(what: &str, connection: &mut Client, expected: bool) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use hyper::StatusCode;
-use tulle_lab::sandbox::Sandbox;
+use tulle_lab::{PodSpec, sandbox::Sandbox};
 
 use crate::{
     app::{Client, Server},
@@ -44,3 +44,42 @@ pub(crate) async fn removed_and_back(sandbox: Sandbox) -> Result<()> {
     serve(&mut mesh, true).await?;
     through(&mesh, true).await
 }
+
+/// One connection finds the endpoints that there are, not those that there were; and no more, once the service is served elsewhere.
+pub(crate) async fn endpoints_are_replaced(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = start(&sandbox).await?;
+    let _one = Server::start(mesh.pod(ONE))?;
+    let _two = Server::start(mesh.pod(TWO))?;
+    let connection = Client::connect(client(&mesh), service(80), false).await?;
+    let connection = tokio::sync::Mutex::new(connection);
+    let answers = async || -> Result<String> {
+        let answer = connection.lock().await.get("/", &[]).await?;
+        Ok(format!("{} {}", answer.status.as_u16(), answer.saw("/pod")))
+    };
+    answers().await?;
+    mesh.start_pod(PodSpec::new(LATER, "node2").label("app", "web"))
+        .await?;
+    let _later = Server::start(mesh.pod(LATER))?;
+    eventually("the new endpoint is asked", async || {
+        answers().await.is_ok_and(|answer| answer == "200 later")
+    })
+    .await?;
+    mesh.remove_pod(ONE).await?;
+    mesh.remove_pod(TWO).await?;
+    eventually("only the new endpoint is asked", async || {
+        for _ in 0..20 {
+            if answers().await.ok().as_deref() != Some("200 later") {
+                return false;
+            }
+        }
+        true
+    })
+    .await?;
+    serve(&mut mesh, false).await?;
+    eventually("the waypoint does not serve it any more", async || {
+        answers().await.is_ok_and(|answer| answer == "404 ")
+    })
+    .await
+}
+
+const LATER: &str = "shop/later";

@@ -1,6 +1,7 @@
 //! One request and its response: what is written and counted of it when it ends.
 
 use std::{
+    cell::Cell,
     pin::Pin,
     rc::Rc,
     task::{Context as Task, Poll, ready},
@@ -26,6 +27,7 @@ pub(super) struct Exchange {
     started: Instant,
     requested: Requested,
     outcome: Outcome,
+    received: Rc<Cell<u64>>,
     /// The client has got all of it.
     complete: bool,
 }
@@ -37,6 +39,7 @@ impl Exchange {
             started: Instant::now(),
             requested: Requested::of(request),
             outcome: Outcome::default(),
+            received: Rc::default(),
             complete: false,
         }
     }
@@ -50,6 +53,11 @@ impl Exchange {
     pub(super) fn is_known_by(&mut self, headers: &HeaderMap) {
         let id = headers.get("x-request-id").and_then(|id| id.to_str().ok());
         self.requested.set_id(id.unwrap_or_default());
+    }
+
+    /// Counts the bytes of the request's body.
+    pub(super) fn received(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.received)
     }
 
     pub(super) fn elapsed(&self) -> Duration {
@@ -88,10 +96,50 @@ impl Drop for Exchange {
             self.outcome.details = "downstream_remote_disconnect";
         }
         self.outcome.lasted = self.started.elapsed();
+        self.outcome.received = self.received.get();
         let shared = &self.context.peer.front.shared;
         shared
             .metrics
             .request(&self.context, &self.requested, &self.outcome);
+    }
+}
+
+/// What an endpoint is sent.
+pub(super) struct Upload {
+    body: Incoming,
+    /// Counts its bytes.
+    received: Rc<Cell<u64>>,
+}
+
+impl Upload {
+    pub(super) fn new(body: Incoming, received: Rc<Cell<u64>>) -> Self {
+        Self { body, received }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.received.set(self.received.get() + data.len() as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -196,8 +244,18 @@ impl Body for Answer {
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    let status = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
+    // What is none counts as unknown.
+    Some(if status > LAST_STATUS {
+        UNKNOWN
+    } else {
+        status
+    })
 }
+
+/// Unauthenticated.
+const LAST_STATUS: u16 = 16;
+const UNKNOWN: u16 = 2;
 
 /// Whether headers are of a gRPC request or response.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {

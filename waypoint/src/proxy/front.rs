@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, watch},
     task::spawn_local,
     time::{sleep, timeout},
 };
@@ -21,7 +21,7 @@ use tulle_hbone::{Established, Handshakes, Place, Server, tls};
 use tulle_identity::SvidStore;
 use tulle_model::SpiffeId;
 use tulle_net::Netns;
-use tulle_state::{Snapshot, SnapshotReader, Workload};
+use tulle_state::{PolicyEpoch, Snapshot, SnapshotReader, Workload};
 
 use super::{stream, upstream::Upstreams};
 use crate::{
@@ -61,6 +61,8 @@ pub(crate) struct Front {
     pub(super) drain: CancellationToken,
     listener: RefCell<Option<TcpListener>>,
     open: Open,
+    /// Moves on when policy may decide otherwise.
+    epoch: watch::Sender<PolicyEpoch>,
 }
 
 /// Counts what is open.
@@ -111,6 +113,7 @@ impl Front {
             drain: CancellationToken::new(),
             listener: RefCell::new(Some(listener)),
             open: Open::default(),
+            epoch: watch::Sender::default(),
             shared,
         }))
     }
@@ -119,11 +122,24 @@ impl Front {
     pub(crate) async fn follow(self: Rc<Self>) -> Infallible {
         spawn_local(Rc::clone(&self).accept());
         let mut snapshots = self.shared.snapshots.clone();
-        while let Some(snapshot) = snapshots.changed().await {
+        let mut changing = true;
+        loop {
+            tokio::select! {
+                // A state that is not written any more is no reason to end.
+                changed = snapshots.changed(), if changing => changing = changed.is_some(),
+                () = sleep(SWEEP) => {}
+            }
+            let snapshot = self.shared.snapshots.load();
             self.upstreams.forget_gone(&snapshot);
+            self.epoch.send_if_modified(|epoch| {
+                std::mem::replace(epoch, snapshot.policy_epoch()) != snapshot.policy_epoch()
+            });
         }
-        // The state is not written any more: what it last said is served.
-        std::future::pending().await
+    }
+
+    /// Tells when to ask policy again about what is open.
+    pub(super) fn epochs(&self) -> watch::Receiver<PolicyEpoch> {
+        self.epoch.subscribe()
     }
 
     /// Takes nothing new, and returns when all that is open has ended.
@@ -262,5 +278,7 @@ pub(super) fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// How often connections that nobody uses are looked for.
+const SWEEP: Duration = Duration::from_secs(15);
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

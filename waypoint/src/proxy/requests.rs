@@ -8,6 +8,7 @@ use http::{
     header,
     uri::{Authority, PathAndQuery, Scheme},
 };
+use http_body::Body;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -18,11 +19,13 @@ use tulle_hbone::Tunnel;
 use tulle_model::AppProtocol;
 
 use super::{
-    exchange::{Answer, Exchange},
+    exchange::{Answer, Exchange, Upload},
     front::describe,
     io::Stream,
     stream::Context,
-    upstream::{CONNECTION_WINDOW, Failed, HEADERS, Lease, Local, STREAM_WINDOW, Sender},
+    upstream::{
+        CONNECTION_WINDOW, Failed, HEADERS, Lease, Local, MAX_HEADERS, STREAM_WINDOW, Sender,
+    },
 };
 use tulle_hbone::ConnectError;
 use tulle_route::RouteError;
@@ -47,6 +50,8 @@ pub(super) async fn serve(context: Rc<Context>, stream: Stream<Tunnel>, http2: b
             .serve_connection(stream, service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
+            // What has been said already is answered.
+            biased;
             ended = connection.as_mut() => ended,
             () = drain.cancelled() => {
                 connection.as_mut().graceful_shutdown();
@@ -55,13 +60,15 @@ pub(super) async fn serve(context: Rc<Context>, stream: Stream<Tunnel>, http2: b
         }
     } else {
         let connection = http1::Builder::new()
+            .keep_alive(!drain.is_cancelled())
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_LIMIT)
+            .header_read_timeout(IDLE_LIMIT)
             .max_buf_size(HEADERS as usize)
             .max_headers(MAX_HEADERS)
             .serve_connection(stream, service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
+            biased;
             ended = connection.as_mut() => ended,
             () = drain.cancelled() => {
                 connection.as_mut().graceful_shutdown();
@@ -74,20 +81,25 @@ pub(super) async fn serve(context: Rc<Context>, stream: Stream<Tunnel>, http2: b
     }
 }
 
-async fn respond(context: Rc<Context>, mut request: Request<Incoming>) -> Response<Answer> {
+async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<Answer> {
     let mut exchange = Exchange::begin(Rc::clone(&context), &request);
+    let mut request = request.map(|body| Upload::new(body, exchange.received()));
     if let Err(refusal) = prepare(&mut request) {
         exchange.failed("DPE", refusal.details, None);
         return own(exchange, refusal.status, refusal.text);
     }
     exchange.is_known_by(request.headers());
-    if let Err(denied) = context.check() {
+    let Some(now) = context.now() else {
+        exchange.failed("NR", "route_not_found", None);
+        return own(exchange, StatusCode::NOT_FOUND, "not served here any more");
+    };
+    if let Err(denied) = context.check(&now) {
         exchange.failed("-", "rbac_access_denied", Some(denied.to_string()));
         return own(exchange, StatusCode::FORBIDDEN, "RBAC: access denied");
     }
     let http2 = request.version() == Version::HTTP_2
         || matches!(
-            context.served.protocol(),
+            now.served.protocol(),
             AppProtocol::Http2 | AppProtocol::Grpc
         );
     let upstreams = &context.peer.front.upstreams;
@@ -127,7 +139,7 @@ async fn respond(context: Rc<Context>, mut request: Request<Incoming>) -> Respon
 enum Unanswered {
     /// Nothing of the request was sent; here it is.
     Kept {
-        kept: Box<Request<Incoming>>,
+        kept: Box<Request<Upload>>,
         /// By a connection that had served others, and may have ended by itself.
         reused: bool,
         error: hyper::Error,
@@ -137,30 +149,30 @@ enum Unanswered {
 
 async fn send(
     sender: Sender,
-    mut request: Request<Incoming>,
+    mut request: Request<Upload>,
 ) -> Result<(Response<Incoming>, Option<Lease>), Unanswered> {
     match sender {
-        Sender::Http1(mut lease) => {
+        Sender::Http1(mut own) => {
             for_http1(&mut request);
-            match lease.sender.try_send_request(request).await {
+            match own.sender.try_send_request(request).await {
                 Ok(response) => {
                     let stays = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-                    Ok((response, stays.then_some(lease)))
+                    Ok((response, stays.then_some(Lease::Http1(own))))
                 }
                 Err(mut failed) => Err(match failed.take_message() {
                     Some(kept) => Unanswered::Kept {
                         kept: Box::new(kept),
-                        reused: lease.reused,
+                        reused: own.reused,
                         error: failed.into_error(),
                     },
                     None => Unanswered::Lost(failed.into_error()),
                 }),
             }
         }
-        Sender::Http2(mut sender) => {
+        Sender::Http2(mut shared) => {
             for_http2(&mut request);
-            match sender.try_send_request(request).await {
-                Ok(response) => Ok((response, None)),
+            match shared.sender.try_send_request(request).await {
+                Ok(response) => Ok((response, Some(Lease::Http2(shared)))),
                 Err(mut failed) => Err(match failed.take_message() {
                     Some(kept) => Unanswered::Kept {
                         kept: Box::new(kept),
@@ -275,6 +287,13 @@ fn prepare<B>(request: &mut Request<B>) -> Result<(), Refusal> {
             "CONNECT is not allowed here",
         ));
     }
+    if request.headers().len() > MAX_HEADERS {
+        return Err(refusal(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "too_many_headers",
+            "too many fields of header",
+        ));
+    }
     let authority = authority(request)?;
     let path = request.uri().path_and_query();
     let path = path.map_or("/", PathAndQuery::as_str);
@@ -341,8 +360,16 @@ fn authority<B>(request: &Request<B>) -> Result<Authority, Refusal> {
 }
 
 /// To HTTP/1, with its target in origin form.
-fn for_http1<B>(request: &mut Request<B>) {
+fn for_http1<B: Body>(request: &mut Request<B>) {
     *request.version_mut() = Version::HTTP_11;
+    // Said here, since bodies of methods that usually have none would be left out.
+    let has_length = request.headers().contains_key(header::CONTENT_LENGTH);
+    if !request.body().is_end_stream() && !has_length {
+        let chunked = HeaderValue::from_static("chunked");
+        request
+            .headers_mut()
+            .insert(header::TRANSFER_ENCODING, chunked);
+    }
     let uri = request.uri();
     // At a second try it is there already.
     let Some(host) = uri.authority() else { return };
@@ -456,9 +483,8 @@ const PEER_METADATA: [HeaderName; 2] = [
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-/// From a request's first byte to the end of its head.
-const HEAD_LIMIT: Duration = Duration::from_secs(30);
-const MAX_HEADERS: usize = 128;
+/// From the end of a request to that of the next one's head: clients keep connections, and must not find them closed when they need them.
+const IDLE_LIMIT: Duration = Duration::from_secs(3600);
 /// Requests at one time on one HTTP/2 connection.
 const STREAMS: u32 = 256;
 /// Connections that are tried after the first.

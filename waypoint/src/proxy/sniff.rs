@@ -5,8 +5,9 @@
 
 use std::{future::poll_fn, io, rc::Rc, time::Duration};
 
-use tokio::time::timeout;
-use tulle_hbone::{Side, Tunnel};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tulle_hbone::Tunnel;
 
 use super::{
     io::Stream,
@@ -44,19 +45,32 @@ pub(super) async fn http(stream: &mut Stream<Tunnel>) -> io::Result<Spoken> {
 
 /// Takes a tunnel of which nothing is known to its end.
 pub(super) async fn first(context: Rc<Context>, mut stream: Stream<Tunnel>) {
-    let spoken = timeout(MOMENT, speaks(&mut stream)).await;
+    let drain = context.peer.front.drain.clone();
+    let spoken = tokio::select! {
+        biased;
+        spoken = speaks(&mut stream) => Some(spoken),
+        () = sleep(MOMENT) => None,
+    };
     let spoken = match spoken {
-        Ok(spoken) => spoken,
-        Err(_) => {
-            let Some(mut connected) = tcp::open(&context).await else {
-                stream.reset();
-                return;
+        Some(spoken) => spoken,
+        None => {
+            let opened = tokio::select! {
+                biased;
+                spoken = speaks(&mut stream) => Err(spoken),
+                opened = tcp::open(&context) => Ok(opened),
             };
-            match either(&mut stream, &mut connected).await {
-                // Requests find their endpoints themselves.
-                Ok(spoken @ (Spoken::Http1 | Spoken::Http2)) => Ok(spoken),
-                Ok(Spoken::Other) => return tcp::relay(stream, connected).await,
-                Err(error) => Err(error),
+            match opened {
+                Err(spoken) => spoken,
+                Ok(Some(mut connected)) => {
+                    match either(&mut stream, &mut connected, &drain).await {
+                        // Requests find their endpoints themselves.
+                        Ok(spoken @ (Spoken::Http1 | Spoken::Http2)) => Ok(spoken),
+                        Ok(Spoken::Other) => return tcp::relay(&context, stream, connected).await,
+                        Err(error) => Err(error),
+                    }
+                }
+                // A request is told why.
+                Ok(None) => speaks(&mut stream).await,
             }
         }
     };
@@ -69,9 +83,15 @@ pub(super) async fn first(context: Rc<Context>, mut stream: Stream<Tunnel>) {
 }
 
 /// What the client speaks, or that the server speaks first.
-async fn either(stream: &mut Stream<Tunnel>, connected: &mut Connected) -> io::Result<Spoken> {
+async fn either(
+    stream: &mut Stream<Tunnel>,
+    connected: &mut Connected,
+    drain: &CancellationToken,
+) -> io::Result<Spoken> {
     tokio::select! {
+        biased;
         spoken = speaks(stream) => spoken,
+        () = drain.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
         spoken = poll_fn(|cx| connected.stream.poll_more(cx).map_ok(|()| Spoken::Other)) => spoken,
     }
 }
@@ -95,8 +115,8 @@ async fn more(stream: &mut Stream<Tunnel>) -> io::Result<&[u8]> {
     Ok(stream.ahead())
 }
 
-/// `None` if it takes more to know. RFC 9112 §3: a request begins with a method, a token, and a space; those of which we know are as long
-/// as 16 bytes.
+/// `None` if it takes more to know. RFC 9112 §2.2 and §3: a request may be preceded by empty lines, and begins with a method, which is a
+/// token, a space, and its target. What is longer than any method is none.
 fn recognise(bytes: &[u8]) -> Option<Spoken> {
     if bytes.starts_with(PREFACE) {
         return Some(Spoken::Http2);
@@ -104,27 +124,37 @@ fn recognise(bytes: &[u8]) -> Option<Spoken> {
     if PREFACE.starts_with(bytes) {
         return None;
     }
-    let end = bytes.iter().position(|byte| !byte.is_ascii_uppercase());
-    let method = end.map(|end| bytes.split_at(end));
-    let Some((method, rest)) = method else {
-        return (bytes.len() > LONGEST_METHOD).then_some(Spoken::Other);
+    let mut line = bytes;
+    while let Some(rest) = line.strip_prefix(b"\r\n") {
+        line = rest;
+    }
+    if line == b"\r" {
+        return None;
+    }
+    let end = line
+        .iter()
+        .position(|byte| !(byte.is_ascii_uppercase() || *byte == b'-'));
+    let Some(end) = end else {
+        return (line.len() > LONGEST_METHOD).then_some(Spoken::Other);
     };
-    match rest {
-        [b' ', target, ..] if METHODS.contains(&method) => {
-            let http = matches!(target, b'/' | b'*') || target.is_ascii_alphabetic();
-            Some(if http { Spoken::Http1 } else { Spoken::Other })
+    match line.get(end..) {
+        _ if end == 0 || end > LONGEST_METHOD => Some(Spoken::Other),
+        Some([b' ', target @ ..]) => {
+            let begins = |form: &[u8]| target.starts_with(form);
+            if TARGETS.iter().any(|form| begins(form)) {
+                return Some(Spoken::Http1);
+            }
+            let may = TARGETS.iter().any(|form| form.starts_with(target));
+            (!may).then_some(Spoken::Other)
         }
-        [b' '] if METHODS.contains(&method) => None,
         _ => Some(Spoken::Other),
     }
 }
 
 /// RFC 9113 §3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// RFC 9110 §9, RFC 5789.
-const METHODS: [&[u8]; 8] = [
-    b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH",
-];
+/// Of a request, but CONNECT, which nobody may ask for here (RFC 9112 §3.2).
+const TARGETS: [&[u8]; 4] = [b"/", b"*", b"http://", b"https://"];
 const LONGEST_METHOD: usize = 16;
 /// Clients that speak first have done so by then, and nobody notices a server that waits for it.
 const MOMENT: Duration = Duration::from_millis(50);
@@ -143,12 +173,19 @@ mod tests {
             (b"GET /", Some(Spoken::Http1)),
             (b"OPTIONS *", Some(Spoken::Http1)),
             (b"POST http://a/ HTTP/1.1", Some(Spoken::Http1)),
+            (b"PROPFIND / HTTP/1.1", Some(Spoken::Http1)),
+            (b"VERSION-CONTROL /", Some(Spoken::Http1)),
+            (b"\r\n\r\nGET / HTTP/1.1", Some(Spoken::Http1)),
+            (b"\r\n", None),
+            (b"\r", None),
             (b"P", None),
             (b"PRI * HTTP/2.0\r\n\r\nSM", None),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Spoken::Http2)),
             (b"PRI * HTTP/1.1", Some(Spoken::Other)),
             (b"get /", Some(Spoken::Other)),
             (b"QUIT\r\n", Some(Spoken::Other)),
+            (b"SET key value\r\n", Some(Spoken::Other)),
+            (b"GET ht", None),
             (b"GET\t/", Some(Spoken::Other)),
             (b"\x16\x03\x01", Some(Spoken::Other)),
             (b"\0", Some(Spoken::Other)),

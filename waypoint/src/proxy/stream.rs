@@ -1,18 +1,18 @@
 //! One tunnel of a client: what is meant by it, and which protocol is spoken in it.
 
-use std::{rc::Rc, sync::Arc};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
 
 use http::{HeaderMap, Method, StatusCode};
 use tulle_hbone::Incoming;
 use tulle_model::AppProtocol;
-use tulle_route::{Served, served};
-use tulle_state::Workload;
+use tulle_policy::PolicySet;
+use tulle_route::{NotServed, Served, served};
+use tulle_state::{Snapshot, Workload};
 
 use super::{
-    front::Peer,
+    front::{Peer, Shared},
     io::Stream,
-    policy::Policies,
-    requests,
+    policy, requests,
     sniff::{self, Spoken},
     tcp,
 };
@@ -20,14 +20,72 @@ use super::{
 /// What all requests of a tunnel have in common.
 pub(crate) struct Context {
     pub(crate) peer: Rc<Peer>,
+    /// What the client dialled.
+    pub(crate) destination: SocketAddr,
+    authority: String,
+    known: RefCell<Known>,
+}
+
+/// What is known of a destination, as of one generation of the mesh.
+#[derive(Clone)]
+struct Known {
+    generation: u64,
+    /// As it was when it was last served.
+    last: Rc<Now>,
+    is_served: bool,
+}
+
+/// A destination, and what leads to it.
+pub(crate) struct Now {
     /// The waypoint itself.
     pub(crate) own: Arc<Workload>,
     pub(crate) served: Served,
-    pub(super) policies: Policies,
+    pub(super) policies: PolicySet,
+}
+
+impl Now {
+    fn of(
+        shared: &Shared,
+        snapshot: &Snapshot,
+        authority: &str,
+    ) -> Result<Self, Option<NotServed>> {
+        let own = shared.own(snapshot).ok_or(None)?;
+        let served = served(snapshot, own, authority)?;
+        Ok(Self {
+            own: Arc::clone(own),
+            policies: policy::about(shared, snapshot, &served),
+            served,
+        })
+    }
+}
+
+impl Context {
+    /// The destination as it is now; `None` if this waypoint does not serve it any more. A connection may outlive its endpoints, the
+    /// service, and the wish to have it served here.
+    pub(super) fn now(&self) -> Option<Rc<Now>> {
+        let shared = &self.peer.front.shared;
+        let snapshot = shared.snapshots.load();
+        let mut known = self.known.borrow_mut();
+        if known.generation != snapshot.generation() {
+            known.generation = snapshot.generation();
+            let now = Now::of(shared, &snapshot, &self.authority);
+            known.is_served = now.is_ok();
+            if let Ok(now) = now {
+                known.last = Rc::new(now);
+            }
+        }
+        known.is_served.then(|| Rc::clone(&known.last))
+    }
+
+    /// The destination as it was when it was last served.
+    pub(crate) fn last(&self) -> Rc<Now> {
+        Rc::clone(&self.known.borrow().last)
+    }
 }
 
 /// Takes one tunnel to its end.
 pub(super) async fn handle(peer: Rc<Peer>, incoming: Incoming) {
+    let drain = peer.front.drain.clone();
     let Some(context) = admitted(peer, &incoming) else {
         incoming.refuse(StatusCode::BAD_REQUEST);
         return;
@@ -36,15 +94,22 @@ pub(super) async fn handle(peer: Rc<Peer>, incoming: Incoming) {
     let Ok(tunnel) = incoming.accept(HeaderMap::new()) else {
         return;
     };
+    let protocol = context.last().served.protocol();
     let context = Rc::new(context);
     let mut stream = Stream::new(tunnel);
-    let spoken = match context.served.protocol() {
+    let spoken = match protocol {
         AppProtocol::Tcp | AppProtocol::Tls => Ok(Spoken::Other),
         AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => {
-            // Nobody says anything before the client does.
-            sniff::http(&mut stream).await
+            // Nobody says anything before the client does, and one that has not need not be waited for in the end.
+            tokio::select! {
+                biased;
+                spoken = sniff::http(&mut stream) => spoken,
+                () = drain.cancelled() => return,
+            }
         }
-        AppProtocol::Unknown => return Box::pin(sniff::first(context, stream)).await,
+        AppProtocol::Unknown => {
+            return Box::pin(sniff::first(context, stream)).await;
+        }
     };
     match spoken {
         Ok(Spoken::Http1) => Box::pin(requests::serve(context, stream, false)).await,
@@ -61,18 +126,22 @@ fn admitted(peer: Rc<Peer>, incoming: &Incoming) -> Option<Context> {
         return None;
     }
     let snapshot = shared.snapshots.load();
-    let Some(own) = shared.own(&snapshot) else {
-        shared.metrics.refuse("unknown_workload");
-        return None;
-    };
-    match served(&snapshot, own, incoming.authority()) {
-        Ok(served) => Some(Context {
-            own: Arc::clone(own),
-            served,
+    match Now::of(shared, &snapshot, incoming.authority()) {
+        Ok(now) => Some(Context {
+            destination: now.served.destination,
+            authority: incoming.authority().to_owned(),
+            known: RefCell::new(Known {
+                generation: snapshot.generation(),
+                last: Rc::new(now),
+                is_served: true,
+            }),
             peer,
-            policies: Policies::default(),
         }),
-        Err(error) => {
+        Err(None) => {
+            shared.metrics.refuse("unknown_workload");
+            None
+        }
+        Err(Some(error)) => {
             shared.metrics.refuse("not_served");
             tracing::warn!(
                 target: "access",

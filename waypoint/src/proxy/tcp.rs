@@ -8,19 +8,20 @@ use super::{
     front::describe,
     io::{Stream, ToEndpoint},
     stream::Context,
+    upstream::Hop,
 };
 use crate::telemetry::Connection;
 
 /// A connection to an endpoint.
 pub(super) struct Connected {
     pub(super) stream: Stream<ToEndpoint>,
-    record: Connection,
+    hop: Hop,
 }
 
 /// Connects a client to an endpoint, and takes both to their end.
 pub(super) async fn connect(context: Rc<Context>, mut stream: Stream<Tunnel>) {
     match open(&context).await {
-        Some(connected) => relay(stream, connected).await,
+        Some(connected) => relay(&context, stream, connected).await,
         // The client sees an error and not an orderly end, which it could take for an empty answer.
         None => stream.reset(),
     }
@@ -28,36 +29,51 @@ pub(super) async fn connect(context: Rc<Context>, mut stream: Stream<Tunnel>) {
 
 /// Connects to an endpoint.
 pub(super) async fn open(context: &Context) -> Option<Connected> {
-    if let Err(denied) = context.check() {
-        let record = Connection::open(context, None);
-        record.finish(Some(&denied.to_string()));
-        return None;
-    }
-    let upstreams = &context.peer.front.upstreams;
-    match upstreams.connect(context, &mut Vec::new()).await {
-        Ok((io, hop)) => Some(Connected {
-            stream: Stream::new(io),
-            record: Connection::open(context, Some(&hop)),
-        }),
-        Err(error) => {
-            let record = Connection::open(context, None);
-            record.finish(Some(&describe(&error)));
-            None
+    let failed = match context.now() {
+        None => "not served any more".to_owned(),
+        Some(now) => {
+            let upstreams = &context.peer.front.upstreams;
+            match context.check(&now) {
+                Err(denied) => denied.to_string(),
+                Ok(()) => match upstreams.connect(context, &mut Vec::new()).await {
+                    Ok((io, hop)) => {
+                        let stream = Stream::new(io);
+                        return Some(Connected { stream, hop });
+                    }
+                    Err(error) => describe(&error),
+                },
+            }
         }
-    }
+    };
+    Connection::open(context, None).finish(Some(&failed));
+    None
 }
 
-/// Moves bytes until both have ended.
-pub(super) async fn relay(stream: Stream<Tunnel>, connected: Connected) {
-    let Connected {
-        stream: endpoint,
-        record,
-    } = connected;
-    let failure = match Relay::new(stream, endpoint, &record).await {
+/// Moves bytes until both have ended, or policy does not permit it any more.
+pub(super) async fn relay(context: &Context, stream: Stream<Tunnel>, connected: Connected) {
+    let record = Connection::open(context, Some(&connected.hop));
+    let mut epochs = context.peer.front.epochs();
+    let mut relay = Relay::new(stream, connected.stream, &record);
+    let ended = loop {
+        tokio::select! {
+            ended = &mut relay => break ended,
+            // The sender is in the front, which outlives its connections.
+            _ = epochs.changed() => {
+                let permitted = context.now().is_some_and(|now| context.check(&now).is_ok());
+                if !permitted {
+                    relay.reset();
+                    drop(relay);
+                    return record.finish(Some("closed due to policy change"));
+                }
+            }
+        }
+    };
+    let failure = match ended {
         RelayEnd::Complete => None,
         RelayEnd::LeftBroken(_) => Some("the client's side broke"),
         RelayEnd::RightBroken(_) => Some("the endpoint's side broke"),
     };
+    drop(relay);
     record.finish(failure);
 }
 

@@ -13,10 +13,7 @@ use std::{
 
 use hashbrown::HashMap;
 use http::{HeaderValue, StatusCode};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
 use smallvec::SmallVec;
 use tokio::{
@@ -30,9 +27,10 @@ use tulle_route::{Named, Outbound, Route, RouteError, baggage, connect_request, 
 use tulle_state::{Snapshot, Workload};
 
 use super::{
+    exchange::Upload,
     front::Shared,
     io::{Stream, ToEndpoint},
-    stream::Context,
+    stream::{Context, Now},
 };
 
 /// What a thread has open to endpoints.
@@ -58,16 +56,28 @@ struct HttpKey {
     destination: Option<Uid>,
     address: SocketAddr,
     tunnelled: bool,
+    /// Whom the other end has proved to be one of.
+    expected: SmallVec<[SpiffeId; 1]>,
 }
 
 /// HTTP connections to one port of an endpoint.
 #[derive(Default)]
 struct Connections {
     /// Of HTTP/1, those that nobody uses, with the time since when.
-    idle: Vec<(http1::SendRequest<Incoming>, Instant)>,
-    /// Of HTTP/2, the one that is shared.
-    shared: Option<http2::SendRequest<Incoming>>,
+    idle: Vec<(http1::SendRequest<Upload>, Instant)>,
+    shared: Vec<SharedConnection>,
 }
+
+/// One of HTTP/2.
+struct SharedConnection {
+    sender: http2::SendRequest<Upload>,
+    in_flight: InFlight,
+    /// When it last got a request.
+    used: Instant,
+}
+
+/// Counts what is on a connection: itself, and each clone.
+type InFlight = Rc<()>;
 
 /// An endpoint.
 #[derive(Clone, Debug)]
@@ -80,13 +90,26 @@ pub(crate) struct Hop {
 
 /// An HTTP connection to an endpoint, for one request.
 pub(super) enum Sender {
-    Http1(Lease),
-    Http2(http2::SendRequest<Incoming>),
+    Http1(Own),
+    Http2(Shared2),
+}
+
+/// What a response holds until it has been read.
+pub(super) enum Lease {
+    Http1(Own),
+    /// Held for being counted.
+    Http2(#[expect(dead_code, reason = "what counts is that it is there")] Shared2),
+}
+
+/// A place on an HTTP/2 connection.
+pub(super) struct Shared2 {
+    pub(super) sender: http2::SendRequest<Upload>,
+    _in_flight: InFlight,
 }
 
 /// An HTTP/1 connection, to be given back once its response has been read.
-pub(super) struct Lease {
-    pub(super) sender: http1::SendRequest<Incoming>,
+pub(super) struct Own {
+    pub(super) sender: http1::SendRequest<Upload>,
     key: HttpKey,
     /// Whether it has served another request: then it may have ended meanwhile.
     pub(super) reused: bool,
@@ -195,10 +218,11 @@ impl Upstreams {
 
     /// Takes back a connection whose response has been read to its end.
     pub(super) fn give_back(&self, lease: Lease) {
+        let Lease::Http1(own) = lease else { return };
         let mut connections = self.connections.borrow_mut();
-        let idle = &mut connections.entry(lease.key).or_default().idle;
+        let idle = &mut connections.entry(own.key).or_default().idle;
         if idle.len() < IDLE {
-            idle.push((lease.sender, Instant::now()));
+            idle.push((own.sender, Instant::now()));
         }
     }
 
@@ -212,11 +236,11 @@ impl Upstreams {
             connections
                 .idle
                 .retain(|(sender, since)| !sender.is_closed() && used(since));
-            connections.shared = connections
-                .shared
-                .take()
-                .filter(|sender| !sender.is_closed());
-            let empty = connections.idle.is_empty() && connections.shared.is_none();
+            connections.shared.retain(|shared| {
+                let busy = Rc::strong_count(&shared.in_flight) > 1;
+                !shared.sender.is_closed() && (busy || used(&shared.used))
+            });
+            let empty = connections.idle.is_empty() && connections.shared.is_empty();
             !empty && key.destination.as_ref().is_none_or(known)
         });
     }
@@ -225,17 +249,17 @@ impl Upstreams {
     async fn route(&self, context: &Context, exclude: &[Uid]) -> Result<Outbound, Failed> {
         let snapshot = self.shared.snapshots.load();
         let mut random = fastrand::Rng::new();
-        let served = &context.served;
-        match forward(&snapshot, &context.own, served, exclude, &mut random)? {
+        let now = context.now().unwrap_or_else(|| context.last());
+        match forward(&snapshot, &now.own, &now.served, exclude, &mut random)? {
             Route::To(outbound) => Ok(outbound),
             // The rare way, and a long one.
-            Route::ByName(named) => Box::pin(self.named(context, &snapshot, &named, exclude)).await,
+            Route::ByName(named) => Box::pin(self.named(&now, &snapshot, &named, exclude)).await,
         }
     }
 
     async fn named(
         &self,
-        context: &Context,
+        now: &Now,
         snapshot: &Snapshot,
         named: &Named,
         exclude: &[Uid],
@@ -251,7 +275,7 @@ impl Upstreams {
         let mut last = None;
         let mut random = fastrand::Rng::new();
         for address in found.map_err(unresolved)? {
-            match named.at(snapshot, &context.own, address.ip(), exclude, &mut random) {
+            match named.at(snapshot, &now.own, address.ip(), exclude, &mut random) {
                 Ok(outbound) => return Ok(outbound),
                 Err(error) => last = Some(Failed::Route(error)),
             }
@@ -270,15 +294,19 @@ impl Upstreams {
             destination: hop.uid(),
             address: hop.address,
             tunnelled: hop.tunnelled,
+            expected: match &route {
+                Outbound::Hbone { expected, .. } => expected.iter().cloned().collect(),
+                Outbound::Passthrough { .. } | Outbound::Plain { .. } => SmallVec::new(),
+            },
         };
-        if http2 && let Some(sender) = self.shared_connection(&key) {
-            return Ok(Sender::Http2(sender));
+        if http2 && let Some(shared) = self.shared_connection(&key) {
+            return Ok(Sender::Http2(shared));
         }
         while !http2 && let Some(mut sender) = self.idle_connection(&key) {
-            // It is busy with the end of its last response for a moment.
-            if sender.ready().await.is_ok() {
+            // It is busy with the end of its last response for a moment; for longer if its last request has not been sent to the end.
+            if matches!(timeout(MOMENT, sender.ready()).await, Ok(Ok(()))) {
                 let reused = true;
-                return Ok(Sender::Http1(Lease {
+                return Ok(Sender::Http1(Own {
                     sender,
                     key,
                     reused,
@@ -298,31 +326,56 @@ impl Upstreams {
                 .await
                 .map_err(failed)?;
             spawn_local(run(connection, address));
+            let in_flight = InFlight::default();
             let mut connections = self.connections.borrow_mut();
-            connections.entry(key).or_default().shared = Some(sender.clone());
-            return Ok(Sender::Http2(sender));
+            connections
+                .entry(key)
+                .or_default()
+                .shared
+                .push(SharedConnection {
+                    sender: sender.clone(),
+                    in_flight: Rc::clone(&in_flight),
+                    used: Instant::now(),
+                });
+            return Ok(Sender::Http2(Shared2 {
+                sender,
+                _in_flight: in_flight,
+            }));
         }
-        let started = http1::Builder::new().handshake(stream).await;
+        let started = http1::Builder::new()
+            .max_buf_size(HEADERS as usize)
+            .max_headers(MAX_HEADERS)
+            .handshake(stream)
+            .await;
         let (sender, connection) = started.map_err(failed)?;
         spawn_local(run(connection, address));
         let reused = false;
-        Ok(Sender::Http1(Lease {
+        Ok(Sender::Http1(Own {
             sender,
             key,
             reused,
         }))
     }
 
-    fn idle_connection(&self, key: &HttpKey) -> Option<http1::SendRequest<Incoming>> {
+    fn idle_connection(&self, key: &HttpKey) -> Option<http1::SendRequest<Upload>> {
         let mut connections = self.connections.borrow_mut();
-        let (sender, _) = connections.get_mut(key)?.idle.pop()?;
-        Some(sender)
+        let (sender, since) = connections.get_mut(key)?.idle.pop()?;
+        // The others have been idle for longer.
+        (since.elapsed() < UNUSED).then_some(sender)
     }
 
-    fn shared_connection(&self, key: &HttpKey) -> Option<http2::SendRequest<Incoming>> {
-        let connections = self.connections.borrow();
-        let sender = connections.get(key)?.shared.as_ref()?;
-        (!sender.is_closed()).then(|| sender.clone())
+    /// One that has a place for another request.
+    fn shared_connection(&self, key: &HttpKey) -> Option<Shared2> {
+        let mut connections = self.connections.borrow_mut();
+        let mut shared = connections.get_mut(key)?.shared.iter_mut();
+        let free = shared.find(|shared| {
+            !shared.sender.is_closed() && Rc::strong_count(&shared.in_flight) <= ON_ONE
+        })?;
+        free.used = Instant::now();
+        Some(Shared2 {
+            sender: free.sender.clone(),
+            _in_flight: Rc::clone(&free.in_flight),
+        })
     }
 
     async fn open(&self, context: &Context, route: Outbound) -> Result<ToEndpoint, Failed> {
@@ -343,14 +396,15 @@ impl Upstreams {
                 service,
                 ..
             } => {
+                let own = &context.last().own;
                 let key = TunnelKey {
-                    source: context.own.identity.clone(),
+                    source: own.identity.clone(),
                     destination: workload.uid.clone(),
                     next_hop,
                     expected: expected.into_iter().collect(),
                 };
                 let authority = authority.to_text();
-                let baggage = HeaderValue::from_str(&baggage::of(&context.own));
+                let baggage = HeaderValue::from_str(&baggage::of(own));
                 let baggage = baggage.unwrap_or(HeaderValue::from_static(""));
                 let source = context.peer.address;
                 let request = || connect_request(&authority, &baggage, source, service.as_deref());
@@ -454,12 +508,18 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
 
 /// Endpoints that one request or connection tries.
 const ATTEMPTS: usize = 3;
+/// How long an idle connection may take to be ready.
+const MOMENT: Duration = Duration::from_millis(10);
 /// Idle HTTP/1 connections to one port of an endpoint.
 const IDLE: usize = 128;
 /// Servers close connections that are idle for long; most wait longer than this.
 const UNUSED: Duration = Duration::from_secs(50);
 /// Of a request or response.
 pub(super) const HEADERS: u32 = 64 << 10;
+pub(super) const MAX_HEADERS: usize = 128;
+/// Requests on one HTTP/2 connection to an endpoint: what many servers allow.
+const ON_ONE: usize = 100;
 /// Bytes that may be on their way to a client that does not read them.
 pub(super) const STREAM_WINDOW: u32 = 256 << 10;
-pub(super) const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Room for all streams of a connection at once: those that nobody reads keep none of the others waiting.
+pub(super) const CONNECTION_WINDOW: u32 = 256 * STREAM_WINDOW;

@@ -36,37 +36,55 @@ impl Mesh {
              status: {{addresses: [{{type: Hostname, value: {short}.{namespace}.svc.cluster.local}}]}}\n"
         ))
         .await?;
+        let pod = self.lab.pod(name);
+        let own = [
+            ("NODE_NAME", node),
+            ("POD_NAME", short),
+            ("POD_NAMESPACE", namespace),
+            ("SERVICE_ACCOUNT", pod.service_account()),
+            ("GATEWAY_NAME", short),
+            ("GATEWAY_CLASS", "istio-waypoint"),
+            ("CLUSTER_ID", "Kubernetes"),
+        ];
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        self.run_waypoint(name, &own).await
+    }
+
+    /// Runs a waypoint in a pod `<namespace>/<name>`, with this environment and what volumes would give it; it is ready on return.
+    ///
+    /// # Errors
+    /// When it cannot be started, or is not ready in time.
+    pub async fn run_waypoint(
+        &mut self,
+        name: &str,
+        environment: &[(String, String)],
+    ) -> Result<()> {
         let pod = self.lab.pod(name).clone();
         let dir = self.lab.dir().join(pod.netns_name());
         std::fs::create_dir_all(&dir)?;
         let of = TokenOf {
-            namespace,
+            namespace: pod.namespace(),
             service_account: pod.service_account(),
             pod: pod.name(),
             uid: pod.uid(),
-            node,
+            node: pod.node(),
         };
         let token = self.control_plane.token(&of, &dir).await?;
         let (control_plane, root) = (self.control_plane.address(), self.control_plane.root());
         let program = Program::new(
             format!("waypoint-{}", pod.netns_name()),
             self.config.binaries.path("waypoint")?,
-        )
-        .env("NODE_NAME", node)
-        .env("POD_NAME", pod.name())
-        .env("POD_NAMESPACE", namespace)
-        .env("SERVICE_ACCOUNT", pod.service_account())
-        .env("INSTANCE_IP", pod.ip().to_string())
-        .env("GATEWAY_NAME", short)
-        .env("GATEWAY_CLASS", "istio-waypoint")
-        .env("CLUSTER_ID", "Kubernetes")
-        .env("XDS_ADDRESS", control_plane.as_str())
-        .env("CA_ADDRESS", control_plane.as_str())
-        .env("XDS_ROOT_CA", path_text(&root))
-        .env("CA_ROOT_CA", path_text(&root))
-        .env("AUTH_TOKEN", path_text(&token))
-        .env("LOG_FORMAT", "json")
-        .env("RUST_LOG", self.config.log_filter.as_str());
+        );
+        let program = environment
+            .iter()
+            .fold(program, |program, (name, value)| program.env(name, value))
+            .env("XDS_ADDRESS", control_plane.as_str())
+            .env("CA_ADDRESS", control_plane.as_str())
+            .env("XDS_ROOT_CA", path_text(&root))
+            .env("CA_ROOT_CA", path_text(&root))
+            .env("AUTH_TOKEN", path_text(&token))
+            .env("LOG_FORMAT", "json")
+            .env("RUST_LOG", self.config.log_filter.as_str());
         let process = Process::spawn(pod.netns(), &self.lab.logs(), program)?;
         let mut waypoint = Waypoint::new(name, pod.netns(), self.lab.families(), process);
         waypoint.wait_ready(READY_LIMIT).await?;

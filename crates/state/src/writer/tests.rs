@@ -508,6 +508,37 @@ fn policies_for_waypoints_are_found_by_their_targets() {
     assert!(refused(&state, "shop", &web) && !refused(&state, "other", &web));
     // A class is of no namespace.
     assert!(refused(&state, "shop", &class));
+    // One that cannot be understood refuses what it is about, and nothing else.
+    let of_class = PolicyKey::for_target(
+        "root",
+        "q",
+        &PolicyTarget::new(TargetKind::GatewayClass, "d"),
+    );
+    for key in [
+        of_class,
+        PolicyKey::for_target("shop", "q", &PolicyTarget::new(TargetKind::Gateway, "g")),
+    ] {
+        state.writer.policies(Delta {
+            rejected: vec![RejectedResource {
+                name: key.to_string(),
+                reason: "x".into(),
+                addresses: Vec::new(),
+            }],
+            ..Delta::default()
+        });
+    }
+    for (kind, name, expected) in [
+        (TargetKind::GatewayClass, "d", true),
+        (TargetKind::GatewayClass, "e", false),
+        (TargetKind::Gateway, "g", true),
+        (TargetKind::Gateway, "h", false),
+    ] {
+        assert_eq!(
+            refused(&state, "shop", &PolicyTarget::new(kind, name)),
+            expected,
+            "{name}"
+        );
+    }
     // Whatever its scope says, it is none of a workload's.
     state.put(pod("a", "10.0.0.1"));
     let snapshot = state.snapshot();

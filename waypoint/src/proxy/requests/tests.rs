@@ -1,3 +1,5 @@
+use http_body_util::Full;
+
 use super::*;
 
 fn request(version: Version, target: &str, headers: &[(&str, &str)]) -> Request<()> {
@@ -60,9 +62,23 @@ fn what_is_for_one_hop_ends_there() {
 fn each_version_is_spoken_in_its_own_way() {
     let mut request = request(Version::HTTP_2, "http://a:80/b?c", &[]);
     assert!(prepare(&mut request).is_ok());
+    let mut request = request.map(|()| Full::new(Bytes::from("body")));
     for_http1(&mut request);
     assert_eq!(request.uri(), "/b?c");
     assert_eq!(request.headers()[header::HOST], "a:80");
+    assert_eq!(request.headers()[header::TRANSFER_ENCODING], "chunked");
+    // Who says how long a body is need not say more, nor does who has none.
+    let mut counted = request.clone();
+    counted.headers_mut().remove(header::TRANSFER_ENCODING);
+    counted
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from_static("4"));
+    for_http1(&mut counted);
+    assert!(!counted.headers().contains_key(header::TRANSFER_ENCODING));
+    let mut empty = request.map(|_| Full::new(Bytes::new()));
+    empty.headers_mut().remove(header::TRANSFER_ENCODING);
+    for_http1(&mut empty);
+    assert!(!empty.headers().contains_key(header::TRANSFER_ENCODING));
 }
 
 #[test]
