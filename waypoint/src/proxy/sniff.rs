@@ -181,7 +181,7 @@ mod tests {
             (b"P", None),
             (b"PRI * HTTP/2.0\r\n\r\nSM", None),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Spoken::Http2)),
-            (b"PRI * HTTP/1.1", Some(Spoken::Other)),
+            (b"PRI * HTTP/1.1", Some(Spoken::Http1)),
             (b"get /", Some(Spoken::Other)),
             (b"QUIT\r\n", Some(Spoken::Other)),
             (b"SET key value\r\n", Some(Spoken::Other)),
