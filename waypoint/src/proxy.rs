@@ -4,10 +4,11 @@
 //!  15008 ─ front.rs   TLS, HTTP/2: who is it
 //!            └─ stream.rs   one CONNECT: what is meant, and is it behind this waypoint
 //!                 ├─ requests.rs   each to an endpoint of its own ─┐
-//!                 └─ tcp.rs        anything else: the bytes        ├─ upstream.rs  endpoints, tunnels, HTTP connections
+//!                 └─ tcp.rs        anything else: the bytes        ├─ upstream.rs  endpoints and tunnels; connections.rs  HTTP inside them
 //!                                                                  ┘
 //! ```
 
+mod connections;
 mod exchange;
 mod front;
 mod io;

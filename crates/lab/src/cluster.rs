@@ -310,6 +310,15 @@ impl Cluster {
         Rest::new(worker).call(Method::PATCH, path, kind, &change.to_string())
     }
 
+    /// What is at a path, as whoever has this token sees it.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn get_as(&self, token: &str, path: &str) -> Result<Value> {
+        let worker = Worker::start(&self.netns, &self.kubeconfig("caller", token)?)?;
+        Rest::new(worker).call(Method::GET, path, "", "")
+    }
+
     /// A file by which whoever has this token finds the API server.
     ///
     /// # Errors

@@ -164,6 +164,45 @@ pub(crate) async fn held_to_annotations(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// `verify-sa-for-gateway-secrets`, CVE-2021-34824: nobody of the mesh reads Secrets, but the control plane the one with its own key.
+pub(crate) async fn reads_no_secrets(sandbox: Sandbox) -> Result<()> {
+    let Some(mesh) = start(&sandbox).await? else {
+        return Ok(());
+    };
+    let cluster = mesh.cluster();
+    for namespace in ["shop", "istio-system"] {
+        cluster.put(&json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "tls", "namespace": namespace},
+            "stringData": {"tls.key": "private"},
+        }))?;
+    }
+    let own = "/api/v1/namespaces/istio-system/secrets/istio-ca-secret";
+    cluster.get(own)?;
+    for account in ["tulled", "tulle-node", "ztunnel"] {
+        let token = cluster.token("istio-system", account, Cluster::AUDIENCE, None)?;
+        for path in [
+            "/api/v1/secrets",
+            "/api/v1/namespaces/shop/secrets",
+            "/api/v1/namespaces/shop/secrets/tls",
+            "/api/v1/namespaces/istio-system/secrets/tls",
+        ] {
+            let Err(refused) = cluster.get_as(&token, path) else {
+                bail!("{account} may read {path}");
+            };
+            let refused = format!("{refused:#}");
+            ensure!(
+                refused.contains("secrets") && refused.contains("cannot"),
+                "{refused}"
+            );
+        }
+        let reads_own = cluster.get_as(&token, own).is_ok();
+        ensure!(reads_own == (account == "tulled"), "{account}: {reads_own}");
+    }
+    Ok(())
+}
+
 /// A pod starts in the mesh although its node's agent has not been told of it: it is asked for.
 pub(crate) async fn asked_for(sandbox: Sandbox) -> Result<()> {
     let Some(mut mesh) = start(&sandbox).await? else {

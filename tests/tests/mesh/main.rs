@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         case!(kubernetes::told).limit(Duration::from_secs(120)),
         case!(kubernetes::asked_for).limit(Duration::from_secs(120)),
         case!(kubernetes::held_to_annotations).limit(Duration::from_secs(120)),
+        case!(kubernetes::reads_no_secrets).limit(Duration::from_secs(120)),
         case!(kubernetes::kinds_come_and_go).limit(Duration::from_secs(120)),
         case!(kubernetes::earlier_versions).limit(Duration::from_secs(120)),
         case!(kubernetes::services::listed_endpoints).limit(Duration::from_secs(120)),

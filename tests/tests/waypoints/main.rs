@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         case!(requests::failures_are_told),
         case!(policies::hold),
         case!(policies::are_told),
+        case!(policies::keys_are_fetched_by_nobody),
         case!(bytes::pass),
         case!(bytes::server_speaks_first),
         case!(served::nothing_else),

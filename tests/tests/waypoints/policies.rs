@@ -147,6 +147,33 @@ pub(crate) async fn are_told(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// CVE-2026-31837, GHSA-fgw5-hp8f-xfhc: keys that cannot be had make no token good, and nobody fetches them from wherever a policy says.
+pub(crate) async fn keys_are_fetched_by_nobody(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = start(&sandbox).await?;
+    let _servers = [Server::start(mesh.pod(ONE))?, Server::start(mesh.pod(TWO))?];
+    let keys = mesh.pod(ONE).listen(KEYS)?;
+    let at = std::net::SocketAddr::new(mesh.pod(ONE).ip(), KEYS);
+    let mut connection = Client::connect(client(&mesh), service(80), false).await?;
+    ensure!(connection.get("/", &[]).await?.status == StatusCode::OK);
+    let jwt = format!("{SERVICE}, jwtRules: [{{issuer: a, jwksUri: 'http://{at}/keys'}}]");
+    mesh.apply(&policy("RequestAuthentication", &jwt)).await?;
+    permitted("keys are to be had", &mut connection, false).await?;
+    // {"alg":"none"} and {"iss":"a"}, without a signature; and nothing that looks like one.
+    for token in ["Bearer eyJhbGciOiJub25lIn0.eyJpc3MiOiJhIn0.", "Bearer x"] {
+        let answer = connection.get("/", &[("authorization", token)]).await?;
+        ensure!(answer.status == StatusCode::FORBIDDEN, "{answer:?}");
+    }
+    let asked = tokio::select! {
+        biased;
+        asked = keys.accept() => Some(asked?.1),
+        () = std::future::ready(()) => None,
+    };
+    ensure!(asked.is_none(), "{asked:?} asked for keys");
+    Ok(())
+}
+
+const KEYS: u16 = 9999;
+
 async fn permitted(what: &str, connection: &mut Client, expected: bool) -> Result<()> {
     let connection = tokio::sync::Mutex::new(connection);
     let status = match expected {

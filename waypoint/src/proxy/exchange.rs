@@ -15,10 +15,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::{
-    stream::Context,
-    upstream::{Hop, Lease},
-};
+use super::{connections::Lease, stream::Context, upstream::Hop};
 use crate::telemetry::{Outcome, Requested};
 
 /// A request on its way. What became of it is written when this is dropped.

@@ -19,13 +19,12 @@ use tulle_hbone::Tunnel;
 use tulle_model::AppProtocol;
 
 use super::{
+    connections::Lease,
     exchange::{Answer, Exchange, Upload},
     front::describe,
     io::Stream,
     stream::Context,
-    upstream::{
-        CONNECTION_WINDOW, Failed, HEADERS, Lease, Local, MAX_HEADERS, STREAM_WINDOW, Sender,
-    },
+    upstream::{CONNECTION_WINDOW, Failed, HEADERS, Local, MAX_HEADERS, STREAM_WINDOW, Sender},
 };
 use tulle_hbone::ConnectError;
 use tulle_route::RouteError;

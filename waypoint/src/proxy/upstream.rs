@@ -1,7 +1,6 @@
 //! Endpoints, and what leads to them: tunnels, and HTTP connections inside of them.
 
 use std::{
-    cell::RefCell,
     future::Future,
     io,
     net::SocketAddr,
@@ -11,7 +10,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hashbrown::HashMap;
 use http::{HeaderValue, StatusCode};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
@@ -27,7 +25,7 @@ use tulle_route::{Named, Outbound, Route, RouteError, baggage, connect_request, 
 use tulle_state::{Snapshot, Workload};
 
 use super::{
-    exchange::Upload,
+    connections::{HttpKey, HttpPool, Lease, Own, Place},
     front::Shared,
     io::{Stream, ToEndpoint},
     stream::{Context, Now},
@@ -37,7 +35,7 @@ use super::{
 pub(super) struct Upstreams {
     shared: Arc<Shared>,
     tunnels: Pool<TunnelKey>,
-    connections: RefCell<HashMap<HttpKey, Connections>>,
+    connections: HttpPool,
 }
 
 /// What makes tunnels interchangeable: all are the waypoint's own, whoever they are for.
@@ -49,35 +47,6 @@ struct TunnelKey {
     next_hop: SocketAddr,
     expected: SmallVec<[SpiffeId; 1]>,
 }
-
-/// What makes HTTP connections interchangeable.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct HttpKey {
-    destination: Option<Uid>,
-    address: SocketAddr,
-    tunnelled: bool,
-    /// Whom the other end has proved to be one of.
-    expected: SmallVec<[SpiffeId; 1]>,
-}
-
-/// HTTP connections to one port of an endpoint.
-#[derive(Default)]
-struct Connections {
-    /// Of HTTP/1, those that nobody uses, with the time since when.
-    idle: Vec<(http1::SendRequest<Upload>, Instant)>,
-    shared: Vec<SharedConnection>,
-}
-
-/// One of HTTP/2.
-struct SharedConnection {
-    sender: http2::SendRequest<Upload>,
-    in_flight: InFlight,
-    /// When it last got a request.
-    used: Instant,
-}
-
-/// Counts what is on a connection: itself, and each clone.
-type InFlight = Rc<()>;
 
 /// An endpoint.
 #[derive(Clone, Debug)]
@@ -91,28 +60,7 @@ pub(crate) struct Hop {
 /// An HTTP connection to an endpoint, for one request.
 pub(super) enum Sender {
     Http1(Own),
-    Http2(Shared2),
-}
-
-/// What a response holds until it has been read.
-pub(super) enum Lease {
-    Http1(Own),
-    /// Held for being counted.
-    Http2(#[expect(dead_code, reason = "what counts is that it is there")] Shared2),
-}
-
-/// A place on an HTTP/2 connection.
-pub(super) struct Shared2 {
-    pub(super) sender: http2::SendRequest<Upload>,
-    _in_flight: InFlight,
-}
-
-/// An HTTP/1 connection, to be given back once its response has been read.
-pub(super) struct Own {
-    pub(super) sender: http1::SendRequest<Upload>,
-    key: HttpKey,
-    /// Whether it has served another request: then it may have ended meanwhile.
-    pub(super) reused: bool,
+    Http2(Place),
 }
 
 /// Why no endpoint was reached.
@@ -159,7 +107,7 @@ impl Upstreams {
         });
         Self {
             tunnels: Pool::new(settings.pool.clone(), settings.http2.clone(), spawn),
-            connections: RefCell::default(),
+            connections: HttpPool::default(),
             shared,
         }
     }
@@ -170,24 +118,8 @@ impl Upstreams {
         context: &Context,
         exclude: &mut Vec<Uid>,
     ) -> Result<(ToEndpoint, Hop), Failed> {
-        let mut last = None;
-        for _ in 0..ATTEMPTS {
-            let route = match (self.route(context, exclude).await, last.take()) {
-                (Ok(route), _) => route,
-                // No other endpoint: what the first one said is worth more.
-                (Err(_), Some(failed)) | (Err(failed), None) => return Err(failed),
-            };
-            let hop = Hop::of(&route);
-            match self.open(context, route).await {
-                Ok(io) => return Ok((io, hop)),
-                Err(failed) if failed.is_retryable() => {
-                    exclude.extend(hop.uid());
-                    last = Some(failed);
-                }
-                Err(failed) => return Err(failed),
-            }
-        }
-        Err(last.unwrap_or_else(nowhere))
+        let open = async |route, _: &Hop| self.open(context, route).await;
+        self.first_reached(context, exclude, open).await
     }
 
     /// An HTTP connection to an endpoint. Those that were tried in vain are added to `exclude`.
@@ -197,15 +129,27 @@ impl Upstreams {
         http2: bool,
         exclude: &mut Vec<Uid>,
     ) -> Result<(Sender, Hop), Failed> {
+        let sender = async |route, hop: &Hop| self.sender(context, route, hop, http2).await;
+        self.first_reached(context, exclude, sender).await
+    }
+
+    /// Chooses endpoints until one is reached.
+    async fn first_reached<T>(
+        &self,
+        context: &Context,
+        exclude: &mut Vec<Uid>,
+        reach: impl AsyncFn(Outbound, &Hop) -> Result<T, Failed>,
+    ) -> Result<(T, Hop), Failed> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let route = match (self.route(context, exclude).await, last.take()) {
                 (Ok(route), _) => route,
+                // No other endpoint: what the first one said is worth more.
                 (Err(_), Some(failed)) | (Err(failed), None) => return Err(failed),
             };
             let hop = Hop::of(&route);
-            match self.sender(context, route, &hop, http2).await {
-                Ok(sender) => return Ok((sender, hop)),
+            match reach(route, &hop).await {
+                Ok(reached) => return Ok((reached, hop)),
                 Err(failed) if failed.is_retryable() => {
                     exclude.extend(hop.uid());
                     last = Some(failed);
@@ -218,31 +162,14 @@ impl Upstreams {
 
     /// Takes back a connection whose response has been read to its end.
     pub(super) fn give_back(&self, lease: Lease) {
-        let Lease::Http1(own) = lease else { return };
-        let mut connections = self.connections.borrow_mut();
-        let idle = &mut connections.entry(own.key).or_default().idle;
-        if idle.len() < IDLE {
-            idle.push((own.sender, Instant::now()));
-        }
+        self.connections.give_back(lease);
     }
 
     /// Lets go of what leads to workloads that are no more, and of connections that nobody has used for long.
     pub(super) fn forget_gone(&self, snapshot: &Snapshot) {
         let known = |uid: &Uid| snapshot.workload(uid).is_some();
         self.tunnels.retain(|key| known(&key.destination));
-        let now = Instant::now();
-        self.connections.borrow_mut().retain(|key, connections| {
-            let used = |since: &Instant| now.duration_since(*since) < UNUSED;
-            connections
-                .idle
-                .retain(|(sender, since)| !sender.is_closed() && used(since));
-            connections.shared.retain(|shared| {
-                let busy = Rc::strong_count(&shared.in_flight) > 1;
-                !shared.sender.is_closed() && (busy || used(&shared.used))
-            });
-            let empty = connections.idle.is_empty() && connections.shared.is_empty();
-            !empty && key.destination.as_ref().is_none_or(known)
-        });
+        self.connections.forget(known);
     }
 
     /// Where the next connection goes.
@@ -299,10 +226,10 @@ impl Upstreams {
                 Outbound::Passthrough { .. } | Outbound::Plain { .. } => SmallVec::new(),
             },
         };
-        if http2 && let Some(shared) = self.shared_connection(&key) {
-            return Ok(Sender::Http2(shared));
+        if http2 && let Some(place) = self.connections.place(&key) {
+            return Ok(Sender::Http2(place));
         }
-        while !http2 && let Some(mut sender) = self.idle_connection(&key) {
+        while !http2 && let Some(mut sender) = self.connections.idle(&key) {
             // It is busy with the end of its last response for a moment; for longer if its last request has not been sent to the end.
             if matches!(timeout(MOMENT, sender.ready()).await, Ok(Ok(()))) {
                 let reused = true;
@@ -326,21 +253,7 @@ impl Upstreams {
                 .await
                 .map_err(failed)?;
             spawn_local(run(connection, address));
-            let in_flight = InFlight::default();
-            let mut connections = self.connections.borrow_mut();
-            connections
-                .entry(key)
-                .or_default()
-                .shared
-                .push(SharedConnection {
-                    sender: sender.clone(),
-                    in_flight: Rc::clone(&in_flight),
-                    used: Instant::now(),
-                });
-            return Ok(Sender::Http2(Shared2 {
-                sender,
-                _in_flight: in_flight,
-            }));
+            return Ok(Sender::Http2(self.connections.share(key, sender)));
         }
         let started = http1::Builder::new()
             .max_buf_size(HEADERS as usize)
@@ -357,31 +270,10 @@ impl Upstreams {
         }))
     }
 
-    fn idle_connection(&self, key: &HttpKey) -> Option<http1::SendRequest<Upload>> {
-        let mut connections = self.connections.borrow_mut();
-        let (sender, since) = connections.get_mut(key)?.idle.pop()?;
-        // The others have been idle for longer.
-        (since.elapsed() < UNUSED).then_some(sender)
-    }
-
-    /// One that has a place for another request.
-    fn shared_connection(&self, key: &HttpKey) -> Option<Shared2> {
-        let mut connections = self.connections.borrow_mut();
-        let mut shared = connections.get_mut(key)?.shared.iter_mut();
-        let free = shared.find(|shared| {
-            !shared.sender.is_closed() && Rc::strong_count(&shared.in_flight) <= ON_ONE
-        })?;
-        free.used = Instant::now();
-        Some(Shared2 {
-            sender: free.sender.clone(),
-            _in_flight: Rc::clone(&free.in_flight),
-        })
-    }
-
     async fn open(&self, context: &Context, route: Outbound) -> Result<ToEndpoint, Failed> {
         match route {
             Outbound::Passthrough { addr } | Outbound::Plain { addr, .. } => {
-                let connected = self.tcp(addr).await;
+                let connected = tcp(&self.shared, addr).await;
                 let connected = connected.map_err(|source| Failed::Connect {
                     address: addr,
                     source,
@@ -412,10 +304,6 @@ impl Upstreams {
                 Ok(ToEndpoint::Tunnel(opened?.0))
             }
         }
-    }
-
-    async fn tcp(&self, address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
-        tcp(&self.shared, address).await
     }
 
     /// TCP, then TLS as the waypoint.
@@ -510,15 +398,9 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
 const ATTEMPTS: usize = 3;
 /// How long an idle connection may take to be ready.
 const MOMENT: Duration = Duration::from_millis(10);
-/// Idle HTTP/1 connections to one port of an endpoint.
-const IDLE: usize = 128;
-/// Servers close connections that are idle for long; most wait longer than this.
-const UNUSED: Duration = Duration::from_secs(50);
 /// Of a request or response.
 pub(super) const HEADERS: u32 = 64 << 10;
 pub(super) const MAX_HEADERS: usize = 128;
-/// Requests on one HTTP/2 connection to an endpoint: what many servers allow.
-const ON_ONE: usize = 100;
 /// Bytes that may be on their way to a client that does not read them.
 pub(super) const STREAM_WINDOW: u32 = 256 << 10;
 /// Room for all streams of a connection at once: those that nobody reads keep none of the others waiting.

@@ -1,0 +1,139 @@
+//! HTTP connections to endpoints, kept for the next request.
+
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
+
+use hashbrown::HashMap;
+use hyper::client::conn::{http1, http2};
+use smallvec::SmallVec;
+use tokio::time::Instant;
+use tulle_model::{SpiffeId, Uid};
+
+use super::exchange::Upload;
+
+/// The HTTP connections of a thread.
+#[derive(Default)]
+pub(super) struct HttpPool(RefCell<HashMap<HttpKey, Connections>>);
+
+/// What makes HTTP connections interchangeable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct HttpKey {
+    pub(super) destination: Option<Uid>,
+    pub(super) address: SocketAddr,
+    pub(super) tunnelled: bool,
+    /// Whom the other end has proved to be one of.
+    pub(super) expected: SmallVec<[SpiffeId; 1]>,
+}
+
+/// HTTP connections to one port of an endpoint.
+#[derive(Default)]
+struct Connections {
+    /// Of HTTP/1, those that nobody uses, with the time since when.
+    idle: Vec<(http1::SendRequest<Upload>, Instant)>,
+    shared: Vec<SharedConnection>,
+}
+
+/// One of HTTP/2.
+struct SharedConnection {
+    sender: http2::SendRequest<Upload>,
+    in_flight: InFlight,
+    /// When it last got a request.
+    used: Instant,
+}
+
+/// Counts what is on a connection: itself, and each clone.
+type InFlight = Rc<()>;
+
+/// What a response holds until it has been read.
+pub(super) enum Lease {
+    Http1(Own),
+    /// Held for being counted.
+    Http2(#[expect(dead_code, reason = "what counts is that it is there")] Place),
+}
+
+/// A place on an HTTP/2 connection.
+pub(super) struct Place {
+    pub(super) sender: http2::SendRequest<Upload>,
+    _in_flight: InFlight,
+}
+
+/// An HTTP/1 connection, to be given back once its response has been read.
+pub(super) struct Own {
+    pub(super) sender: http1::SendRequest<Upload>,
+    pub(super) key: HttpKey,
+    /// Whether it has served another request: then it may have ended meanwhile.
+    pub(super) reused: bool,
+}
+
+impl HttpPool {
+    /// One of HTTP/1 that nobody uses.
+    pub(super) fn idle(&self, key: &HttpKey) -> Option<http1::SendRequest<Upload>> {
+        let mut connections = self.0.borrow_mut();
+        let (sender, since) = connections.get_mut(key)?.idle.pop()?;
+        // The others have been idle for longer.
+        (since.elapsed() < UNUSED).then_some(sender)
+    }
+
+    /// A place on one of HTTP/2 that has one.
+    pub(super) fn place(&self, key: &HttpKey) -> Option<Place> {
+        let mut connections = self.0.borrow_mut();
+        let mut shared = connections.get_mut(key)?.shared.iter_mut();
+        let free = shared.find(|shared| {
+            !shared.sender.is_closed() && Rc::strong_count(&shared.in_flight) <= ON_ONE
+        })?;
+        free.used = Instant::now();
+        Some(Place {
+            sender: free.sender.clone(),
+            _in_flight: Rc::clone(&free.in_flight),
+        })
+    }
+
+    /// Takes a new one of HTTP/2 in, and a place on it.
+    pub(super) fn share(&self, key: HttpKey, sender: http2::SendRequest<Upload>) -> Place {
+        let in_flight = InFlight::default();
+        let mut connections = self.0.borrow_mut();
+        let shared = &mut connections.entry(key).or_default().shared;
+        shared.push(SharedConnection {
+            sender: sender.clone(),
+            in_flight: Rc::clone(&in_flight),
+            used: Instant::now(),
+        });
+        Place {
+            sender,
+            _in_flight: in_flight,
+        }
+    }
+
+    /// Takes back a connection whose response has been read to its end.
+    pub(super) fn give_back(&self, lease: Lease) {
+        let Lease::Http1(own) = lease else { return };
+        let mut connections = self.0.borrow_mut();
+        let idle = &mut connections.entry(own.key).or_default().idle;
+        if idle.len() < IDLE {
+            idle.push((own.sender, Instant::now()));
+        }
+    }
+
+    /// Lets go of what leads to workloads that are not known any more, and of what nobody has used for long.
+    pub(super) fn forget(&self, known: impl Fn(&Uid) -> bool) {
+        let now = Instant::now();
+        self.0.borrow_mut().retain(|key, connections| {
+            let used = |since: &Instant| now.duration_since(*since) < UNUSED;
+            connections
+                .idle
+                .retain(|(sender, since)| !sender.is_closed() && used(since));
+            connections.shared.retain(|shared| {
+                let busy = Rc::strong_count(&shared.in_flight) > 1;
+                !shared.sender.is_closed() && (busy || used(&shared.used))
+            });
+            let empty = connections.idle.is_empty() && connections.shared.is_empty();
+            !empty && key.destination.as_ref().is_none_or(&known)
+        });
+    }
+}
+
+/// Idle HTTP/1 connections to one port of an endpoint.
+const IDLE: usize = 128;
+/// Servers close connections that are idle for long; most wait longer than this.
+const UNUSED: Duration = Duration::from_secs(50);
+/// Requests on one HTTP/2 connection to an endpoint: what many servers allow.
+const ON_ONE: usize = 100;
