@@ -1,6 +1,6 @@
 //! What the proxies of the mesh tell about traffic in the same words: labels of the standard metrics.
 
-use std::{fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use prometheus_client::encoding::LabelSetEncoder;
 use tulle_model::{Service, SpiffeId};
@@ -158,4 +158,16 @@ pub fn or_unknown(text: &str) -> &str {
 
 fn principal(identity: Option<&SpiffeId>) -> String {
     identity.map_or_else(|| "unknown".to_owned(), ToString::to_string)
+}
+
+/// The error and what caused it, in one line.
+pub fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
 }

@@ -216,7 +216,7 @@ impl Body for Answer {
                 }
             }
             Some(Err(error)) => {
-                let why = super::front::describe(error);
+                let why = tulle_telemetry::describe(error);
                 self.exchange
                     .failed("UC", "upstream_reset_after_response_started", Some(why));
             }

@@ -22,6 +22,7 @@ use tulle_identity::SvidStore;
 use tulle_model::SpiffeId;
 use tulle_net::Netns;
 use tulle_state::{PolicyEpoch, Snapshot, SnapshotReader, Workload};
+use tulle_telemetry::describe;
 
 use super::{stream, upstream::Upstreams};
 use crate::{
@@ -264,18 +265,6 @@ async fn serve(mut server: Box<Server>, peer: Rc<Peer>) {
             }
         }
     }
-}
-
-/// The error and what caused it, in one line.
-pub(super) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }
 
 /// How often connections that nobody uses are looked for.

@@ -18,10 +18,11 @@ use hyper_util::rt::TokioTimer;
 use tulle_hbone::Tunnel;
 use tulle_model::AppProtocol;
 
+use tulle_telemetry::describe;
+
 use super::{
     connections::Lease,
     exchange::{Answer, Exchange, Upload},
-    front::describe,
     io::Stream,
     stream::Context,
     upstream::{CONNECTION_WINDOW, Failed, HEADERS, Local, MAX_HEADERS, STREAM_WINDOW, Sender},

@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use tulle_hbone::{Meter, Relay, RelayEnd, Side, Tunnel};
 
+use tulle_telemetry::describe;
+
 use super::{
-    front::describe,
     io::{Stream, ToEndpoint},
     stream::Context,
     upstream::Hop,

@@ -29,7 +29,7 @@ use tulle_route::{
     baggage::{self, Baggage},
     forwarded,
 };
-use tulle_telemetry::{SecurityPolicy, WorkloadLabels, service_labels};
+use tulle_telemetry::{SecurityPolicy, WorkloadLabels, describe, service_labels};
 
 use super::{
     Pod,
@@ -379,18 +379,6 @@ fn claimed(headers: &HeaderMap) -> WorkloadLabels {
         region: text(claims.region),
         zone: text(claims.zone),
     }
-}
-
-/// The error and what caused it, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }
 
 const BAGGAGE: HeaderName = HeaderName::from_static(baggage::HEADER);
