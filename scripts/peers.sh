@@ -157,7 +157,9 @@ build_kubernetes() {
     local target source version go
     target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/peers/kubernetes
     go=$(recent_go "$(dirname "$target")")
-    define_gateway_api "$target/gateway-api" "$go" ||
+    fetch_definitions gateway-api sigs.k8s.io/gateway-api "config/crd/standard/*.yaml" &&
+        fetch_definitions prometheus-operator github.com/prometheus-operator/prometheus-operator \
+            "example/prometheus-operator-crd/*monitors.yaml" ||
         echo "peers: tests that need a cluster will be skipped" >&2
     if [ -n "${KUBEBUILDER_ASSETS-}" ]; then
         for program in kube-apiserver etcd; do
@@ -181,18 +183,19 @@ build_kubernetes() {
     }
 }
 
-# The definitions of the Gateway API, of the version that tests/gateway-api/go.mod names.
-define_gateway_api() {
-    local target=$1 go=$2 module
-    module=$(cd "$(dirname "$0")/../tests/gateway-api" && GOTOOLCHAIN=local "$go" mod download -json sigs.k8s.io/gateway-api |
+# Kinds of others, of the version that tests/NAME/go.mod names: fetch_definitions NAME MODULE FILES. Takes what
+# build_kubernetes knows.
+fetch_definitions() {
+    local module
+    module=$(cd "$(dirname "$0")/../tests/$1" && GOTOOLCHAIN=local "$go" mod download -json "$2" |
         sed -n 's|^\t"Dir": "\(.*\)",$|\1|p')
     [ -d "$module" ] || {
-        echo "peers: cannot fetch the Gateway API, which is a Go module" >&2
+        echo "peers: cannot fetch $2, which is a Go module" >&2
         return 1
     }
-    mkdir -p "$target"
+    mkdir -p "$target/$1"
     # Not their modes: what Go keeps is read-only.
-    cp --no-preserve=mode -f "$module"/config/crd/standard/gateway.networking.k8s.io_*.yaml "$target/"
+    cp --no-preserve=mode -f "$module"/$3 "$target/$1/"
 }
 
 # A Go compiler that is new enough for the API server: the one at hand, else one in a Python environment of its own.

@@ -1,5 +1,7 @@
 //! Puts the parts together, in the order that safety asks for: everything is translated before the port opens.
 
+#[cfg(test)]
+mod tests;
 mod writing;
 
 use std::{

@@ -93,6 +93,15 @@ impl Writing {
         Self { stop, task }
     }
 
+    /// Anything in its place.
+    #[cfg(test)]
+    pub(super) fn of(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self {
+            stop: oneshot::channel().0,
+            task: AbortOnDrop::spawn(work),
+        }
+    }
+
     /// Returns once it has ended, as it does by a panic alone.
     pub(super) async fn ended(&mut self) -> io::Error {
         match (&mut self.task.0).await {

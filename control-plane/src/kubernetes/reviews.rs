@@ -2,9 +2,10 @@
 //!
 //! Spec: `control-plane.md` §5.2.
 
+mod turns;
+
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -17,14 +18,15 @@ use tracing::warn;
 use tulle_kubernetes::{Client, JSON};
 use tulle_manifest::ObjectKey;
 
+use self::turns::Turns;
 use crate::token::{self, AUDIENCE, Caller, Claimed, InvalidToken};
 
 /// Asks the API server about tokens, and remembers what it said for a minute.
 pub struct Reviews {
     client: Client,
     asking: Semaphore,
-    /// The same for those that claim one pod, by its UID.
-    of_pods: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// Of those that claim one pod, by its UID.
+    of_pods: Turns,
     said: Mutex<Said>,
 }
 
@@ -34,7 +36,7 @@ impl Reviews {
         Self {
             client,
             asking: Semaphore::new(ASKING),
-            of_pods: Mutex::default(),
+            of_pods: Turns::default(),
             said: Mutex::default(),
         }
     }
@@ -56,14 +58,11 @@ impl Reviews {
         if let Some(said) = self.said.lock().get(token) {
             return said;
         }
-        let of_pod = self.of_pod(claimed.uid);
-        // One for the map, one for whoever has the turn.
-        let waiting = of_pod.turn.as_ref().map_or(0, Arc::strong_count);
-        if waiting > WAITING + 2 {
+        let Some(place) = self.of_pods.place(claimed.uid) else {
             return Err(InvalidToken::Unanswered);
-        }
+        };
         let asking = tokio::time::timeout(PATIENCE, async {
-            let turn = of_pod.turn.as_ref()?.acquire().await;
+            let turn = place.turn.acquire().await;
             // Somebody may have asked the same meanwhile.
             if let Some(said) = self.said.lock().get(token) {
                 return Some(Err(said));
@@ -86,18 +85,6 @@ impl Reviews {
         said
     }
 
-    /// The turns of those that claim one pod.
-    fn of_pod(&self, uid: String) -> OfPod<'_> {
-        let mut of_pods = self.of_pods.lock();
-        let turn = of_pods.entry(uid.clone());
-        let turn = turn.or_insert_with(|| Arc::new(Semaphore::new(1)));
-        OfPod {
-            turn: Some(Arc::clone(turn)),
-            reviews: self,
-            uid,
-        }
-    }
-
     async fn ask(&self, token: &str) -> Result<Caller, InvalidToken> {
         let review = json!({
             "apiVersion": "authentication.k8s.io/v1",
@@ -113,27 +100,6 @@ impl Reviews {
                 warn!(%error, "token cannot be reviewed");
                 Err(InvalidToken::Unanswered)
             }
-        }
-    }
-}
-
-/// Turns, kept for as long as somebody waits for one.
-struct OfPod<'a> {
-    turn: Option<Arc<Semaphore>>,
-    reviews: &'a Reviews,
-    uid: String,
-}
-
-impl Drop for OfPod<'_> {
-    fn drop(&mut self) {
-        let mut of_pods = self.reviews.of_pods.lock();
-        drop(self.turn.take());
-        // Nobody else can take it now.
-        if of_pods
-            .get(&self.uid)
-            .is_some_and(|turn| Arc::strong_count(turn) == 1)
-        {
-            of_pods.remove(&self.uid);
         }
     }
 }
@@ -231,8 +197,6 @@ const GROUP: &str = "system:serviceaccounts";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
-/// Callers that may wait for the turn of one pod. It has one token at a time.
-const WAITING: usize = 8;
 /// How many are asked about at a time.
 const ASKING: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);

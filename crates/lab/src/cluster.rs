@@ -49,14 +49,16 @@ pub struct Cluster {
 
 impl Cluster {
     /// The folder of `kube-apiserver` and `etcd`, if there is one: `KUBEBUILDER_ASSETS`, or what `scripts/peers.sh kubernetes`
-    /// has built. None without the definitions of the Gateway API, which that script fetches.
+    /// has built. None without the definitions of others, which that script fetches.
     pub fn programs() -> Option<PathBuf> {
         let built = || Some(Binaries::find().ok()?.folder().parent()?.join(BUILT));
         let folder = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
         let folder = folder.or_else(built)?;
         let is_there = |name: &&str| folder.join(name).is_file();
         let are_there = ["kube-apiserver", "etcd"].iter().all(is_there);
-        (are_there && built()?.join(GATEWAY_API).is_dir()).then_some(folder)
+        let defined = |name: &&str| built().is_some_and(|built| built.join(name).is_dir());
+        let are_defined = [GATEWAY_API, PROMETHEUS_OPERATOR].iter().all(defined);
+        (are_there && are_defined).then_some(folder)
     }
 
     /// Starts both on `node` and waits until they answer.
@@ -161,15 +163,12 @@ impl Cluster {
         self.api.create(object)
     }
 
-    /// Tries whether the API server would take objects as they are written, and changes nothing. Returns how many there are, without
-    /// those of Prometheus' operator, which is not here.
+    /// Tries whether the API server would take objects as they are written, and changes nothing. Returns how many there are.
     ///
     /// # Errors
     /// When it would not take one: also for a field that it does not know.
     pub fn rehearse(&self, yaml: &str) -> Result<usize> {
-        let mut objects: Vec<Value> = serde_saphyr::from_multiple(yaml)?;
-        let version = |object: &Value| object.get("apiVersion").cloned();
-        objects.retain(|object| version(object) != Some("monitoring.coreos.com/v1".into()));
+        let objects: Vec<Value> = serde_saphyr::from_multiple(yaml)?;
         for object in &objects {
             let rehearsed = self.api.rehearse(object);
             rehearsed.with_context(|| format!("{object}"))?;
@@ -210,10 +209,22 @@ impl Cluster {
     /// # Errors
     /// When `scripts/peers.sh kubernetes` has not fetched them, or the API server refuses.
     pub async fn define_gateway_api(&self) -> Result<()> {
+        self.define_all(GATEWAY_API).await
+    }
+
+    /// Defines the kinds of the Prometheus operator, as users do who want monitors.
+    ///
+    /// # Errors
+    /// As for the Gateway API.
+    pub async fn define_monitors(&self) -> Result<()> {
+        self.define_all(PROMETHEUS_OPERATOR).await
+    }
+
+    async fn define_all(&self, name: &str) -> Result<()> {
         let binaries = Binaries::find()?;
         let target = binaries.folder().parent().context("no target folder")?;
-        let folder = target.join(BUILT).join(GATEWAY_API);
-        let files = fs::read_dir(&folder).context("the Gateway API was not fetched")?;
+        let folder = target.join(BUILT).join(name);
+        let files = fs::read_dir(&folder).with_context(|| format!("{name} was not fetched"))?;
         for file in files {
             let text = fs::read_to_string(file?.path())?;
             for definition in serde_saphyr::from_multiple::<Value>(&text)? {
@@ -393,6 +404,7 @@ const SERVED_LIMIT: Duration = Duration::from_secs(20);
 /// Below the folder of all that is built.
 const BUILT: &str = "peers/kubernetes";
 const GATEWAY_API: &str = "gateway-api";
+const PROMETHEUS_OPERATOR: &str = "prometheus-operator";
 const ETCD: &str = "http://127.0.0.1:2379";
 const PORT: u16 = 6443;
 const ADMIN: &str = "the-administrators-token";

@@ -41,10 +41,7 @@ impl Connection {
         requests: Requests,
         slot: StreamSlot,
     ) -> Self {
-        let age = server
-            .config
-            .max_stream_age
-            .mul_f64(0.9 + fastrand::f64() / 5.0);
+        let age = age(server.config.max_stream_age, fastrand::f64());
         Self {
             changed: server.store.watch(),
             drain: server.drain.subscribe(),
@@ -173,7 +170,7 @@ impl Connection {
             }
             spread = drained(&mut self.drain), if !self.draining => {
                 self.draining = true;
-                self.ends = self.ends.min(Instant::now() + spread.mul_f64(fastrand::f64()));
+                self.ends = drain_end(self.ends, spread, Instant::now(), fastrand::f64());
             }
             _ = self.changed.changed(), if !writer_is_gone => {}
             () = sleep_until(wake.unwrap_or(self.ends)), if wake.is_some() => {}
@@ -182,10 +179,80 @@ impl Connection {
     }
 }
 
+/// How long a stream lasts, up to a tenth more or less than what is configured: streams that began together do not come back together.
+/// `chance` is between 0 and 1.
+fn age(configured: Duration, chance: f64) -> Duration {
+    configured.mul_f64(0.9 + chance / 5.0)
+}
+
+/// When a stream ends that would last until `ends`, once the server drains: within the spread, and not later than it would have.
+/// `chance` is between 0 and 1.
+fn drain_end(ends: Instant, spread: Duration, now: Instant, chance: f64) -> Instant {
+    ends.min(now + spread.mul_f64(chance))
+}
+
 /// Resolves when the server drains. The sender lives as long as any stream.
 async fn drained(drain: &mut watch::Receiver<Option<Duration>>) -> Duration {
     match drain.wait_for(Option::is_some).await {
         Ok(spread) => spread.unwrap_or_default(),
         Err(_) => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Chances as they may come, evenly over all there are.
+    fn chances() -> impl Iterator<Item = f64> {
+        (0..1000).map(|step| f64::from(step) / 1000.0)
+    }
+
+    /// How many of these moments are in each tenth of the time from `start`, which lasts `length`.
+    fn tenths(
+        moments: impl Iterator<Item = Duration>,
+        start: Duration,
+        length: Duration,
+    ) -> [u32; 10] {
+        let mut tenths = [0; 10];
+        for moment in moments {
+            let part = (moment - start).as_secs_f64() / length.as_secs_f64();
+            assert!((0.0..=1.0).contains(&part), "{moment:?}");
+            // Of the end of one and the start of the next, floating point decides.
+            tenths[((part * 10.0) as usize).min(9)] += 1;
+        }
+        tenths
+    }
+
+    #[test]
+    fn streams_that_began_together_end_over_a_fifth_of_their_age() {
+        let configured = Duration::from_secs(1800);
+        let ages = chances().map(|chance| age(configured, chance));
+        let count = tenths(ages, Duration::from_secs(1620), Duration::from_secs(360));
+        assert!(
+            count.iter().all(|count| (98..=102).contains(count)),
+            "{count:?}"
+        );
+    }
+
+    #[test]
+    fn draining_ends_streams_over_all_of_the_spread() {
+        let now = Instant::now();
+        let (spread, later) = (Duration::from_secs(20), now + Duration::from_secs(900));
+        let ends = chances().map(|chance| drain_end(later, spread, now, chance) - now);
+        let count = tenths(ends, Duration::ZERO, spread);
+        assert!(
+            count.iter().all(|count| (98..=102).contains(count)),
+            "{count:?}"
+        );
+    }
+
+    #[test]
+    fn draining_keeps_no_stream_longer() {
+        let now = Instant::now();
+        let soon = now + Duration::from_secs(1);
+        for chance in chances() {
+            assert!(drain_end(soon, Duration::from_secs(20), now, chance) <= soon);
+        }
     }
 }

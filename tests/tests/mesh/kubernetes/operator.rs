@@ -116,6 +116,7 @@ pub(crate) async fn every_value(sandbox: Sandbox) -> Result<()> {
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"},
     });
     operator.cluster.put(&namespace)?;
+    operator.cluster.define_monitors().await?;
     let tried = operator.cluster.rehearse(EVERYTHING)?;
     ensure!(tried >= 5, "only {tried} objects differ from the default");
     Ok(())
@@ -319,7 +320,39 @@ pub(crate) async fn waypoints(sandbox: Sandbox) -> Result<()> {
     operator
         .tulle(&["waypoint", "list", "-A"])
         .await?
-        .succeeds("There are no waypoints.")
+        .succeeds("There are no waypoints.")?;
+    earlier_gateways(&operator).await
+}
+
+/// Where only an earlier version of Gateway is served, a waypoint is written as that.
+async fn earlier_gateways(operator: &Operator) -> Result<()> {
+    let cluster = &operator.cluster;
+    let definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gateways.gateway.networking.k8s.io";
+    let mut versions = cluster.get(definition)?["spec"]["versions"].take();
+    for version in versions.as_array_mut().context("no versions")? {
+        version["served"] = (version["name"] == "v1beta1").into();
+    }
+    cluster.merge(definition, &json!({"spec": {"versions": versions}}))?;
+    let gone = async || {
+        let served = cluster.get("/apis/gateway.networking.k8s.io/v1");
+        served.is_ok_and(|served| !served.to_string().contains(r#""gateways""#))
+    };
+    eventually("version 1 is not served", gone).await?;
+    let apply = ["waypoint", "apply", "-n", "shop", "--name", "early"];
+    operator
+        .tulle(&apply)
+        .await?
+        .succeeds("Waypoint shop/early is applied")?;
+    let earlier = GATEWAYS.replace("/v1/", "/v1beta1/");
+    let made = cluster.get(&format!("{earlier}/early"))?;
+    ensure!(
+        made["apiVersion"] == "gateway.networking.k8s.io/v1beta1",
+        "{made}"
+    );
+    let list = operator.tulle(&["waypoint", "list", "-A"]).await?;
+    list.row(&["shop", "early", "default", "service", "Unknown"])?;
+    let delete = ["waypoint", "delete", "early", "-n", "shop"];
+    operator.tulle(&delete).await?.succeeds("deleted")
 }
 
 /// Somebody else changes what is ours; somebody left something behind.
