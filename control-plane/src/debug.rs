@@ -6,12 +6,14 @@ use std::{future::ready, sync::Arc};
 
 use http::{Method, StatusCode};
 use parking_lot::{Mutex, RwLock};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tokio::time::Instant;
+use tulle_http::Text;
+use tulle_model::http::{Action, Alternative, MatchKind};
 use tulle_runtime::http::{Request, Response, Router, json as json_response, text};
 use tulle_xds::{ServerMetrics, store::Store};
 
-use crate::{index::Index, references, translate::Unbound};
+use crate::{index::Index, routes::Attached, translate::Unbound};
 use tulle_manifest::{Kind, Labels, ObjectId, ObjectKey, source::directory::Problems};
 
 /// What the pages show.
@@ -125,18 +127,34 @@ impl Debug {
                 format!("there is no service {key}\n"),
             );
         }
+        let id = ObjectId {
+            kind: Kind::Service,
+            key: key.clone(),
+        };
+        let service = index.service_key(&key);
+        let routes = Attached::of(&index).routes(&index, service, &id);
         let path = request.query.get("path");
-        let rules = references::http_rules(&index, &key).into_iter();
-        let rules = rules.filter(|rule| path.is_none_or(|path| rule.fits_path(path)));
-        let rules = rules.map(|alternative| {
-            let (wanted, fits) = (alternative.path(), alternative.fits);
-            json!({
-                "route": alternative.route.metadata.key().to_string(),
-                "rule": alternative.rule,
-                "path": {"type": wanted.kind, "value": wanted.value},
-                "method": fits.and_then(|fits| fits.method.as_deref()),
-                "headers": fits.map_or(0, |fits| fits.headers.len()),
-                "queryParams": fits.map_or(0, |fits| fits.query_params.len()),
+        let fits = |alternative: &&Alternative| {
+            let wanted = alternative.path.as_ref().map(Text::new);
+            match (path, wanted) {
+                (Some(path), Some(Ok(wanted))) => wanted.fits(path.as_bytes()),
+                (Some(_), Some(Err(_))) => false,
+                (None, _) | (_, None) => true,
+            }
+        };
+        let rules = routes.iter().flat_map(|routes| {
+            let fitting = routes.alternatives.iter().filter(fits);
+            fitting.map(|alternative| {
+                let rule = routes.rules.get(alternative.rule);
+                json!({
+                    "route": rule.map(|rule| rule.name.as_str()),
+                    "ports": alternative.ports,
+                    "path": alternative.path.as_ref().map(|path| shown(&path.kind)),
+                    "method": alternative.method.as_ref().map(|method| shown(&method.kind)),
+                    "headers": alternative.headers.len(),
+                    "queryParams": alternative.query.len(),
+                    "backends": rule.map(|rule| backends(&rule.action)),
+                })
             })
         });
         json_response(&json!({"rules": rules.collect::<Vec<_>>()}))
@@ -221,4 +239,31 @@ impl Debug {
             "clients": clients.collect::<Vec<_>>(),
         }))
     }
+}
+
+/// How a text is compared, for people.
+fn shown(kind: &MatchKind) -> Json {
+    let (kind, value) = match kind {
+        MatchKind::Exact(text) => ("Exact", text.as_str()),
+        MatchKind::Prefix(text) => ("Prefix", text.as_str()),
+        MatchKind::Regex(text) => ("RegularExpression", text.as_str()),
+        MatchKind::Elements(text) => ("PathPrefix", text.as_str()),
+        MatchKind::Present => ("Present", ""),
+    };
+    json!({"type": kind, "value": value})
+}
+
+fn backends(action: &Action) -> Json {
+    let Action::Forward(backends) = action else {
+        return Json::Null;
+    };
+    let backends = backends.iter().map(|backend| {
+        let service = backend.service.as_ref();
+        json!({
+            "weight": backend.weight,
+            "service": service.map(|service| service.key.to_string()),
+            "port": service.map(|service| service.port),
+        })
+    });
+    backends.collect()
 }

@@ -14,7 +14,10 @@
 //!   without selector  -> derived policies and workloads of the namespace, or of all
 //! ```
 //!
-//! Of what only waypoints read (routes, and others of [`validate`]), none is made yet: what is wrong with an object is found once, when
+//! HTTPRoute and the like -> routes of the services that it names, or did
+//! Service, ReferenceGrant -> those of services whose routes name it
+//!
+//! Of the other kinds that only waypoints read (see [`validate`]), nothing is made yet. What is wrong with an object is found once, when
 //! it changes.
 //!
 //! Resources are not kept here: the store knows what it serves, and tells what a recomputed one changes.
@@ -46,9 +49,11 @@ use tulle_manifest::{
 mod dirty;
 mod entries;
 mod reports;
+mod routes;
 
 use dirty::Dirty;
 pub use reports::Reports;
+use routes::DirtyRoutes;
 
 /// The objects and how to translate them.
 #[derive(Debug)]
@@ -135,6 +140,12 @@ impl Index {
             transaction.policies.push((name, sent.then_some(policy)));
         }
         let network = self.network().to_owned();
+        let dirty_routes = DirtyRoutes {
+            services: dirty.services.clone(),
+            hosts: dirty.hosts.clone(),
+            routed: dirty.routed,
+            granting: dirty.granting,
+        };
         for key in &dirty.services {
             transaction.addresses.push(self.service(key, &network));
         }
@@ -157,6 +168,7 @@ impl Index {
             transaction.addresses.push(self.machine(key, &network));
         }
         transaction.addresses.extend(endpoints);
+        transaction.configurations = self.routes(dirty_routes);
         transaction
     }
 

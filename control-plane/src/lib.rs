@@ -41,6 +41,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod objects;
 pub mod references;
+pub mod routes;
 pub mod serving;
 pub mod source;
 pub mod statuses;

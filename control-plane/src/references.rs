@@ -7,13 +7,11 @@
 
 mod backends;
 mod hosts;
-mod order;
 mod parents;
 mod targets;
 
-pub use backends::{BadBackend, backends, grpc_backends};
+pub use backends::{Backends, BadBackend, Reference, backends, grpc_backends};
 pub use hosts::{Subsets, destinations, of_rule, of_virtual_service};
-pub use order::{Alternative, WantedPath, http_rules};
 pub use parents::{BadParent, Parent, parent};
 pub use targets::target;
 

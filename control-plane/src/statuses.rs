@@ -195,6 +195,7 @@ pub(crate) fn with_addresses(index: &mut Index, mut changes: Vec<Change>) -> Tra
         .retain(|(name, _)| !changed.contains(name));
     transaction.addresses.extend(again.addresses);
     transaction.policies.extend(again.policies);
+    transaction.configurations.extend(again.configurations);
     transaction
 }
 

@@ -14,7 +14,7 @@ use crate::translate::Finding;
 mod check;
 mod destination_rule;
 mod jwt;
-pub(crate) mod pattern;
+mod pattern;
 mod pool;
 mod route;
 mod telemetry;
@@ -22,6 +22,7 @@ mod values;
 mod virtual_service;
 
 use check::Check;
+pub(crate) use values::gateway_duration;
 
 /// One thing that is to be told of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -8,6 +8,7 @@ use super::{is_workload_level, network_label, network_of, service_host};
 use crate::{
     mesh::Mesh,
     objects::{Objects, Table, in_namespace},
+    routes,
     translate::{self, selects},
 };
 use tulle_manifest::{
@@ -32,6 +33,10 @@ pub(super) struct Dirty {
     pub(super) request_authentications: BTreeSet<ObjectKey>,
     pub(super) peer_authentications: BTreeSet<ObjectKey>,
     pub(super) static_strict: bool,
+    /// Those whose routes have changed.
+    pub(super) routed: BTreeSet<ObjectId>,
+    /// Namespaces that let others name what is theirs, or do no longer.
+    pub(super) granting: BTreeSet<String>,
 }
 
 impl Dirty {
@@ -52,6 +57,8 @@ impl Dirty {
             request_authentications: objects.request_authentications().keys().cloned().collect(),
             peer_authentications: objects.peer_authentications().keys().cloned().collect(),
             static_strict: true,
+            routed: BTreeSet::new(),
+            granting: BTreeSet::new(),
         }
     }
 
@@ -113,14 +120,33 @@ impl Dirty {
                 self.request_authentications.insert(key.clone());
             }
             Kind::PeerAuthentication => self.peer_authentication(mesh, objects, key, new),
+            Kind::HTTPRoute => {
+                let old = objects.http_routes().get(key).map(AsRef::as_ref);
+                let new = match new {
+                    Some(Object::HTTPRoute(new)) => Some(new.as_ref()),
+                    Some(_) | None => None,
+                };
+                for route in [old, new].into_iter().flatten() {
+                    let parents = routes::parents(&route.metadata, &route.spec.parent_refs);
+                    self.routed.extend(parents);
+                }
+            }
+            Kind::GRPCRoute => {
+                let old = objects.grpc_routes().get(key).map(AsRef::as_ref);
+                let new = match new {
+                    Some(Object::GRPCRoute(new)) => Some(new.as_ref()),
+                    Some(_) | None => None,
+                };
+                for route in [old, new].into_iter().flatten() {
+                    let parents = routes::parents(&route.metadata, &route.spec.parent_refs);
+                    self.routed.extend(parents);
+                }
+            }
+            Kind::ReferenceGrant => {
+                self.granting.insert(key.namespace.to_string());
+            }
             // No resource is made of them yet.
-            Kind::HTTPRoute
-            | Kind::GRPCRoute
-            | Kind::ReferenceGrant
-            | Kind::DestinationRule
-            | Kind::VirtualService
-            | Kind::Telemetry
-            | Kind::NodeStatus => {}
+            Kind::DestinationRule | Kind::VirtualService | Kind::Telemetry | Kind::NodeStatus => {}
         }
     }
 

@@ -218,6 +218,29 @@ impl Index {
         own.collect()
     }
 
+    /// The object that a service is made of.
+    pub fn object_of(&self, key: &ServiceKey) -> Option<ObjectId> {
+        if let Some(service) = self.service_of_host(&key.namespace, &key.hostname) {
+            return Some(ObjectId {
+                kind: Kind::Service,
+                key: service.metadata.key(),
+            });
+        }
+        let entry = self.owner(&key.namespace, &key.hostname)?;
+        Some(ObjectId {
+            kind: Kind::ServiceEntry,
+            key: entry.metadata.key(),
+        })
+    }
+
+    /// The services that an entry is for.
+    pub(super) fn keys_of(&self, entry: &ServiceEntry) -> Vec<ServiceKey> {
+        let hosts = self.hosts_of(entry).into_iter();
+        hosts
+            .map(|host| translate::entry_key(entry, host))
+            .collect()
+    }
+
     /// The entry that is for a host in a namespace.
     fn owner(&self, namespace: &str, host: &str) -> Option<&ServiceEntry> {
         if self.service_of_host(namespace, host).is_some() {

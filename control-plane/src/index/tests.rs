@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 
 use tulle_model::{Health, TunnelProtocol};
 
+use tulle_xds::Configuration;
+
 use super::*;
 use crate::testing;
 
@@ -12,6 +14,7 @@ mod incremental;
 struct Client {
     addresses: BTreeMap<String, Address>,
     policies: BTreeMap<String, Authorization>,
+    configurations: BTreeMap<String, Configuration>,
 }
 
 impl Client {
@@ -26,6 +29,12 @@ impl Client {
             match resource {
                 Some(resource) => drop(self.policies.insert(name, resource)),
                 None => drop(self.policies.remove(&name)),
+            }
+        }
+        for (name, resource) in transaction.configurations {
+            match resource {
+                Some(resource) => drop(self.configurations.insert(name, resource)),
+                None => drop(self.configurations.remove(&name)),
             }
         }
     }

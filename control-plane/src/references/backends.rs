@@ -6,7 +6,13 @@ use tulle_manifest::{
 };
 
 use super::hosts;
-use crate::{index::Index, objects::in_namespace, translate::Finding};
+use tulle_model::{ServiceKey, http::BackendService};
+
+use crate::{
+    index::Index,
+    objects::in_namespace,
+    translate::{self, Finding},
+};
 
 /// Why requests cannot be sent to a backend. Its share is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -58,7 +64,9 @@ pub fn grpc_backends(index: &Index, route: &GRPCRoute) -> Vec<(BadBackend, Findi
     found.sorted()
 }
 
-struct Backends<'a> {
+/// The backends of a route.
+#[derive(Debug)]
+pub struct Backends<'a> {
     index: &'a Index,
     kind: &'static str,
     namespace: &'a str,
@@ -66,7 +74,8 @@ struct Backends<'a> {
 }
 
 /// A backend, however it is written.
-struct Reference<'a> {
+#[derive(Debug)]
+pub struct Reference<'a> {
     group: Option<&'a str>,
     kind: Option<&'a str>,
     namespace: Option<&'a str>,
@@ -92,7 +101,8 @@ macro_rules! is_reference {
 is_reference!(BackendRef, ObjectReference);
 
 impl<'a> Backends<'a> {
-    fn new(index: &'a Index, kind: &'static str, namespace: &'a str) -> Self {
+    /// Those of a route of this kind and namespace.
+    pub fn new(index: &'a Index, kind: &'static str, namespace: &'a str) -> Self {
         Self {
             index,
             kind,
@@ -133,7 +143,11 @@ impl<'a> Backends<'a> {
         }
     }
 
-    fn resolve(&self, reference: &Reference<'_>) -> Result<(), BadBackend> {
+    /// The service that is meant.
+    ///
+    /// # Errors
+    /// Why requests cannot be sent to it.
+    pub fn resolve(&self, reference: &Reference<'_>) -> Result<BackendService, BadBackend> {
         let objects = self.index.objects();
         let group = reference.group.unwrap_or_default();
         match (group, reference.kind.unwrap_or("Service")) {
@@ -145,7 +159,11 @@ impl<'a> Backends<'a> {
                 }
                 let key = ObjectKey::new(of, reference.name);
                 let service = objects.services().get(&key);
-                at_port(service.ok_or(BadBackend::NotFound)?, reference.port)
+                let service = service.ok_or(BadBackend::NotFound)?;
+                Ok(BackendService {
+                    key: translate::service_key(self.index.mesh(), service),
+                    port: at_port(service, reference.port)?,
+                })
             }
             ("networking.istio.io", "Hostname") => {
                 // The name of a service is no way around its namespace.
@@ -157,7 +175,12 @@ impl<'a> Backends<'a> {
                     }
                 }
                 let known = hosts::known(self.index, reference.name).next();
-                known.map(drop).ok_or(BadBackend::NotFound)
+                let known = known.ok_or(BadBackend::NotFound)?;
+                let port = reference.port.and_then(|port| u16::try_from(port).ok());
+                Ok(BackendService {
+                    key: ServiceKey::new(known.key.namespace, reference.name),
+                    port: port.ok_or(BadBackend::NoPort)?,
+                })
             }
             _ => Err(BadBackend::Kind),
         }
@@ -189,11 +212,12 @@ impl<'a> Backends<'a> {
     }
 }
 
-fn at_port(service: &Service, port: Option<i64>) -> Result<(), BadBackend> {
+fn at_port(service: &Service, port: Option<i64>) -> Result<u16, BadBackend> {
     let mut ports = service.spec.ports.iter();
     let port = ports.find(|served| port == Some(i64::from(served.port)));
-    match port.ok_or(BadBackend::NoPort)?.protocol.as_str() {
-        "" | "TCP" => Ok(()),
+    let port = port.ok_or(BadBackend::NoPort)?;
+    match port.protocol.as_str() {
+        "" | "TCP" => Ok(port.port),
         _ => Err(BadBackend::Protocol),
     }
 }

@@ -7,7 +7,7 @@ use tulle_manifest::{
     route::{ParentReference, RouteParentStatus, RouteStatus},
 };
 
-use super::{Condition, NOT_YET, Wanted, conditions, in_words};
+use super::{Condition, Wanted, conditions, in_words};
 use crate::{
     index::Index,
     references::{self, BadBackend, Parent},
@@ -114,7 +114,7 @@ fn accepted(parent: &Parent<'_>, problems: &[Problem]) -> Condition {
                 )
             }
             None => {
-                let mut message = format!("in order, and not enforced: {NOT_YET}");
+                let mut message = "in order".to_owned();
                 if !problems.is_empty() {
                     let words = in_words(problems.iter().map(|problem| &problem.finding));
                     message.push_str(&format!("; {words}"));

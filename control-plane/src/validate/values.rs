@@ -18,15 +18,7 @@ impl Check {
         text: &Option<String>,
     ) -> Option<Duration> {
         let text = text.as_deref()?;
-        let read = parts(text).filter(|parts| {
-            (1..=4).contains(&parts.len())
-                && parts.iter().all(|(number, unit)| {
-                    number.len() <= 5
-                        && !number.contains('.')
-                        && matches!(*unit, "h" | "m" | "s" | "ms")
-                })
-        });
-        let read = read.and_then(|parts| sum(&parts));
+        let read = gateway_duration(text);
         if read.is_none() {
             self.invalid(
                 field,
@@ -41,11 +33,7 @@ impl Check {
         let Some(text) = text.as_deref() else {
             return;
         };
-        let read = match text {
-            "0" => Some(Duration::ZERO),
-            text => parts(text).and_then(|parts| sum(&parts)),
-        };
-        match read {
+        match istio_duration(text) {
             None => self.invalid(
                 field,
                 format!("{text:?} is no duration such as 1.5s or 250ms"),
@@ -180,6 +168,27 @@ pub(super) fn targets(
         check.at("targetRef", |check| named(check, one));
     }
     check.each("targetRefs", several, named);
+}
+
+/// A duration as the Gateway API writes it.
+pub(crate) fn gateway_duration(text: &str) -> Option<Duration> {
+    let parts = parts(text).filter(|parts| {
+        (1..=4).contains(&parts.len())
+            && parts.iter().all(|(number, unit)| {
+                number.len() <= 5
+                    && !number.contains('.')
+                    && matches!(*unit, "h" | "m" | "s" | "ms")
+            })
+    });
+    sum(&parts?)
+}
+
+/// A duration as Istio writes it.
+pub(crate) fn istio_duration(text: &str) -> Option<Duration> {
+    match text {
+        "0" => Some(Duration::ZERO),
+        text => sum(&parts(text)?),
+    }
 }
 
 /// Numbers and their units.

@@ -13,6 +13,7 @@
 mod address;
 mod authorization;
 mod gateway;
+pub mod http;
 mod service;
 mod spiffe;
 mod text;

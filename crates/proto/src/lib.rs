@@ -22,6 +22,9 @@ mod generated {
     pub mod zds {
         include!("generated/istio.workload.zds.rs");
     }
+    pub mod mesh {
+        include!("generated/tulle.mesh.v1.rs");
+    }
 }
 
-pub use generated::{ca, discovery, security, workload, zds};
+pub use generated::{ca, discovery, mesh, security, workload, zds};

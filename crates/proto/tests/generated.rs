@@ -2,12 +2,13 @@
 
 use std::{fs, path::Path};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "discovery.proto",
     "workload.proto",
     "authorization.proto",
     "ca.proto",
     "zds.proto",
+    "configuration.proto",
 ];
 
 #[test]

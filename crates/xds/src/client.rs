@@ -58,7 +58,7 @@ pub(crate) async fn run_over(
 ) -> Infallible {
     let mut backoff = Backoff::new(config.backoff.clone());
     let mut session = Session {
-        protocol: Protocol::new(config.node.to_wire()),
+        protocol: Protocol::new(config.node.to_wire(), &config.kinds),
         metrics: Arc::clone(&config.metrics),
         config,
         ready: Some(ready),
@@ -121,6 +121,7 @@ impl<R: FnOnce()> Session<R> {
             match received.event {
                 Some(Event::Addresses(delta)) => subscriber.addresses(delta),
                 Some(Event::Policies(delta)) => subscriber.policies(delta),
+                Some(Event::Configurations(delta)) => subscriber.configurations(delta),
                 None => {}
             }
             if let Some(request) = received.request {

@@ -11,11 +11,12 @@
 
 use prost::Message;
 use tulle_model::{Authorization, NetworkAddress};
-use tulle_proto::{security, workload as wire};
+use tulle_proto::{mesh, security, workload as wire};
 
-use crate::Address;
+use crate::{Address, Configuration};
 
 mod authorization;
+mod configuration;
 mod gateway;
 mod service;
 mod workload;
@@ -37,6 +38,20 @@ pub fn address(bytes: &[u8]) -> Result<Address, InvalidResource> {
 /// When the bytes are not such a message, or its scope or action is unknown.
 pub fn authorization(bytes: &[u8]) -> Result<Authorization, InvalidResource> {
     authorization::authorization(security::Authorization::decode(bytes)?)
+}
+
+/// Reads a `tulle.mesh.v1.Configuration` message.
+///
+/// # Errors
+/// When the bytes are not such a message, or one that we do not fully understand.
+pub fn configuration(bytes: &[u8]) -> Result<Configuration, InvalidResource> {
+    let message = mesh::Configuration::decode(bytes)?;
+    let kind = message.kind.ok_or(InvalidResource::Missing("kind"))?;
+    Ok(match kind {
+        mesh::configuration::Kind::Routes(value) => {
+            Configuration::Routes(configuration::routes(value)?.into())
+        }
+    })
 }
 
 /// The network addresses that a message claims, as far as they can be read, even if it is otherwise invalid.
@@ -90,6 +105,12 @@ pub enum InvalidResource {
     Key {
         /// Which field.
         field: &'static str,
+    },
+    /// A status that no response has.
+    #[error("{value} is not a status of a response")]
+    Status {
+        /// The number received.
+        value: u32,
     },
     /// Trust domain, namespace or service account cannot be part of a SPIFFE ID.
     #[error("no identity")]

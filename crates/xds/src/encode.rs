@@ -5,11 +5,12 @@
 
 use prost::Message;
 use tulle_model::Authorization;
-use tulle_proto::workload as wire;
+use tulle_proto::{mesh, workload as wire};
 
-use crate::Address;
+use crate::{Address, Configuration};
 
 mod authorization;
+mod configuration;
 mod gateway;
 mod service;
 mod workload;
@@ -26,4 +27,14 @@ pub fn address(address: &Address) -> Vec<u8> {
 /// Writes an `istio.security.Authorization` message.
 pub fn authorization(policy: &Authorization) -> Vec<u8> {
     authorization::authorization(policy).encode_to_vec()
+}
+
+/// Writes a `tulle.mesh.v1.Configuration` message.
+pub fn configuration(value: &Configuration) -> Vec<u8> {
+    let kind = match value {
+        Configuration::Routes(value) => {
+            mesh::configuration::Kind::Routes(configuration::routes(value))
+        }
+    };
+    mesh::Configuration { kind: Some(kind) }.encode_to_vec()
 }

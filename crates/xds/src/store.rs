@@ -21,7 +21,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::{sync::watch, time::Instant};
 use tulle_model::Authorization;
 
-use crate::{Address, ResourceType, resource::policy_name};
+use crate::{Address, Configuration, ResourceType, resource::policy_name};
 
 pub(crate) use entry::{Entry, parse_version};
 pub(crate) use table::{LogTruncated, Table};
@@ -51,6 +51,8 @@ pub struct Transaction {
     pub addresses: Vec<(String, Option<Address>)>,
     /// Policies by resource name.
     pub policies: Vec<(String, Option<Authorization>)>,
+    /// What waypoints are told besides, by resource name.
+    pub configurations: Vec<(String, Option<Configuration>)>,
 }
 
 impl Transaction {
@@ -86,6 +88,8 @@ pub struct StoreLen {
     pub addresses: usize,
     /// Policies.
     pub policies: usize,
+    /// What waypoints are told besides.
+    pub configurations: usize,
 }
 
 /// The only way to change a store. Dropping it leaves the streams with the last state.
@@ -120,9 +124,10 @@ impl StoreWriter {
     pub fn commit(&mut self, transaction: Transaction) -> Version {
         let addresses = encode_all(transaction.addresses, Entry::address);
         let policies = encode_all(transaction.policies, Entry::policy);
+        let configurations = encode_all(transaction.configurations, Entry::configuration);
         let version = {
             let mut state = self.store.state.write();
-            state.apply(addresses, policies);
+            state.apply(addresses, policies, configurations);
             state.version()
         };
         let progress = Progress {
@@ -157,6 +162,7 @@ impl Store {
         StoreLen {
             addresses: state.addresses.len(),
             policies: state.policies.len(),
+            configurations: state.configurations.len(),
         }
     }
 
@@ -166,6 +172,7 @@ impl Store {
             == StoreLen {
                 addresses: 0,
                 policies: 0,
+                configurations: 0,
             }
     }
 
@@ -192,11 +199,12 @@ pub(crate) struct Progress {
     version: u64,
 }
 
-/// Both tables, the sequence they share, and when its latest numbers were given out.
+/// The tables, the sequence they share, and when its latest numbers were given out.
 #[derive(Debug)]
 pub(crate) struct State {
     addresses: Table,
     policies: Table,
+    configurations: Table,
     sequence: u64,
     commits: VecDeque<(u64, Instant)>,
 }
@@ -206,6 +214,7 @@ impl State {
         Self {
             addresses: Table::new(removal_log),
             policies: Table::new(removal_log),
+            configurations: Table::new(removal_log),
             sequence: 0,
             commits: VecDeque::new(),
         }
@@ -219,6 +228,7 @@ impl State {
         match kind {
             ResourceType::Address => &self.addresses,
             ResourceType::Authorization => &self.policies,
+            ResourceType::Configuration => &self.configurations,
         }
     }
 
@@ -228,10 +238,16 @@ impl State {
         self.commits.get(position).map(|(_, at)| *at)
     }
 
-    fn apply(&mut self, addresses: Vec<Encoded>, policies: Vec<Encoded>) {
+    fn apply(
+        &mut self,
+        addresses: Vec<Encoded>,
+        policies: Vec<Encoded>,
+        configurations: Vec<Encoded>,
+    ) {
         let before = self.sequence;
         for (table, changes) in [
             (&mut self.policies, policies),
+            (&mut self.configurations, configurations),
             (&mut self.addresses, addresses),
         ] {
             for change in changes {

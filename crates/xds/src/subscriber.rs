@@ -2,7 +2,7 @@
 
 use tulle_model::{Authorization, NetworkAddress};
 
-use crate::Address;
+use crate::{Address, Configuration};
 
 /// What one response changed. No name occurs twice.
 ///
@@ -58,4 +58,6 @@ pub trait Subscriber: Send {
     fn addresses(&mut self, delta: Delta<Address>);
     /// Policies changed.
     fn policies(&mut self, delta: Delta<Authorization>);
+    /// What only waypoints read has changed. Never called of a client that is not one.
+    fn configurations(&mut self, _delta: Delta<Configuration>) {}
 }

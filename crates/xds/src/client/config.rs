@@ -7,6 +7,7 @@ use tulle_identity::control_tls::{ChannelConfig, Credentials};
 use tulle_proto::discovery;
 
 use super::ClientMetrics;
+use crate::ResourceType;
 
 /// How to reach a control plane, and as whom.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct ClientConfig {
     pub credentials: Credentials,
     /// Who is asking.
     pub node: NodeConfig,
+    /// What is asked for. Default [`ResourceType::L4`].
+    pub kinds: Vec<ResourceType>,
     /// Largest response in bytes. Default 200 MiB.
     pub max_message: usize,
     /// Pace of reconnects.
@@ -32,6 +35,7 @@ impl ClientConfig {
             channel,
             credentials,
             node,
+            kinds: ResourceType::L4.to_vec(),
             max_message: 200 << 20,
             backoff: BackoffConfig::default(),
             metrics: Arc::default(),

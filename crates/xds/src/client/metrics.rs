@@ -35,6 +35,8 @@ pub struct ClientMetrics {
     pub addresses: TypeMetrics,
     /// Responses of policies.
     pub policies: TypeMetrics,
+    /// Responses of what only waypoints read.
+    pub configurations: TypeMetrics,
     /// Responses of a type that nobody asked for.
     pub unknown_types: Counter,
 }
@@ -58,6 +60,7 @@ impl ClientMetrics {
         match kind {
             ResourceType::Address => &self.addresses,
             ResourceType::Authorization => &self.policies,
+            ResourceType::Configuration => &self.configurations,
         }
     }
 

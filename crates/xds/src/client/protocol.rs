@@ -17,7 +17,7 @@ use tulle_proto::discovery::{
 };
 
 use super::ClientMetrics;
-use crate::{Address, Delta, ResourceType, decode, resource::policy_name};
+use crate::{Address, Configuration, Delta, ResourceType, decode, resource::policy_name};
 
 pub(crate) use held::PARTIAL;
 use held::{Held, NamedReason, Rejection};
@@ -28,8 +28,10 @@ mod held;
 #[derive(Debug)]
 pub(super) struct Protocol {
     node: Node,
+    kinds: Vec<ResourceType>,
     addresses: Held,
     policies: Held,
+    configurations: Held,
     /// Requests above this size are not sent.
     max_request: usize,
 }
@@ -48,21 +50,25 @@ pub(super) struct Received {
 pub(super) enum Event {
     Addresses(Delta<Address>),
     Policies(Delta<Authorization>),
+    Configurations(Delta<Configuration>),
 }
 
 impl Protocol {
-    pub(super) fn new(node: Node) -> Self {
+    pub(super) fn new(node: Node, kinds: &[ResourceType]) -> Self {
         Self {
             node,
+            kinds: kinds.to_vec(),
             addresses: Held::default(),
             policies: Held::default(),
+            configurations: Held::default(),
             max_request: usize::MAX,
         }
     }
 
     /// The first requests of a stream.
-    pub(super) fn connect(&mut self) -> [DeltaDiscoveryRequest; 2] {
-        ResourceType::ALL.map(|kind| {
+    pub(super) fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let kinds = self.kinds.clone();
+        let request = |kind: ResourceType| {
             let mut request = DeltaDiscoveryRequest {
                 node: Some(self.node.clone()),
                 type_url: kind.url().to_owned(),
@@ -75,7 +81,8 @@ impl Protocol {
             }
             self.held(kind).connecting(named);
             request
-        })
+        };
+        kinds.into_iter().map(request).collect()
     }
 
     /// The server refused our requests for their size. If they may have been too large for it, what we hold is no
@@ -86,7 +93,11 @@ impl Protocol {
 
     /// Whether every type had its first complete answer.
     pub(super) fn is_ready(&self) -> bool {
-        self.addresses.is_answered() && self.policies.is_answered()
+        self.kinds.iter().all(|kind| match kind {
+            ResourceType::Address => self.addresses.is_answered(),
+            ResourceType::Authorization => self.policies.is_answered(),
+            ResourceType::Configuration => self.configurations.is_answered(),
+        })
     }
 
     /// Digests a response.
@@ -95,7 +106,8 @@ impl Protocol {
         response: DeltaDiscoveryResponse,
         metrics: &ClientMetrics,
     ) -> Received {
-        let Some(kind) = ResourceType::from_url(&response.type_url) else {
+        let kind = ResourceType::from_url(&response.type_url);
+        let Some(kind) = kind.filter(|kind| self.kinds.contains(kind)) else {
             // To answer would be to subscribe.
             metrics.unknown_types.add(1);
             warn!(type_url = %clip(&response.type_url, 100), "ignored a response of a type that was not asked for");
@@ -117,6 +129,10 @@ impl Protocol {
                 let (delta, errors) = self.policies.apply(response, decode_policy);
                 (Event::Policies(delta), errors)
             }
+            ResourceType::Configuration => {
+                let (delta, errors) = self.configurations.apply(response, decode_configuration);
+                (Event::Configurations(delta), errors)
+            }
         };
         if !errors.is_empty() {
             counters.nacks.add(1);
@@ -133,6 +149,7 @@ impl Protocol {
         match kind {
             ResourceType::Address => &mut self.addresses,
             ResourceType::Authorization => &mut self.policies,
+            ResourceType::Configuration => &mut self.configurations,
         }
     }
 }
@@ -142,6 +159,7 @@ impl Event {
         match self {
             Self::Addresses(delta) => delta.is_empty(),
             Self::Policies(delta) => delta.is_empty(),
+            Self::Configurations(delta) => delta.is_empty(),
         }
     }
 }
@@ -165,6 +183,16 @@ fn decode_policy(resource: &Resource) -> Result<Authorization, Rejection> {
     let policy = decode::authorization(body).map_err(|error| reject(&with_source(&error)))?;
     if policy_name(&policy) == resource.name {
         Ok(policy)
+    } else {
+        Err(reject(NAME_MISMATCH))
+    }
+}
+
+fn decode_configuration(resource: &Resource) -> Result<Configuration, Rejection> {
+    let body = body(resource, ResourceType::Configuration)?;
+    let value = decode::configuration(body).map_err(|error| reject(&with_source(&error)))?;
+    if value.name() == resource.name {
+        Ok(value)
     } else {
         Err(reject(NAME_MISMATCH))
     }

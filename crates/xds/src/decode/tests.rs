@@ -13,6 +13,7 @@ use super::*;
 use crate::encode;
 
 mod policies;
+mod routes;
 pub(crate) mod strategies;
 
 /// The smallest workload that is accepted.

@@ -25,6 +25,8 @@ pub struct ServerMetrics {
     pub addresses: TypeMetrics,
     /// Policies.
     pub policies: TypeMetrics,
+    /// What only waypoints read.
+    pub configurations: TypeMetrics,
     /// From the commit of a change to handing it to the transport, per response.
     pub commit_to_send: Latency,
     /// From the commit of a change to its acknowledgement, per response.
@@ -49,6 +51,7 @@ impl ServerMetrics {
         match kind {
             ResourceType::Address => &self.addresses,
             ResourceType::Authorization => &self.policies,
+            ResourceType::Configuration => &self.configurations,
         }
     }
 

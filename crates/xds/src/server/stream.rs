@@ -33,6 +33,7 @@ pub(super) struct Stream {
     metrics: Arc<ServerMetrics>,
     addresses: Option<Subscription>,
     policies: Option<Subscription>,
+    configurations: Option<Subscription>,
     /// Until when addresses wait for a subscription to policies.
     grace: Option<Instant>,
     outbox: VecDeque<Outgoing>,
@@ -73,6 +74,7 @@ impl Stream {
             client,
             addresses: None,
             policies: None,
+            configurations: None,
             grace: None,
             outbox: VecDeque::new(),
             unfinished: false,
@@ -105,6 +107,7 @@ impl Stream {
                 &mut self.addresses
             }
             ResourceType::Authorization => &mut self.policies,
+            ResourceType::Configuration => &mut self.configurations,
         };
         match slot {
             Some(subscription) => {
@@ -131,7 +134,7 @@ impl Stream {
 
     /// Whether the subscribed names outgrew their bound.
     pub(super) fn has_too_many_names(&self) -> bool {
-        [&self.addresses, &self.policies]
+        [&self.addresses, &self.policies, &self.configurations]
             .into_iter()
             .flatten()
             .any(|subscription| subscription.names() > self.config.max_names)
@@ -153,6 +156,7 @@ impl Stream {
         let subscription = match kind {
             ResourceType::Address => &mut self.addresses,
             ResourceType::Authorization => &mut self.policies,
+            ResourceType::Configuration => &mut self.configurations,
         };
         let acknowledged = subscription
             .as_mut()
@@ -175,6 +179,11 @@ impl Stream {
             urgent |= policies.has_news(table);
             news |= urgent || policies.has_removals(table);
         }
+        if let Some(configurations) = &self.configurations {
+            let table = state.table(ResourceType::Configuration);
+            urgent |= configurations.is_waited_for();
+            news |= configurations.has_news(table) || configurations.has_removals(table);
+        }
         if let Some(addresses) = &self.addresses
             && grace.is_none()
         {
@@ -195,12 +204,16 @@ impl Stream {
             .filter(|until| self.policies.is_none() && now < *until)
     }
 
-    /// Fills the outbox from one consistent state, in order: policies, addresses, removed policies. Each step only
+    /// Fills the outbox from one consistent state, in order: policies, what waypoints are told besides, addresses, removed
+    /// policies. Each step only
     /// follows when the one before is complete, so a later commit cannot slip an address in front of its policies.
     fn produce(&mut self, state: &State, now: Instant) -> Result<(), LogTruncated> {
         self.pace.sent(now);
         self.unfinished = true;
-        if self.produce_policies(state) && self.produce_addresses(state, now)? {
+        if self.produce_policies(state)
+            && self.produce_configurations(state)?
+            && self.produce_addresses(state, now)?
+        {
             self.produce_removed_policies(state)?;
             self.unfinished = false;
         }
@@ -218,6 +231,22 @@ impl Stream {
         let complete = page.complete;
         self.push(ResourceType::Authorization, page, owed, before, state);
         complete
+    }
+
+    /// Whether nothing is left of this step.
+    fn produce_configurations(&mut self, state: &State) -> Result<bool, LogTruncated> {
+        let Some(configurations) = &mut self.configurations else {
+            return Ok(true);
+        };
+        let table = state.table(ResourceType::Configuration);
+        let sequence = state.version().0;
+        let (before, owed) = (configurations.position(), configurations.is_waited_for());
+        let mut page = configurations.page(table, sequence, self.config.page);
+        let complete = page.complete;
+        let removed = configurations.removals(table, sequence, complete)?;
+        page.removed.extend(removed);
+        self.push(ResourceType::Configuration, page, owed, before, state);
+        Ok(complete)
     }
 
     /// Whether nothing is left of this step.
@@ -302,6 +331,7 @@ impl Stream {
         let subscription = match kind {
             ResourceType::Address => &mut self.addresses,
             ResourceType::Authorization => &mut self.policies,
+            ResourceType::Configuration => &mut self.configurations,
         };
         if let Some(subscription) = subscription {
             subscription.sent(response.nonce.clone(), committed);

@@ -8,7 +8,7 @@ use tulle_model::{Authorization, NetworkMode, Service, Vip, Workload};
 use tulle_proto::discovery::Resource;
 use twox_hash::XxHash64;
 
-use crate::{Address, ResourceType, encode};
+use crate::{Address, Configuration, ResourceType, encode};
 
 /// One resource as the wire has it.
 #[derive(Clone, Debug)]
@@ -39,6 +39,17 @@ impl Entry {
         Self::new(
             name,
             ResourceType::Authorization,
+            body,
+            Vec::new(),
+            Vec::new(),
+        )
+    }
+
+    pub(super) fn configuration(name: &Arc<str>, value: Configuration) -> Self {
+        let body = encode::configuration(&value);
+        Self::new(
+            name,
+            ResourceType::Configuration,
             body,
             Vec::new(),
             Vec::new(),

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use prost_types::Any;
+use tulle_model::{ServiceKey, http::Routes};
 use tulle_testkit::{deny, workload};
 
 use super::*;
@@ -16,7 +17,10 @@ const POLICY: &str = ResourceType::Authorization.url();
 
 fn protocol() -> (Protocol, ClientMetrics) {
     let node = NodeConfig::new("ztunnel-x", "mesh", "node-1").to_wire();
-    (Protocol::new(node), ClientMetrics::default())
+    (
+        Protocol::new(node, &ResourceType::L4),
+        ClientMetrics::default(),
+    )
 }
 
 fn resource(url: &str, name: &str, version: &str, value: Vec<u8>) -> Resource {
@@ -72,7 +76,7 @@ fn addresses(received: Received) -> (Delta<Address>, Option<String>) {
     let delta = match received.event {
         Some(Event::Addresses(delta)) => delta,
         None => Delta::default(),
-        Some(Event::Policies(delta)) => panic!("{delta:?}"),
+        other => panic!("{other:?}"),
     };
     (delta, request.error_detail.map(|status| status.message))
 }
@@ -85,8 +89,13 @@ fn names<T>(delta: &Delta<T>) -> Vec<&str> {
         .collect()
 }
 
+/// The first request for addresses, and that for policies.
+fn connect(protocol: &mut Protocol) -> [DeltaDiscoveryRequest; 2] {
+    protocol.connect().try_into().unwrap()
+}
+
 fn held(protocol: &mut Protocol) -> Vec<(String, String)> {
-    let [addresses, _] = protocol.connect();
+    let [addresses, _] = connect(protocol);
     addresses.initial_resource_versions.into_iter().collect()
 }
 
@@ -260,8 +269,33 @@ fn policies_are_delivered_and_named() {
         panic!("{received:?}");
     };
     assert_eq!(delta.updated, [("shop/no".to_owned(), policy)]);
-    let [_, policies] = protocol.connect();
+    let [_, policies] = connect(&mut protocol);
     assert_eq!(policies.initial_resource_versions["shop/no"], "v");
+}
+
+#[test]
+fn what_waypoints_are_told_is_delivered_to_who_asked_for_it() {
+    let routes = Configuration::Routes(Box::new(Routes {
+        service: ServiceKey::new("shop", "web"),
+        alternatives: Vec::new(),
+        rules: Vec::new(),
+    }));
+    let (name, url) = (routes.name(), ResourceType::Configuration.url());
+    let body = encode::configuration(&routes);
+    let sent = response(url, vec![resource(url, &name, "v", body)], &[]);
+
+    let (mut node, metrics) = protocol();
+    assert_eq!(node.receive(sent.clone(), &metrics).event, None);
+    assert_eq!(metrics.unknown_types.value(), 1);
+
+    let mut waypoint = Protocol::new(Node::default(), &ResourceType::ALL);
+    assert_eq!(waypoint.connect().len(), 3);
+    let received = waypoint.receive(sent, &metrics);
+    let Some(Event::Configurations(delta)) = received.event else {
+        panic!("{received:?}");
+    };
+    assert_eq!(delta.updated, [(name, routes)]);
+    assert!(!waypoint.is_ready(), "of the others nothing is known");
 }
 
 #[test]
@@ -307,14 +341,14 @@ fn too_large_a_resume_is_replaced_by_a_comparison_of_the_whole_state() {
     let more = vec![pod("kept", "1"), pod("gone", "1"), strange_pod("lost", "1")];
     protocol.receive(response(ADDRESS, many, &[]), &metrics);
     protocol.receive(response(ADDRESS, more, &[]), &metrics);
-    let [named, _] = protocol.connect();
+    let [named, _] = connect(&mut protocol);
     assert_eq!(named.initial_resource_versions.len(), 60_003);
 
     protocol.requests_were_too_large();
     // Names alone are below the limit that every server has; versions of good resources are not.
     let long = "v".repeat(5 << 20);
     protocol.receive(response(ADDRESS, vec![pod("long", &long)], &[]), &metrics);
-    let [unnamed, policies] = protocol.connect();
+    let [unnamed, policies] = connect(&mut protocol);
     assert!(unnamed.initial_resource_versions.is_empty());
     assert!(policies.initial_resource_versions.is_empty());
 

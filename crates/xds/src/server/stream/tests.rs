@@ -34,6 +34,7 @@ struct Harness {
 struct Client {
     addresses: BTreeMap<String, (String, Vec<u8>)>,
     policies: BTreeMap<String, (String, Vec<u8>)>,
+    configurations: BTreeMap<String, (String, Vec<u8>)>,
 }
 
 impl Client {
@@ -41,6 +42,7 @@ impl Client {
         match kind {
             ResourceType::Address => &mut self.addresses,
             ResourceType::Authorization => &mut self.policies,
+            ResourceType::Configuration => &mut self.configurations,
         }
     }
 

@@ -1,0 +1,296 @@
+//! From manifests to what waypoints are sent.
+
+use std::sync::Arc;
+
+use tulle_http::{Found, RequestHead, RouteTable};
+use tulle_manifest::source::Change;
+use tulle_model::http::{Action, MatchKind, PathChange, RetryOn};
+
+use super::*;
+use crate::{mesh::Mesh, testing};
+
+const WEB: &str = "
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: other, namespace: shop}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}}
+";
+
+fn route(name: &str, made: &str, parent: &str, rules: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+             metadata: {{name: {name}, namespace: shop, creationTimestamp: '2026-01-{made}T00:00:00Z'}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: {parent}}}], rules: [{rules}]}}\n"
+    )
+}
+
+fn to(path: &str) -> String {
+    format!("{{matches: [{{path: {path}}}], backendRefs: [{{name: web, port: 80}}]}}")
+}
+
+fn index(routes: &[String]) -> Index {
+    let mut index = Index::new(Arc::new(Mesh::default()));
+    let objects = testing::objects(&[WEB, &routes.concat()].concat()).into_iter();
+    index.apply(objects.map(Change::Upsert).collect());
+    index
+}
+
+/// What is sent of the routes of `shop/web`.
+fn routes(index: &Index) -> Option<Routes> {
+    let key = ObjectKey::new("shop", "web");
+    let id = ObjectId {
+        kind: Kind::Service,
+        key: key.clone(),
+    };
+    Attached::of(index).routes(index, index.service_key(&key), &id)
+}
+
+/// Names of the routes that a path fits, in order.
+fn for_path(index: &Index, path: &str) -> Vec<String> {
+    let routes = routes(index).unwrap();
+    let fits = |alternative: &&Alternative| {
+        let wanted = alternative.path.as_ref();
+        wanted.is_none_or(|wanted| tulle_http::Text::new(wanted).unwrap().fits(path.as_bytes()))
+    };
+    let fitting = routes.alternatives.iter().filter(fits);
+    let name = |alternative: &Alternative| {
+        let name = &routes.rules[alternative.rule].name;
+        name.split('/').nth(2).unwrap().to_owned()
+    };
+    fitting.map(name).collect()
+}
+
+#[test]
+fn the_more_specific_prefix_takes_a_request_whatever_is_older() {
+    let routes = [
+        route("old", "01", "web", &to("{value: /}")),
+        route("new", "02", "web", &to("{value: /v2}")),
+    ];
+    let index = index(&routes);
+    assert_eq!(for_path(&index, "/v2/x"), ["new", "old"]);
+    assert_eq!(for_path(&index, "/v2"), ["new", "old"]);
+    assert_eq!(for_path(&index, "/v20"), ["old"]);
+}
+
+#[test]
+fn exact_then_longer_then_more_conditions_then_older_then_by_name() {
+    let conditions = |more: &str| {
+        format!(
+            "{{matches: [{{path: {{value: /a}}, {more}}}], backendRefs: [{{name: web, port: 80}}]}}"
+        )
+    };
+    let header = "headers: [{name: x, value: y}]";
+    let routes = [
+        route(
+            "regex",
+            "01",
+            "web",
+            &to("{type: RegularExpression, value: '/a.*'}"),
+        ),
+        route(
+            "everything",
+            "01",
+            "web",
+            "{backendRefs: [{name: web, port: 80}]}",
+        ),
+        route("prefix-late", "03", "web", &conditions("queryParams: []")),
+        route("prefix-early", "02", "web", &conditions("queryParams: []")),
+        route("prefix-also", "02", "web", &conditions("queryParams: []")),
+        route("header", "04", "web", &conditions(header)),
+        route("method", "05", "web", &conditions("method: GET")),
+        route(
+            "both",
+            "06",
+            "web",
+            &conditions(&format!("method: GET, {header}")),
+        ),
+        route("exact", "07", "web", &to("{type: Exact, value: /a}")),
+        route("elsewhere", "01", "other", &to("{type: Exact, value: /a}")),
+        route("wrong", "01", "web", &to("{type: Exact, value: a}")),
+    ];
+    let expected = [
+        "exact",
+        "both",
+        "method",
+        "header",
+        "prefix-also",
+        "prefix-early",
+        "prefix-late",
+        "everything",
+        "regex",
+    ];
+    assert_eq!(for_path(&index(&routes), "/a"), expected);
+}
+
+fn fitting(index: &Index, port: u16, path: &str) -> String {
+    let routes = routes(index).unwrap();
+    let table = RouteTable::new(&routes).unwrap();
+    let headers = ::http::HeaderMap::new();
+    let head = RequestHead {
+        port,
+        path,
+        query: None,
+        method: "POST",
+        scheme: "http",
+        authority: "web",
+        headers: &headers,
+    };
+    match table.find(&head) {
+        Found::Route { route, .. } => route.name.to_string(),
+        Found::None => "none".to_owned(),
+        Found::NoRoutes => "no routes".to_owned(),
+    }
+}
+
+#[test]
+fn a_service_without_routes_has_no_resource() {
+    assert_eq!(routes(&index(&[])), None);
+    let elsewhere = route("elsewhere", "01", "other", &to("{value: /}"));
+    assert_eq!(routes(&index(&[elsewhere])), None);
+}
+
+#[test]
+fn a_route_of_one_port_leaves_others_alone() {
+    let of_port = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: web, port: 80}], rules: [{name: named, backendRefs: [{name: web, port: 80}]}]}
+";
+    let index = index(&[of_port.to_owned()]);
+    assert_eq!(fitting(&index, 80, "/"), "HTTPRoute/shop/r/named");
+    assert_eq!(fitting(&index, 81, "/"), "no routes");
+}
+
+#[test]
+fn calls_are_paths() {
+    let grpc = |fits: &str| {
+        format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {{name: g, namespace: shop}}
+spec: {{parentRefs: [{{group: '', kind: Service, name: web}}], rules: [{{matches: [{fits}], backendRefs: [{{name: web, port: 80}}]}}]}}
+"
+        )
+    };
+    for (fits, path, expected) in [
+        ("{method: {service: a.B, method: C}}", "/a.B/C", true),
+        ("{method: {service: a.B, method: C}}", "/a.B/D", false),
+        ("{method: {service: a.B}}", "/a.B/D", true),
+        ("{method: {service: a.B}}", "/a.BC/D", false),
+        ("{method: {method: C}}", "/x.Y/C", true),
+        ("{method: {method: C}}", "/x.Y/CC", false),
+        (
+            "{method: {type: RegularExpression, service: 'a|b', method: 'C.*'}}",
+            "/b/Cd",
+            true,
+        ),
+        ("{headers: []}", "/x/y", true),
+    ] {
+        let index = index(&[grpc(fits)]);
+        let found = fitting(&index, 80, path);
+        assert_eq!(found == "GRPCRoute/shop/g/0", expected, "{fits} {path}");
+    }
+}
+
+#[test]
+fn all_that_a_rule_says_is_sent() {
+    let rule = "{
+        filters: [
+            {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: A, value: '1'}], remove: [b]}},
+            {type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: c, value: '2'}]}},
+            {type: URLRewrite, urlRewrite: {hostname: h.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}}},
+            {type: RequestMirror, requestMirror: {backendRef: {name: other, port: 80}, percent: 25}},
+            {type: CORS, cors: {allowOrigins: ['https://*.example', 'https://one.example'], allowMethods: [GET], maxAge: 7}},
+        ],
+        backendRefs: [
+            {name: web, port: 80, weight: 9, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: d, value: '3'}]}}]},
+            {name: other, port: 81},
+        ],
+        timeouts: {request: 10s, backendRequest: 0s},
+        retry: {codes: [503], backoff: 100ms},
+    }";
+    let index = index(&[route("all", "01", "web", rule)]);
+    let routes = routes(&index).unwrap();
+    let [rule] = routes.rules.as_slice() else {
+        panic!("{routes:?}");
+    };
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(rule.request_headers.set, [pair("A", "1")]);
+    assert_eq!(rule.request_headers.remove, ["b"]);
+    assert_eq!(rule.response_headers.add, [pair("c", "2")]);
+    assert_eq!(rule.rewrite.authority.as_deref(), Some("h.example"));
+    let path = rule.rewrite.path.as_ref();
+    assert_eq!(path, Some(&PathChange::Elements("/x".to_owned())));
+    assert_eq!(rule.mirrors[0].share, 250_000);
+    let mirrored = rule.mirrors[0].backend.service.as_ref().unwrap();
+    assert_eq!(&*mirrored.key.hostname, "other.shop.svc.cluster.local");
+    let cors = rule.cors.as_ref().unwrap();
+    let any = MatchKind::Regex("https://.+[.]example".to_owned());
+    assert_eq!(cors.origins[0].kind, any);
+    assert_eq!(cors.max_age.unwrap().as_secs(), 7);
+    let Action::Forward(backends) = &rule.action else {
+        panic!("{rule:?}");
+    };
+    assert_eq!(backends[0].weight, 9);
+    assert_eq!(backends[0].request_headers.set, [pair("d", "3")]);
+    assert_eq!(
+        backends[1].service, None,
+        "there is no such port: its share is refused"
+    );
+    assert_eq!(rule.timeout.unwrap().as_secs(), 10);
+    assert_eq!(rule.try_timeout, None, "0 is no limit");
+    let retry = rule.retry.as_ref().unwrap();
+    assert_eq!((retry.attempts, &*retry.statuses), (2, &[503][..]));
+    assert!(retry.on.contains(&RetryOn::ConnectFailure));
+}
+
+#[test]
+fn redirects_need_no_backends() {
+    let rule = "{filters: [{type: RequestRedirect, requestRedirect: {hostname: h.example, statusCode: 301}}]}";
+    let index = index(&[route("r", "01", "web", rule)]);
+    let Action::Redirect(redirect) = &routes(&index).unwrap().rules[0].action else {
+        panic!("no redirect");
+    };
+    assert_eq!(redirect.host.as_deref(), Some("h.example"));
+    assert_eq!(redirect.status, 301);
+}
+
+#[test]
+fn a_backend_counts_from_when_it_is_there_and_granted() {
+    let rule = "{backendRefs: [{name: far, namespace: away, port: 80}]}";
+    let mut index = index(&[route("r", "01", "web", rule)]);
+    let sent = |index: &mut Index, change: Change| {
+        let transaction = index.apply(vec![change]);
+        let name = "routes/shop/web.shop.svc.cluster.local";
+        let mut all = transaction.configurations.into_iter();
+        let (_, found) = all.find(|(found, _)| found == name)?;
+        let Some(tulle_xds::Configuration::Routes(routes)) = found else {
+            panic!("{found:?}");
+        };
+        let Action::Forward(backends) = &routes.rules[0].action else {
+            panic!("{routes:?}");
+        };
+        Some(backends[0].service.is_some())
+    };
+    let one = |text: &str| testing::objects(text).remove(0);
+    let grant = one("apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: g, namespace: away}
+spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service}]}
+");
+    let service = one(
+        "{apiVersion: v1, kind: Service, metadata: {name: far, namespace: away}, spec: {clusterIP: 10.96.0.9, ports: [{port: 80}]}}",
+    );
+    let (grant_id, service_id) = (grant.id(), service.id());
+    assert_eq!(sent(&mut index, Change::Upsert(service)), Some(false));
+    assert_eq!(sent(&mut index, Change::Upsert(grant.clone())), Some(true));
+    assert_eq!(sent(&mut index, Change::Remove(service_id)), Some(false));
+    assert_eq!(sent(&mut index, Change::Remove(grant_id)), Some(false));
+    let pod = one("{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: shop}}");
+    assert_eq!(
+        sent(&mut index, Change::Upsert(pod)),
+        None,
+        "nothing to do with it"
+    );
+}
