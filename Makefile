@@ -40,6 +40,10 @@ bench: peers-bench ## the same pods with and without the mesh; figures also in t
 	$(CARGO) build --release --workspace --bins
 	$(TARGET)/release/mesh-bench --json $(TARGET)/bench.json $(ARGS)
 
+.PHONY: fuzz
+fuzz: peers-build ## fuzz targets, ten seconds each; ARGS="SECONDS TARGET..."
+	@scripts/fuzz.sh $(ARGS)
+
 .PHONY: bench-scale
 bench-scale: ## the control plane of a large cluster, with a real API server; figures also in target/scale.json
 	scripts/peers.sh kubernetes

@@ -18,7 +18,9 @@ passed=(
     -Cpasses=sancov-module
     -Cllvm-args=-sanitizer-coverage-{level=4,inline-8bit-counters,pc-table,trace-compares}
 )
-RUSTFLAGS="${passed[*]}" CARGO_TARGET_DIR=$TARGET cargo build --release --locked --quiet \
+# With the versions of everything that the mesh itself is built with.
+cp ../Cargo.lock Cargo.lock
+RUSTFLAGS="${passed[*]}" CARGO_TARGET_DIR=$TARGET cargo build --release --quiet \
     --target "$(rustc -vV | sed -n 's/^host: //p')" --bins
 
 for name in "$@"; do

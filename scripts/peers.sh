@@ -16,6 +16,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/cni
 # One line per program: the program, and the package that has it.
 readonly BUILD='
 cc      gcc
+c++     g++
 make    make
 '
 readonly TEST='

@@ -236,6 +236,7 @@ impl Debug {
             "tooSlow": server.too_slow.value(),
             "addresses": of_type(&server.addresses),
             "policies": of_type(&server.policies),
+            "configurations": of_type(&server.configurations),
             "clients": clients.collect::<Vec<_>>(),
         }))
     }

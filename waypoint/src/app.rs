@@ -34,6 +34,7 @@ use tulle_xds::run_client;
 
 use crate::{
     config::{Config, Instance},
+    configuration::{Configurations, Follower},
     proxy::Shared,
     telemetry::Metrics,
     worker::Worker,
@@ -82,12 +83,14 @@ impl App {
         tasks.spawn_local(async move { match svid_worker.run().await {} });
 
         let metrics = Metrics::default();
+        let configurations = Arc::<Configurations>::default();
         let shared = Arc::new(Shared {
             snapshots: snapshots.clone(),
             svids: svids.clone(),
             instance: config.instance.clone(),
             settings: config.proxy_settings(),
             metrics,
+            configurations: Arc::clone(&configurations),
             netns: Netns::current().context("own network namespace")?,
         });
         let own = prepare(snapshots, svids, config.instance.clone(), certified);
@@ -97,8 +100,12 @@ impl App {
             .xds
             .clone()
             .context("XDS_ADDRESS is empty: a waypoint does nothing without its control plane")?;
+        let follower = Follower {
+            state: writer,
+            configurations,
+        };
         tasks.spawn_local(async move {
-            match run_client(xds, writer, move || configured.ready()).await {}
+            match run_client(xds, follower, move || configured.ready()).await {}
         });
         let workers = (0..config.worker_threads.get())
             .map(|index| {

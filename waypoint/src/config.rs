@@ -25,7 +25,7 @@ use tulle_hbone::{PoolSettings, Settings};
 use tulle_identity::{CaClientConfig, SvidStoreConfig};
 use tulle_net::socket::Keepalive;
 use tulle_runtime::log::LogConfig;
-use tulle_xds::ClientConfig;
+use tulle_xds::{ClientConfig, ResourceType};
 
 /// The effective configuration.
 #[derive(Clone, Debug)]
@@ -126,7 +126,10 @@ impl Config {
                 gateway: variables.required("GATEWAY_NAME")?,
                 class: variables.required("GATEWAY_CLASS")?,
             },
-            xds: xds(&variables, &defaults, exists)?,
+            xds: xds(&variables, &defaults, exists)?.map(|xds| ClientConfig {
+                kinds: ResourceType::ALL.to_vec(),
+                ..xds
+            }),
             ca: ca(&variables, &defaults, exists)?,
             svids: svids(&variables)?,
             proxy: proxy(&variables)?,

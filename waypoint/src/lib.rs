@@ -5,6 +5,7 @@
 pub mod app;
 pub mod arguments;
 pub mod config;
+mod configuration;
 mod proxy;
 mod telemetry;
 mod worker;

@@ -17,6 +17,7 @@ mod requests;
 mod sniff;
 mod stream;
 mod tcp;
+mod upload;
 mod upstream;
 
 pub(crate) use exchange::is_grpc;

@@ -2,7 +2,7 @@
 //!
 //! Spec: `waypoint-l7.md` §5.
 
-use std::{cell::Cell, fmt, net::SocketAddr, time::Duration};
+use std::{cell::Cell, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Version, header};
 use prometheus_client::{
@@ -12,6 +12,7 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 use tracing::info;
+use tulle_http::Route;
 use tulle_model::SpiffeId;
 use tulle_telemetry::{
     SecurityPolicy, ServiceLabels, WorkloadLabels, encode, put_destination, put_service,
@@ -78,10 +79,11 @@ impl Parties {
             destination_principal: endpoint
                 .filter(|_| proven)
                 .map(|endpoint| endpoint.identity.clone()),
-            service: now
-                .served
-                .service()
-                .map(|record| service_labels(&record.service)),
+            service: match hop {
+                Some(hop) => hop.service.as_ref(),
+                None => now.served.service(),
+            }
+            .map(|record| service_labels(&record.service)),
         }
     }
 
@@ -197,6 +199,8 @@ pub(crate) struct Outcome {
     pub(crate) attempts: u32,
     /// The endpoint.
     pub(crate) hop: Option<Hop>,
+    /// What took it.
+    pub(crate) route: Option<Arc<Route>>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
     pub(crate) lasted: Duration,
@@ -290,6 +294,7 @@ impl Metrics {
             upstream_host = outcome.hop.as_ref().map(|hop| tracing::field::display(hop.address)),
             upstream_cluster = parties.service.as_ref().map(|(host, _, _)| &**host),
             upstream_attempts = outcome.attempts,
+            route_name = outcome.route.as_ref().map(|route| &*route.name),
             downstream_remote_address = %context.peer.address,
             downstream_local_address = %context.destination,
             source_principal = parties.source_principal.as_str(),

@@ -120,6 +120,7 @@ impl StateCollector {
         let resources = [
             ("address", stored.addresses),
             ("authorization", stored.policies),
+            ("configuration", stored.configurations),
         ];
         out.gauges(
             "tulle_control_plane_objects",
@@ -183,6 +184,7 @@ impl StateCollector {
         let types = [
             ("address", ResourceType::Address),
             ("authorization", ResourceType::Authorization),
+            ("configuration", ResourceType::Configuration),
         ];
         let of = |read: fn(&tulle_xds::server::TypeMetrics) -> u64| {
             types.map(|(name, kind)| (name, read(server.of(kind))))

@@ -1,8 +1,11 @@
 //! What a waypoint serves, and for whom.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
-use tulle_model::{AppProtocol, GatewayAddress, Vip};
+use tulle_model::{AppProtocol, GatewayAddress, ServiceKey, Vip};
 
 use super::{Authority, InvalidAuthority, is_proxy_port, waypoint};
 use tulle_state::{ServiceRecord, Snapshot, Workload};
@@ -110,6 +113,30 @@ pub fn served(snapshot: &Snapshot, local: &Workload, authority: &str) -> Result<
             service(record, SocketAddr::new(vip, *port), &authority)
         }
     }
+}
+
+/// What a service is to a waypoint that sends it requests of another, as a route says; `None` if there is none, or no such port.
+pub fn backend(
+    snapshot: &Snapshot,
+    local: &Workload,
+    key: &ServiceKey,
+    port: u16,
+) -> Option<Served> {
+    let record = snapshot.service(key)?;
+    let mut vips = record.service.vips.iter();
+    let vip = vips.find_map(|vip| match vip {
+        Vip::Host(vip) if vip.network == local.network => Some(vip.address),
+        Vip::Host(_) | Vip::Range { .. } => None,
+    });
+    // One without an address has endpoints all the same.
+    let address = vip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    Some(Served {
+        destination: SocketAddr::new(address, port),
+        target: Target::Service {
+            record: Arc::clone(record),
+            protocol: protocol(record, port)?,
+        },
+    })
 }
 
 fn service(

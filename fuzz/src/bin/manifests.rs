@@ -1,4 +1,4 @@
-//! Objects as whoever may write some would: read or refused, and what is read is translated, each way the same.
+//! Objects as whoever may write some would: read or refused; what is read is translated, and nothing is left of it when it is gone.
 
 #![no_main]
 
@@ -18,5 +18,16 @@ fuzz_target!(|text: &str| {
     assert_eq!(changes.is_empty(), document.objects.is_empty());
     let mut index = Index::new(Arc::new(Mesh::default()));
     index.apply(changes);
-    index.apply(folder.remove(path));
+    let transaction = index.apply(folder.remove(path));
+    let left = transaction
+        .addresses
+        .iter()
+        .any(|(_, address)| address.is_some());
+    assert!(!left, "something is served of nothing");
+    assert!(
+        transaction
+            .configurations
+            .iter()
+            .all(|(_, configuration)| configuration.is_none())
+    );
 });

@@ -15,4 +15,8 @@ fuzz_target!(|bytes: &[u8]| {
         let again = decode::authorization(&encode::authorization(&policy));
         assert_eq!(again.expect("what was encoded here"), policy);
     }
+    if let Ok(configuration) = decode::configuration(bytes) {
+        let again = decode::configuration(&encode::configuration(&configuration));
+        assert_eq!(again.expect("what was encoded here"), configuration);
+    }
 });

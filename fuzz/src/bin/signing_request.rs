@@ -16,7 +16,8 @@ use tulle_model::SpiffeId;
 fuzz_target!(|der: &[u8]| {
     let (ca, id) = &*CA;
     let text = STANDARD.encode(der);
-    let pem = format!("-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n");
+    let pem =
+        format!("-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n");
     let Ok(chain) = ca.issue(&pem, id, HOUR, SystemTime::now()) else {
         return;
     };
@@ -31,7 +32,9 @@ fuzz_target!(|der: &[u8]| {
 });
 
 static CA: LazyLock<(SigningCa, SpiffeId)> = LazyLock::new(|| {
-    let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/cart".parse().expect("an identity");
+    let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/cart"
+        .parse()
+        .expect("an identity");
     let ca = SigningCa::generate(id.trust_domain(), SystemTime::now()).expect("a CA");
     (ca, id)
 });

@@ -95,7 +95,7 @@ pub(crate) async fn strangers_leave_places_for_others(sandbox: Sandbox) -> Resul
 }
 
 /// `xds-debug-namespace-auth`, `xds-api-generator-auth`: types that other control planes serve to those who know their names.
-pub(crate) async fn only_two_types_are_served(sandbox: Sandbox) -> Result<()> {
+pub(crate) async fn only_known_types_are_served(sandbox: Sandbox) -> Result<()> {
     let world = World::start(&sandbox).await?;
     let at = ControlPlane::of(&world.mesh);
     let token = Forge::at(&world.mesh)?.node1();

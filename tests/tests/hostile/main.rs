@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         case!(connections::connections_without_tunnels_are_bounded_per_pod),
         case!(control_plane::garbage_and_floods_are_cut),
         case!(control_plane::strangers_leave_places_for_others),
-        case!(control_plane::only_two_types_are_served),
+        case!(control_plane::only_known_types_are_served),
         case!(control_plane::pages_for_operators_are_not_for_pods),
         case!(garbage::what_is_no_hbone_is_cut),
         case!(reviewed::tokens_of_an_api_server).limit(Duration::from_secs(120)),

@@ -1,6 +1,11 @@
 //! Servers and clients as users have them.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -22,33 +27,54 @@ use tokio::{
 };
 use tulle_lab::Pod;
 
-/// A server of HTTP/1 and HTTP/2 that says what it was asked.
-pub(crate) struct Server(AbortHandle);
+/// A server of HTTP/1 and HTTP/2 that says what it was asked, and remembers it.
+pub(crate) struct Server {
+    task: AbortHandle,
+    asked: Asked,
+}
+
+/// What was asked, as JSON.
+type Asked = Arc<Mutex<Vec<Value>>>;
 
 impl Server {
     /// Serves on port 8080 of a pod.
     pub(crate) fn start(pod: &Pod) -> Result<Self> {
         let name = pod.name().to_owned();
         let listener = pod.listen(8080).context("cannot listen on 8080")?;
+        let asked = Asked::default();
+        let remembered = Arc::clone(&asked);
         let serving = tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                tokio::spawn(converse(tcp, name.clone()));
+                tokio::spawn(converse(tcp, name.clone(), Arc::clone(&remembered)));
             }
         });
-        Ok(Self(serving.abort_handle()))
+        Ok(Self {
+            task: serving.abort_handle(),
+            asked,
+        })
+    }
+
+    /// What it was asked for so far at a path, with whatever query.
+    pub(crate) fn asked(&self, path: &str) -> Vec<Value> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |said: &&Value| {
+            let uri: Option<hyper::Uri> = said["uri"].as_str().and_then(|uri| uri.parse().ok());
+            uri.is_some_and(|uri| uri.path() == path)
+        };
+        asked.iter().filter(is_it).cloned().collect()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
-async fn converse(tcp: TcpStream, name: String) -> Result<()> {
+async fn converse(tcp: TcpStream, name: String, asked: Asked) -> Result<()> {
     let mut start = [0; 4];
     let length = tcp.peek(&mut start).await?;
-    let service = service_fn(move |request| answer(request, name.clone()));
+    let service = service_fn(move |request| answer(request, name.clone(), Arc::clone(&asked)));
     if start.get(..length) == Some(b"PRI ") {
         let server = Http2Server::new(TokioExecutor::new());
         server.serve_connection(TokioIo::new(tcp), service).await?;
@@ -60,11 +86,13 @@ async fn converse(tcp: TcpStream, name: String) -> Result<()> {
     Ok(())
 }
 
-/// All that it sees of a request, as JSON.
+/// All that it sees of a request, as JSON. Headers say what else it does, if they name it or all: `x-fail` answers with 503, `x-hang` not at
+/// all, `x-drop` closes the connection.
 async fn answer(
     request: Request<Incoming>,
     name: String,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+    asked: Asked,
+) -> Result<Response<Full<Bytes>>, io::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes());
     let headers: serde_json::Map<String, Value> = head
@@ -86,6 +114,24 @@ async fn answer(
         "body": body.map_or(0, |body| body.len()),
     });
     let mut response = Response::new(Full::from(said.to_string()));
+    let is_told = |header: &str| {
+        let whom = head.headers.get(header);
+        whom.is_some_and(|whom| *whom == *name || *whom == *"all")
+    };
+    let (fails, hangs, drops) = (is_told("x-fail"), is_told("x-hang"), is_told("x-drop"));
+    asked
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(said);
+    if hangs {
+        std::future::pending::<()>().await;
+    }
+    if drops {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
+    if fails {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
     let status = head
         .headers
         .get("x-status")

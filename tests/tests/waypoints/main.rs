@@ -9,6 +9,7 @@ mod bytes;
 mod deployed;
 mod policies;
 mod requests;
+mod routes;
 mod served;
 mod world;
 
@@ -18,6 +19,15 @@ fn main() -> ExitCode {
         case!(requests::each_finds_an_endpoint),
         case!(requests::both_versions),
         case!(requests::failures_are_told),
+        case!(routes::take_what_fits),
+        case!(routes::share_requests),
+        case!(routes::change_requests),
+        case!(routes::send_clients_elsewhere),
+        case!(routes::try_again),
+        case!(routes::limit_time),
+        case!(routes::copy_requests),
+        case!(routes::let_pages_call),
+        case!(routes::are_followed),
         case!(policies::hold),
         case!(policies::are_told),
         case!(policies::keys_are_fetched_by_nobody),

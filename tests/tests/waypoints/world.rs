@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  node1: shop/cart (client)  shop/w (waypoint)  shop/one          node2: shop/two
-//!         service `web`, 10.96.200.1, of `one` and `two`, is behind `w`
+//!         service `web`, 10.96.200.1, of `one` and `two`, is behind `w`; services `one` and `two` are of one pod each
 //! ```
 
 use std::{
@@ -19,7 +19,10 @@ pub(crate) async fn start(sandbox: &Sandbox) -> Result<Mesh> {
     let mut mesh = Mesh::start(lab, MeshConfig::new()?).await?;
     mesh.apply(SHOP).await?;
     for (pod, node) in [(CART, "node1"), (ONE, "node1"), (TWO, "node2")] {
-        let spec = PodSpec::new(pod, node).label("app", if pod == CART { "cart" } else { "web" });
+        let name = pod.trim_start_matches("shop/");
+        let spec = PodSpec::new(pod, node)
+            .label("app", if pod == CART { "cart" } else { "web" })
+            .label("version", name);
         mesh.start_pod(spec).await?;
     }
     mesh.label_namespace("shop", "istio.io/dataplane-mode", "ambient")
@@ -79,6 +82,16 @@ const SHOP: &str = "
 apiVersion: v1
 kind: Namespace
 metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: one, namespace: shop}
+spec: {clusterIP: 10.96.200.11, selector: {version: one}, ports: [{name: http, port: 8000, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: two, namespace: shop}
+spec: {clusterIP: 10.96.200.12, selector: {version: two}, ports: [{name: http, port: 8000, targetPort: 8080}]}
 ";
 
 /// Ports of which something is said, and one of which nothing is.

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 use tulle_model::{SpiffeId, Uid};
 
-use super::exchange::Upload;
+use super::upload::Upload;
 
 /// The HTTP connections of a thread.
 #[derive(Default)]

@@ -2,18 +2,22 @@
 
 use std::{
     cell::Cell,
+    future::Future,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context as Task, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tulle_http::{Backend, Headers, Route};
+use tulle_model::Uid;
 
 use super::{connections::Lease, stream::Context, upstream::Hop};
 use crate::telemetry::{Outcome, Requested};
@@ -22,9 +26,14 @@ use crate::telemetry::{Outcome, Requested};
 pub(super) struct Exchange {
     context: Rc<Context>,
     started: Instant,
+    limited_from: Instant,
     requested: Requested,
     outcome: Outcome,
     received: Rc<Cell<u64>>,
+    /// What its response says besides.
+    besides: Vec<(HeaderName, HeaderValue)>,
+    /// What the backend changes of its response.
+    of_backend: Option<Headers>,
     /// The client has got all of it.
     complete: bool,
 }
@@ -34,9 +43,12 @@ impl Exchange {
         Self {
             context,
             started: Instant::now(),
+            limited_from: Instant::now(),
             requested: Requested::of(request),
             outcome: Outcome::default(),
             received: Rc::default(),
+            besides: Vec::new(),
+            of_backend: None,
             complete: false,
         }
     }
@@ -55,6 +67,53 @@ impl Exchange {
     /// Counts the bytes of the request's body.
     pub(super) fn received(&self) -> Rc<Cell<u64>> {
         Rc::clone(&self.received)
+    }
+
+    /// The route that has taken it.
+    pub(super) fn takes(&mut self, route: &Arc<Route>) {
+        self.outcome.route = Some(Arc::clone(route));
+    }
+
+    /// The backend of the route that was chosen.
+    pub(super) fn is_for(&mut self, backend: &Backend) {
+        self.of_backend = Some(backend.response_headers.clone());
+    }
+
+    /// What its response says, whoever gives it.
+    pub(super) fn says_besides(&mut self, headers: Vec<(HeaderName, HeaderValue)>) {
+        self.besides = headers;
+    }
+
+    /// Makes of a response what the client is to see.
+    pub(super) fn changes(&self, headers: &mut HeaderMap) {
+        if let Some(changes) = &self.of_backend {
+            changes.apply(headers);
+        }
+        if let Some(route) = &self.outcome.route {
+            route.response_headers.apply(headers);
+        }
+        for (name, value) in &self.besides {
+            match *name == header::VARY {
+                true => headers.append(name, value.clone()),
+                false => headers.insert(name, value.clone()).is_some(),
+            };
+        }
+    }
+
+    /// From when on limits count.
+    pub(super) fn limited_from(&self) -> Instant {
+        self.limited_from
+    }
+
+    /// Limits count from now on.
+    pub(super) fn starts_now(&mut self) {
+        self.limited_from = Instant::now();
+    }
+
+    /// The endpoint that it was last sent to.
+    pub(super) fn endpoint(&self) -> Option<Uid> {
+        let hop = self.outcome.hop.as_ref()?;
+        Some(hop.workload.as_ref()?.uid.clone())
     }
 
     pub(super) fn elapsed(&self) -> Duration {
@@ -101,50 +160,13 @@ impl Drop for Exchange {
     }
 }
 
-/// What an endpoint is sent.
-pub(super) struct Upload {
-    body: Incoming,
-    /// Counts its bytes.
-    received: Rc<Cell<u64>>,
-}
-
-impl Upload {
-    pub(super) fn new(body: Incoming, received: Rc<Cell<u64>>) -> Self {
-        Self { body, received }
-    }
-}
-
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Task<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            self.received.set(self.received.get() + data.len() as u64);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 /// What a client is sent.
 pub(super) struct Answer {
     body: AnswerBody,
     exchange: Exchange,
     lease: Option<Lease>,
+    /// After which it is cut off.
+    limit: Option<Pin<Box<Sleep>>>,
 }
 
 enum AnswerBody {
@@ -154,11 +176,17 @@ enum AnswerBody {
 
 impl Answer {
     /// What an endpoint says.
-    pub(super) fn of_endpoint(body: Incoming, exchange: Exchange, lease: Option<Lease>) -> Self {
+    pub(super) fn of_endpoint(
+        body: Incoming,
+        exchange: Exchange,
+        lease: Option<Lease>,
+        limit: Option<Instant>,
+    ) -> Self {
         let mut answer = Self {
             body: AnswerBody::Endpoint(body),
             exchange,
             lease,
+            limit: limit.map(|limit| Box::pin(sleep_until(limit))),
         };
         if answer.is_end_stream() {
             answer.ended();
@@ -172,6 +200,7 @@ impl Answer {
             body: AnswerBody::Own(Full::new(text)),
             exchange,
             lease: None,
+            limit: None,
         };
         if answer.is_end_stream() {
             answer.ended();
@@ -187,16 +216,35 @@ impl Answer {
     }
 }
 
+/// Why an answer ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CutOff {
+    #[error(transparent)]
+    Endpoint(hyper::Error),
+    #[error("it took too long")]
+    TooLate,
+}
+
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = CutOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Task<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        if let Some(limit) = &mut self.limit
+            && limit.as_mut().poll(cx).is_ready()
+        {
+            self.limit = None;
+            self.exchange.failed("UT", "response_timeout", None);
+            return Poll::Ready(Some(Err(CutOff::TooLate)));
+        }
         let frame = match &mut self.body {
-            AnswerBody::Endpoint(body) => ready!(Pin::new(body).poll_frame(cx)),
+            AnswerBody::Endpoint(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                frame.map(|frame| frame.map_err(CutOff::Endpoint))
+            }
             AnswerBody::Own(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 frame.map(|frame| frame.map_err(|never| match never {}))

@@ -24,9 +24,10 @@ use tulle_net::Netns;
 use tulle_state::{PolicyEpoch, Snapshot, SnapshotReader, Workload};
 use tulle_telemetry::describe;
 
-use super::{stream, upstream::Upstreams};
+use super::{requests::Budget, stream, upstream::Upstreams};
 use crate::{
     config::{Instance, ProxySettings},
+    configuration::Configurations,
     telemetry::Metrics,
 };
 
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) settings: ProxySettings,
     pub(crate) metrics: Metrics,
     pub(crate) netns: Netns,
+    pub(crate) configurations: Arc<Configurations>,
 }
 
 impl Shared {
@@ -57,6 +59,7 @@ impl Shared {
 pub(crate) struct Front {
     pub(crate) shared: Arc<Shared>,
     pub(super) upstreams: Upstreams,
+    pub(super) retries: Budget,
     handshakes: Handshakes,
     /// Cancelled when the process drains: take nothing new.
     pub(super) drain: CancellationToken,
@@ -110,6 +113,7 @@ impl Front {
         let listener = TcpListener::from_std(listener)?;
         Ok(Rc::new(Self {
             upstreams: Upstreams::new(Arc::clone(&shared)),
+            retries: Budget::default(),
             handshakes: Handshakes::new(shared.settings.max_handshakes),
             drain: CancellationToken::new(),
             listener: RefCell::new(Some(listener)),

@@ -9,6 +9,8 @@ use tulle_policy::PolicySet;
 use tulle_route::{NotServed, Served, served};
 use tulle_state::{Snapshot, Workload};
 
+use crate::configuration::ServiceRoutes;
+
 use super::{
     front::{Peer, Shared},
     io::Stream,
@@ -29,10 +31,26 @@ pub(crate) struct Context {
 /// What is known of a destination, as of one generation of the mesh.
 #[derive(Clone)]
 struct Known {
-    generation: u64,
+    generation: Generation,
     /// As it was when it was last served.
     last: Rc<Now>,
     is_served: bool,
+}
+
+/// What was there when something was looked at. Looked at before it: what changes in between is seen the next time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Generation {
+    mesh: u64,
+    configuration: u64,
+}
+
+impl Generation {
+    fn of(shared: &Shared, snapshot: &Snapshot) -> Self {
+        Self {
+            mesh: snapshot.generation(),
+            configuration: shared.configurations.generation(),
+        }
+    }
 }
 
 /// A destination, and what leads to it.
@@ -41,6 +59,8 @@ pub(crate) struct Now {
     pub(crate) own: Arc<Workload>,
     pub(crate) served: Served,
     pub(super) policies: PolicySet,
+    /// Of the service, if it has any.
+    pub(super) routes: Option<Arc<ServiceRoutes>>,
 }
 
 impl Now {
@@ -54,6 +74,9 @@ impl Now {
         Ok(Self {
             own: Arc::clone(own),
             policies: policy::about(shared, snapshot, &served),
+            routes: served
+                .service()
+                .and_then(|record| shared.configurations.routes(&record.service.key)),
             served,
         })
     }
@@ -66,8 +89,9 @@ impl Context {
         let shared = &self.peer.front.shared;
         let snapshot = shared.snapshots.load();
         let mut known = self.known.borrow_mut();
-        if known.generation != snapshot.generation() {
-            known.generation = snapshot.generation();
+        let generation = Generation::of(shared, &snapshot);
+        if known.generation != generation {
+            known.generation = generation;
             let now = Now::of(shared, &snapshot, &self.authority);
             known.is_served = now.is_ok();
             if let Ok(now) = now {
@@ -126,12 +150,13 @@ fn admitted(peer: Rc<Peer>, incoming: &Incoming) -> Option<Context> {
         return None;
     }
     let snapshot = shared.snapshots.load();
+    let generation = Generation::of(shared, &snapshot);
     match Now::of(shared, &snapshot, incoming.authority()) {
         Ok(now) => Some(Context {
             destination: now.served.destination,
             authority: incoming.authority().to_owned(),
             known: RefCell::new(Known {
-                generation: snapshot.generation(),
+                generation,
                 last: Rc::new(now),
                 is_served: true,
             }),

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode, Version};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
 use smallvec::SmallVec;
@@ -19,10 +19,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tulle_hbone::{ConnectError, DialFuture, Pool, tls};
-use tulle_model::{SpiffeId, Uid};
+use tulle_model::{AppProtocol, SpiffeId, Uid, http::BackendService};
 use tulle_net::connect::{ConnectOptions, connect};
-use tulle_route::{Named, Outbound, Route, RouteError, baggage, connect_request, forward};
-use tulle_state::{Snapshot, Workload};
+use tulle_route::{Named, Outbound, Route, RouteError, Served, baggage, connect_request, forward};
+use tulle_state::{ServiceRecord, Snapshot, Workload};
 
 use super::{
     connections::{HttpKey, HttpPool, Lease, Own, Place},
@@ -55,6 +55,8 @@ pub(crate) struct Hop {
     pub(crate) address: SocketAddr,
     pub(crate) workload: Option<Arc<Workload>>,
     pub(crate) tunnelled: bool,
+    /// What it is an endpoint of.
+    pub(crate) service: Option<Arc<ServiceRecord>>,
 }
 
 /// An HTTP connection to an endpoint, for one request.
@@ -68,6 +70,8 @@ pub(super) enum Sender {
 pub(super) enum Failed {
     #[error(transparent)]
     Route(#[from] RouteError),
+    #[error("there is no service {} with port {}", .0.key, .0.port)]
+    Backend(BackendService),
     #[error("{name} cannot be resolved")]
     Name { name: Arc<str>, source: io::Error },
     #[error(transparent)]
@@ -88,7 +92,7 @@ impl Failed {
     /// Whether another endpoint may do better. Nothing of the request was sent.
     fn is_retryable(&self) -> bool {
         match self {
-            Self::Route(_) => false,
+            Self::Route(_) | Self::Backend(_) => false,
             // Unavailable: the app behind that endpoint was not reached.
             Self::Tunnel(error) => match error.root() {
                 ConnectError::Refused(status) => *status == StatusCode::SERVICE_UNAVAILABLE,
@@ -118,36 +122,58 @@ impl Upstreams {
         context: &Context,
         exclude: &mut Vec<Uid>,
     ) -> Result<(ToEndpoint, Hop), Failed> {
+        let target = self.target(context, None)?;
         let open = async |route, _: &Hop| self.open(context, route).await;
-        self.first_reached(context, exclude, open).await
+        self.first_reached(context, &target, exclude, open).await
     }
 
-    /// An HTTP connection to an endpoint. Those that were tried in vain are added to `exclude`.
+    /// An HTTP connection to an endpoint of a backend, or of what the client asked for, in the version that the client or the backend
+    /// speaks. Those that were tried in vain are added to `exclude`.
     pub(super) async fn http(
         &self,
         context: &Context,
-        http2: bool,
+        backend: Option<&BackendService>,
+        version: Version,
         exclude: &mut Vec<Uid>,
     ) -> Result<(Sender, Hop), Failed> {
+        let target = self.target(context, backend)?;
+        let speaks_http2 = matches!(target.protocol(), AppProtocol::Http2 | AppProtocol::Grpc);
+        let http2 = version == Version::HTTP_2 || speaks_http2;
         let sender = async |route, hop: &Hop| self.sender(context, route, hop, http2).await;
-        self.first_reached(context, exclude, sender).await
+        self.first_reached(context, &target, exclude, sender).await
+    }
+
+    /// What is meant, as it is now.
+    fn target(
+        &self,
+        context: &Context,
+        backend: Option<&BackendService>,
+    ) -> Result<Served, Failed> {
+        let now = context.now().unwrap_or_else(|| context.last());
+        let Some(backend) = backend else {
+            return Ok(now.served.clone());
+        };
+        let snapshot = self.shared.snapshots.load();
+        let target = tulle_route::backend(&snapshot, &now.own, &backend.key, backend.port);
+        target.ok_or_else(|| Failed::Backend(backend.clone()))
     }
 
     /// Chooses endpoints until one is reached.
     async fn first_reached<T>(
         &self,
         context: &Context,
+        target: &Served,
         exclude: &mut Vec<Uid>,
         reach: impl AsyncFn(Outbound, &Hop) -> Result<T, Failed>,
     ) -> Result<(T, Hop), Failed> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let route = match (self.route(context, exclude).await, last.take()) {
+            let route = match (self.route(context, target, exclude).await, last.take()) {
                 (Ok(route), _) => route,
                 // No other endpoint: what the first one said is worth more.
                 (Err(_), Some(failed)) | (Err(failed), None) => return Err(failed),
             };
-            let hop = Hop::of(&route);
+            let hop = Hop::of(&route, target);
             match reach(route, &hop).await {
                 Ok(reached) => return Ok((reached, hop)),
                 Err(failed) if failed.is_retryable() => {
@@ -173,11 +199,16 @@ impl Upstreams {
     }
 
     /// Where the next connection goes.
-    async fn route(&self, context: &Context, exclude: &[Uid]) -> Result<Outbound, Failed> {
+    async fn route(
+        &self,
+        context: &Context,
+        target: &Served,
+        exclude: &[Uid],
+    ) -> Result<Outbound, Failed> {
         let snapshot = self.shared.snapshots.load();
         let mut random = fastrand::Rng::new();
         let now = context.now().unwrap_or_else(|| context.last());
-        match forward(&snapshot, &now.own, &now.served, exclude, &mut random)? {
+        match forward(&snapshot, &now.own, target, exclude, &mut random)? {
             Route::To(outbound) => Ok(outbound),
             // The rare way, and a long one.
             Route::ByName(named) => Box::pin(self.named(&now, &snapshot, &named, exclude)).await,
@@ -354,17 +385,20 @@ fn nowhere() -> Failed {
 }
 
 impl Hop {
-    fn of(route: &Outbound) -> Self {
+    fn of(route: &Outbound, target: &Served) -> Self {
+        let service = target.service().cloned();
         match route {
             Outbound::Passthrough { addr } => Self {
                 address: *addr,
                 workload: None,
                 tunnelled: false,
+                service,
             },
             Outbound::Plain { addr, workload, .. } => Self {
                 address: *addr,
                 workload: Some(Arc::clone(workload)),
                 tunnelled: false,
+                service,
             },
             Outbound::Hbone {
                 next_hop,
@@ -375,6 +409,7 @@ impl Hop {
                 address: SocketAddr::new(next_hop.ip(), authority.port()),
                 workload: Some(Arc::clone(workload)),
                 tunnelled: true,
+                service,
             },
         }
     }

@@ -129,7 +129,7 @@ fn a_route_says_whether_it_is_in_order_whether_its_backends_are_there_and_who_se
 }
 
 #[test]
-fn a_route_that_is_in_order_says_that_nothing_enforces_it() {
+fn a_route_that_is_in_order_says_what_of_it_has_no_effect() {
     let spec = format!("parentRefs: [{SERVICE}], hostnames: [a.example]");
     let index = index(&[WAYPOINT, BOUND, &route(&spec, "")].concat());
     let wanted = wanted(&index);
@@ -138,10 +138,7 @@ fn a_route_that_is_in_order_says_that_nothing_enforces_it() {
         .flat_map(|parent| &parent.conditions)
         .next()
         .unwrap();
-    assert!(
-        accepted.message.starts_with("in order, and not enforced: "),
-        "{accepted:?}"
-    );
+    assert!(accepted.message.starts_with("in order; "), "{accepted:?}");
     assert!(
         accepted.message.contains("spec.hostnames: no effect"),
         "{accepted:?}"

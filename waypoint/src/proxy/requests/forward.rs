@@ -1,0 +1,307 @@
+//! Carries a request to endpoints until one answers.
+
+use std::{rc::Rc, time::Duration};
+
+use http::{Method, Request, Response, StatusCode, request::Parts};
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep, timeout_at};
+use tulle_http::Route;
+use tulle_model::{Uid, http::BackendService};
+use tulle_route::RouteError;
+use tulle_telemetry::describe;
+
+use super::{
+    super::{
+        connections::Lease,
+        exchange::{Answer, Exchange},
+        stream::Context,
+        upload::{Source, Upload},
+        upstream::{Failed, Sender},
+    },
+    limits,
+    prepare::{for_http1, for_http2},
+    reply::{answer, own, unreachable},
+    retry::{Policy, Tried},
+};
+
+/// Where a request goes, and how long it may take.
+pub(super) struct Plan<'a> {
+    /// The service that it was sent to, if there is none.
+    pub(super) backend: Option<BackendService>,
+    policy: Policy<'a>,
+    timeout: Option<Duration>,
+    try_timeout: Option<Duration>,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(route: Option<&'a Route>, backend: Option<BackendService>) -> Self {
+        Self {
+            backend,
+            policy: Policy::new(route.and_then(|route| route.retry.as_ref())),
+            timeout: route.and_then(|route| route.timeout),
+            try_timeout: route.and_then(|route| route.try_timeout),
+        }
+    }
+}
+
+pub(super) async fn forward(
+    context: &Rc<Context>,
+    mut exchange: Exchange,
+    request: Request<Source>,
+    plan: Plan<'_>,
+) -> Response<Answer> {
+    let budget = &context.peer.front.retries;
+    let _active = budget.begin();
+    let (head, source) = request.into_parts();
+    let own_limit = limits::grpc_timeout(&head.headers).filter(|_| exchange.is_grpc());
+    let limit = [plan.timeout, own_limit].into_iter().flatten().min();
+    let deadline = limit.and_then(|limit| exchange.limited_from().checked_add(limit));
+    let attempts = plan.policy.attempts();
+    if attempts > 0 {
+        source.keep(KEPT);
+    }
+    let mut exclude = Vec::new();
+    // Those of which nothing was sent, and those that the policy wants.
+    let (mut unsent, mut again) = (0, 0);
+    let mut counted = None;
+    loop {
+        let now = Instant::now();
+        let try_limit = plan.try_timeout.and_then(|limit| now.checked_add(limit));
+        let until = [deadline, try_limit].into_iter().flatten().min();
+        let sending = Box::pin(one(
+            context,
+            &plan,
+            &mut exchange,
+            (head.clone(), source.upload()),
+            until,
+            &mut exclude,
+        ));
+        let tried = match until {
+            Some(until) => timeout_at(until, sending).await,
+            None => Ok(sending.await),
+        };
+        let failure = match tried {
+            Ok(Ok((response, lease))) => {
+                let wanted = plan.policy.wants(&Tried::answered(&response));
+                if !wanted || again >= attempts {
+                    if wanted && again > 0 {
+                        exchange.failed("URX", "retry_limit_exceeded", None);
+                    }
+                    source.forget();
+                    return answer(exchange, response, lease, until);
+                }
+                Failure::Answered(Box::new((response, lease)))
+            }
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::TimedOut {
+                whole: deadline.is_some_and(|deadline| Instant::now() >= deadline),
+            },
+        };
+        let is_over = matches!(failure, Failure::TimedOut { whole: true });
+        // Another connection, and if that was a new one, another endpoint.
+        let is_free = match &failure {
+            Failure::Unsent { .. } => unsent < UNSENT,
+            // A server may close a connection at the moment when it is used again.
+            Failure::Lost { reused, .. } => *reused && unsent == 0 && is_idempotent(&head.method),
+            _ => false,
+        };
+        let is_possible = !is_over && source.is_whole();
+        let mut pause = Duration::ZERO;
+        let tries_again = if is_possible && is_free {
+            unsent += 1;
+            true
+        } else if is_possible && again < attempts && plan.policy.wants(&failure.tried()) {
+            again += 1;
+            pause = plan.policy.pause(again, fastrand::f64());
+            counted = budget.again();
+            counted.is_some()
+        } else {
+            false
+        };
+        // What would not be over in time is not begun.
+        let is_in_time = deadline.is_none_or(|deadline| now_and(pause) < deadline);
+        if !tries_again || !is_in_time {
+            source.forget();
+            return failed(exchange, failure, until);
+        }
+        if !matches!(failure, Failure::Unsent { reused: true, .. }) {
+            exclude.extend(exchange.endpoint());
+        }
+        drop(failure);
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+        drop(counted.take());
+    }
+}
+
+/// Why a try has not led to an answer.
+pub(super) enum Failure {
+    Unreachable(Failed),
+    /// Nothing of the request was sent.
+    Unsent {
+        /// By a connection that had served others, and may have ended by itself.
+        reused: bool,
+        error: hyper::Error,
+    },
+    Lost {
+        reused: bool,
+        /// The endpoint said that it has not looked at it.
+        refused: bool,
+        error: hyper::Error,
+    },
+    TimedOut {
+        /// Not this try, but all of them.
+        whole: bool,
+    },
+    /// With what is worth another try.
+    Answered(Box<(Response<Incoming>, Option<Lease>)>),
+}
+
+impl Failure {
+    fn tried(&self) -> Tried<'_> {
+        match self {
+            Self::Unreachable(_) | Self::Unsent { .. } => Tried::Unreachable,
+            Self::Lost { refused: true, .. } => Tried::Refused,
+            Self::Lost { .. } => Tried::Lost,
+            Self::TimedOut { .. } => Tried::TimedOut,
+            Self::Answered(answered) => Tried::answered(&answered.0),
+        }
+    }
+}
+
+/// The answer to the client when no try has led to one.
+fn failed(mut exchange: Exchange, failure: Failure, until: Option<Instant>) -> Response<Answer> {
+    match failure {
+        Failure::Unreachable(failed) => unreachable(exchange, &failed),
+        Failure::Unsent { error, .. } | Failure::Lost { error, .. } => {
+            exchange.failed(
+                "UC",
+                "upstream_reset_before_response_started",
+                Some(describe(&error)),
+            );
+            let text = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
+            own(exchange, StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+        Failure::TimedOut { whole } => {
+            let details = match whole {
+                true => "response_timeout",
+                false => "upstream_per_try_timeout",
+            };
+            exchange.failed("UT", details, None);
+            own(
+                exchange,
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream request timeout",
+            )
+        }
+        Failure::Answered(answered) => {
+            let (response, lease) = *answered;
+            exchange.failed("URX", "retry_limit_exceeded", None);
+            answer(exchange, response, lease, until)
+        }
+    }
+}
+
+/// One try.
+async fn one(
+    context: &Rc<Context>,
+    plan: &Plan<'_>,
+    exchange: &mut Exchange,
+    (mut head, body): (Parts, Upload),
+    until: Option<Instant>,
+    exclude: &mut Vec<Uid>,
+) -> Result<(Response<Incoming>, Option<Lease>), Failure> {
+    let upstreams = &context.peer.front.upstreams;
+    let before = exclude.len();
+    let mut found = upstreams
+        .http(context, plan.backend.as_ref(), head.version, exclude)
+        .await;
+    // None but those that have failed before: then one of them.
+    if before > 0 && matches!(found, Err(Failed::Route(RouteError::NoEndpoint { .. }))) {
+        exclude.clear();
+        found = upstreams
+            .http(context, plan.backend.as_ref(), head.version, exclude)
+            .await;
+    }
+    let (sender, hop) = found.map_err(Failure::Unreachable)?;
+    exchange.goes_to(hop);
+    if let Some(until) = until {
+        limits::put_grpc_timeout(&mut head.headers, until);
+    }
+    send(sender, Request::from_parts(head, body)).await
+}
+
+pub(super) async fn send(
+    sender: Sender,
+    mut request: Request<Upload>,
+) -> Result<(Response<Incoming>, Option<Lease>), Failure> {
+    match sender {
+        Sender::Http1(mut own) => {
+            for_http1(&mut request);
+            match own.sender.try_send_request(request).await {
+                Ok(response) => {
+                    let stays = response.status() != StatusCode::SWITCHING_PROTOCOLS;
+                    Ok((response, stays.then_some(Lease::Http1(own))))
+                }
+                Err(mut failed) => Err(match failed.take_message() {
+                    Some(_) => Failure::Unsent {
+                        reused: own.reused,
+                        error: failed.into_error(),
+                    },
+                    None => Failure::Lost {
+                        reused: own.reused,
+                        refused: false,
+                        error: failed.into_error(),
+                    },
+                }),
+            }
+        }
+        Sender::Http2(mut shared) => {
+            for_http2(&mut request);
+            match shared.sender.try_send_request(request).await {
+                Ok(response) => Ok((response, Some(Lease::Http2(shared)))),
+                Err(mut failed) => Err(match failed.take_message() {
+                    Some(_) => Failure::Unsent {
+                        reused: true,
+                        error: failed.into_error(),
+                    },
+                    None => {
+                        let error = failed.into_error();
+                        Failure::Lost {
+                            reused: false,
+                            refused: is_refused(&error),
+                            error,
+                        }
+                    }
+                }),
+            }
+        }
+    }
+}
+
+/// Whether an endpoint said of a stream that it has not looked at it (RFC 9113 §8.7).
+fn is_refused(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// RFC 9110 §9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    method.is_idempotent()
+}
+
+fn now_and(pause: Duration) -> Instant {
+    Instant::now() + pause
+}
+
+/// Bytes of a body that are kept for another try.
+const KEPT: usize = 64 << 10;
+/// Connections that are tried after the first, when nothing was sent.
+const UNSENT: u32 = 2;
