@@ -6,14 +6,16 @@
 //! - under ALLOW the rule with that part is left out, but the policy is sent: its presence refuses what no rule allows;
 //! - under DENY the part is left out, and the rule refuses more. A rule of nothing but such parts refuses everything.
 //!
-//! A part that cannot be translated is a field of L7, a field or key that is not known, or a value that is not valid.
+//! A part that cannot be translated is a field or key that is not known, or a value that is not valid; and, for node proxies, whatever is
+//! about requests. Waypoints see those.
 
 mod values;
 
 use std::collections::BTreeSet;
 
 use tulle_model::{
-    Action, Authorization, Clause, Match, PolicyKey, PolicyTarget, Rule, Scope, TargetKind,
+    Action, Authorization, Clause, HeaderMatch, HttpMatch, Match, PolicyKey, PolicyTarget, Rule,
+    Scope, TargetKind,
 };
 
 use super::{Finding, PolicyReport, report::unreadable};
@@ -36,6 +38,7 @@ pub fn authorization(
     let mut translation = Translation {
         mesh,
         namespace: policy.metadata.namespace(),
+        sees_requests: false,
         findings: Vec::new(),
     };
     if policy.is_unreadable {
@@ -52,8 +55,7 @@ pub fn authorization(
     (sent, report)
 }
 
-/// The resources of a policy with targets, for waypoints, and what became of it: one for each target that may be one. Waypoints are
-/// held to what node proxies can check, so that they permit no more than is written.
+/// The resources of a policy with targets, for waypoints, and what became of it: one for each target that may be one.
 pub fn targeted(mesh: &Mesh, policy: &AuthorizationPolicy) -> (Vec<Authorization>, PolicyReport) {
     let id = ObjectId {
         kind: Kind::AuthorizationPolicy,
@@ -62,6 +64,7 @@ pub fn targeted(mesh: &Mesh, policy: &AuthorizationPolicy) -> (Vec<Authorization
     let mut translation = Translation {
         mesh,
         namespace: policy.metadata.namespace(),
+        sees_requests: true,
         findings: Vec::new(),
     };
     if policy.is_unreadable {
@@ -201,6 +204,8 @@ fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
 struct Translation<'a> {
     mesh: &'a Mesh,
     namespace: &'a str,
+    /// Whether it is for a waypoint.
+    sees_requests: bool,
     findings: Vec<Finding>,
 }
 
@@ -287,6 +292,12 @@ impl Translation<'_> {
                 .accounts("notServiceAccounts", &source.not_service_accounts),
             source_ips: values.addresses("ipBlocks", &source.ip_blocks),
             not_source_ips: values.addresses("notIpBlocks", &source.not_ip_blocks),
+            http: requests(HttpMatch {
+                remote_ips: values.remote_addresses("remoteIpBlocks", &source.remote_ip_blocks),
+                not_remote_ips: values
+                    .remote_addresses("notRemoteIpBlocks", &source.not_remote_ip_blocks),
+                ..HttpMatch::default()
+            }),
             ..Match::default()
         };
         exact &= values.exact;
@@ -302,6 +313,15 @@ impl Translation<'_> {
         let value = Match {
             destination_ports: values.ports("ports", &operation.ports),
             not_destination_ports: values.ports("notPorts", &operation.not_ports),
+            http: requests(HttpMatch {
+                hosts: values.of_requests("hosts", &operation.hosts),
+                not_hosts: values.of_requests("notHosts", &operation.not_hosts),
+                methods: values.of_requests("methods", &operation.methods),
+                not_methods: values.of_requests("notMethods", &operation.not_methods),
+                paths: values.paths("paths", &operation.paths),
+                not_paths: values.paths("notPaths", &operation.not_paths),
+                ..HttpMatch::default()
+            }),
             ..Match::default()
         };
         exact &= values.exact;
@@ -309,6 +329,7 @@ impl Translation<'_> {
     }
 
     fn when(&mut self, path: &str, entry: &PolicyCondition) -> Part<Match> {
+        let sees_requests = self.sees_requests;
         let mut exact = self.known(path, &entry.unknown);
         let mut found = Match::default();
         let mut values = Values::new(self, path);
@@ -338,11 +359,34 @@ impl Translation<'_> {
                 found.destination_ports = values.ports("values", wanted);
                 found.not_destination_ports = values.ports("notValues", refused);
             }
-            key => {
-                let message =
-                    format!("{key} cannot be checked by node proxies, nor by waypoints yet");
-                values.inexact("key", message);
+            "remote.ip" if sees_requests => {
+                found.http = requests(HttpMatch {
+                    remote_ips: values.remote_addresses("values", wanted),
+                    not_remote_ips: values.remote_addresses("notValues", refused),
+                    ..HttpMatch::default()
+                });
             }
+            key => match values::header(key).filter(|_| sees_requests) {
+                Some(name) => {
+                    let header = HeaderMatch {
+                        name: name.into(),
+                        values: values.of_requests("values", wanted),
+                        not_values: values.of_requests("notValues", refused),
+                    };
+                    let says_nothing = header.values.is_empty() && header.not_values.is_empty();
+                    found.http = (!says_nothing).then(|| {
+                        Box::new(HttpMatch {
+                            headers: vec![header],
+                            ..HttpMatch::default()
+                        })
+                    });
+                }
+                None => {
+                    let message =
+                        format!("{key} cannot be checked by node proxies, nor by waypoints yet");
+                    values.inexact("key", message);
+                }
+            },
         }
         exact &= values.exact;
         self.not_empty(path, found, exact)
@@ -369,6 +413,11 @@ impl Translation<'_> {
         }
         unknown.is_empty()
     }
+}
+
+/// What is said of requests, if anything is.
+fn requests(conditions: HttpMatch) -> Option<Box<HttpMatch>> {
+    (conditions != HttpMatch::default()).then(|| Box::new(conditions))
 }
 
 /// An empty selector is no selector: the policy is for the whole namespace.

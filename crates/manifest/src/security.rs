@@ -139,7 +139,7 @@ pub struct RuleFrom {
     pub unknown: UnknownFields,
 }
 
-/// Who connects. Fields that only L7 can check are among the unknown ones.
+/// Who connects.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the names are those of the API")]
@@ -160,6 +160,10 @@ pub struct SourceMatch {
     pub ip_blocks: Vec<String>,
     #[serde(default, deserialize_with = "or_default")]
     pub not_ip_blocks: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub remote_ip_blocks: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub not_remote_ip_blocks: Vec<String>,
     #[serde(flatten)]
     pub unknown: UnknownFields,
 }
@@ -174,7 +178,7 @@ pub struct RuleTo {
     pub unknown: UnknownFields,
 }
 
-/// What is asked for. Fields that only L7 can check are among the unknown ones.
+/// What is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the names are those of the API")]
@@ -183,6 +187,18 @@ pub struct Operation {
     pub ports: Vec<String>,
     #[serde(default, deserialize_with = "or_default")]
     pub not_ports: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub hosts: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub not_hosts: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub methods: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub not_methods: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub paths: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub not_paths: Vec<String>,
     #[serde(flatten)]
     pub unknown: UnknownFields,
 }

@@ -34,6 +34,14 @@ impl PolicyKey {
         )
     }
 
+    /// The name of the object that it is of, whatever it is sent as.
+    pub fn object_name(&self) -> &str {
+        match self.target() {
+            Some(_) => self.name.splitn(4, '_').last().unwrap_or_default(),
+            None => &self.name,
+        }
+    }
+
     /// The target, if it is a policy for waypoints.
     pub fn target(&self) -> Option<PolicyTarget> {
         let mut parts = self.name.splitn(4, '_');
@@ -187,9 +195,51 @@ pub struct Match {
     pub not_destination_ips: Vec<IpNet>,
     pub destination_ports: Vec<u16>,
     pub not_destination_ports: Vec<u16>,
+    /// Conditions on a request, besides. Without any, the match is about connections.
+    pub http: Option<Box<HttpMatch>>,
     /// Something in this match could not be understood (an unknown matcher, a bad prefix, a port above 65535).
     /// Under ALLOW such a match never holds; under DENY it holds always. Either way access is not widened.
     pub malformed: bool,
+}
+
+/// Conditions on one request, to be held together with those on its connection.
+///
+/// A connection in which no HTTP is spoken has no requests: such a match never holds for it under ALLOW, and under DENY it holds if the
+/// rest does.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "the names are those of the specification")]
+pub struct HttpMatch {
+    /// With the port, if the client names one. Case does not count.
+    pub hosts: Vec<StringMatch>,
+    pub not_hosts: Vec<StringMatch>,
+    pub methods: Vec<StringMatch>,
+    pub not_methods: Vec<StringMatch>,
+    pub paths: Vec<PathMatch>,
+    pub not_paths: Vec<PathMatch>,
+    /// Where the request began, as far as those tell who passed it on.
+    pub remote_ips: Vec<IpNet>,
+    pub not_remote_ips: Vec<IpNet>,
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// What a header must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderMatch {
+    /// In lower case.
+    pub name: Arc<str>,
+    /// One of these. One that is absent is none of them.
+    pub values: Vec<StringMatch>,
+    /// And none of these.
+    pub not_values: Vec<StringMatch>,
+}
+
+/// What a path must be, without its query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    /// Compared as a text.
+    Text(StringMatch),
+    /// Compared element by element: `{*}` is any one, `{**}` one or more of them.
+    Template(Arc<str>),
 }
 
 /// How one text is compared.
@@ -236,6 +286,7 @@ mod tests {
             let target = PolicyTarget::new(kind, "web.v1");
             let key = PolicyKey::for_target("shop", "jwt_only-cart", &target);
             assert_eq!(key.target(), Some(target));
+            assert_eq!(key.object_name(), "jwt_only-cart");
         }
         for name in [
             "target",

@@ -21,8 +21,8 @@ mod workload;
 
 pub use address::{InvalidNetworkAddress, NetworkAddress};
 pub use authorization::{
-    Action, Authorization, Clause, Match, PolicyKey, PolicyTarget, Rule, Scope,
-    ServiceAccountMatch, StringMatch, TargetKind,
+    Action, Authorization, Clause, HeaderMatch, HttpMatch, Match, PathMatch, PolicyKey,
+    PolicyTarget, Rule, Scope, ServiceAccountMatch, StringMatch, TargetKind,
 };
 pub use gateway::{Destination, GatewayAddress, WeightedWaypoint};
 pub use service::{

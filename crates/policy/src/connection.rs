@@ -1,6 +1,6 @@
 //! What is known about a connection.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use tulle_model::SpiffeId;
 
@@ -17,6 +17,30 @@ pub struct Connection<'a> {
     pub destination_port: u16,
 }
 
+/// What a policy may ask about a request.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The host, with the port if the client named one, in lower case.
+    pub host: &'a str,
+    /// The method.
+    pub method: &'a str,
+    /// Without the query, in the one spelling in which it is forwarded.
+    pub path: &'a str,
+    /// Where it began.
+    pub remote_ip: IpAddr,
+    /// The value of a header, by its name in lower case; of several, a list with commas.
+    pub header: &'a dyn Fn(&str) -> Option<Cow<'a, [u8]>>,
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            method, host, path, ..
+        } = self;
+        write!(f, "{method} {host}{path}")
+    }
+}
+
 /// A connection in the form in which many policies compare it.
 pub(crate) struct Facts<'a> {
     /// None for plaintext.
@@ -24,15 +48,17 @@ pub(crate) struct Facts<'a> {
     pub(crate) source_ip: IpAddr,
     pub(crate) destination_ip: IpAddr,
     pub(crate) destination_port: u16,
+    pub(crate) request: Option<Request<'a>>,
 }
 
 impl<'a> Facts<'a> {
-    pub(crate) fn new(connection: &Connection<'a>) -> Self {
+    pub(crate) fn new(connection: &Connection<'a>, request: Option<Request<'a>>) -> Self {
         Self {
             identity: connection.identity,
             source_ip: connection.source_ip.to_canonical(),
             destination_ip: connection.destination_ip.to_canonical(),
             destination_port: connection.destination_port,
+            request,
         }
     }
 

@@ -35,6 +35,6 @@ mod connection;
 mod policy;
 mod set;
 
-pub use connection::Connection;
+pub use connection::{Connection, Request};
 pub use policy::CompiledPolicy;
 pub use set::{Denied, DryRun, Permit, PermitReason, PolicyList, PolicySet};

@@ -11,14 +11,17 @@
 //!
 //! The chain is written back to front: a jump always goes to an earlier position, hence evaluation ends.
 
-use std::ops::Range;
+mod template;
+
+use std::{ops::Range, sync::Arc};
 
 use ipnet::IpNet;
 use tulle_model::{
-    Action, Authorization, Clause, Match, PolicyKey, Rule, Scope, ServiceAccountMatch, StringMatch,
+    Action, Authorization, Clause, HttpMatch, Match, PathMatch, PolicyKey, Rule, Scope,
+    ServiceAccountMatch, StringMatch,
 };
 
-use crate::{Connection, connection::Facts};
+use crate::{Connection, Request, connection::Facts};
 
 /// A policy in the form that is fast to evaluate.
 #[derive(Debug)]
@@ -34,6 +37,7 @@ pub struct CompiledPolicy {
     accounts: Box<[ServiceAccountMatch]>,
     nets: Box<[IpNet]>,
     ports: Box<[u16]>,
+    headers: Box<[Arc<str>]>,
 }
 
 impl CompiledPolicy {
@@ -53,6 +57,7 @@ impl CompiledPolicy {
             accounts: compiler.accounts.into(),
             nets: compiler.nets.into(),
             ports: compiler.ports.into(),
+            headers: compiler.headers.into(),
         }
     }
 
@@ -78,7 +83,12 @@ impl CompiledPolicy {
 
     /// Whether any rule matches.
     pub fn matches(&self, connection: &Connection<'_>) -> bool {
-        self.holds_for(&Facts::new(connection))
+        self.holds_for(&Facts::new(connection, None))
+    }
+
+    /// The same of a request on a connection.
+    pub fn matches_request<'a>(&self, connection: &Connection<'a>, request: Request<'a>) -> bool {
+        self.holds_for(&Facts::new(connection, Some(request)))
     }
 
     pub(crate) fn holds_for(&self, facts: &Facts<'_>) -> bool {
@@ -119,8 +129,39 @@ impl CompiledPolicy {
             Subject::DestinationPort => {
                 slice(&self.ports, entries).contains(&facts.destination_port)
             }
+            Subject::Host
+            | Subject::Method
+            | Subject::Path
+            | Subject::RemoteIp
+            | Subject::Header(_) => {
+                let Some(request) = &facts.request else {
+                    // Nobody knows what a request would be: nothing is permitted for it, and nothing that is refused depends on it.
+                    return self.action == Action::Deny;
+                };
+                self.any_of_request(test.subject, entries, request)
+            }
         };
         any != test.negated
+    }
+
+    fn any_of_request(
+        &self,
+        subject: Subject,
+        entries: Range<usize>,
+        request: &Request<'_>,
+    ) -> bool {
+        match subject {
+            Subject::Host => self.any_text(entries, request.host.as_bytes()),
+            Subject::Method => self.any_text(entries, request.method.as_bytes()),
+            Subject::Path => self.any_text(entries, request.path.as_bytes()),
+            Subject::RemoteIp => self.any_net(entries, request.remote_ip),
+            Subject::Header(name) => {
+                let name = self.headers.get(name as usize);
+                let value = name.and_then(|name| (request.header)(name));
+                value.is_some_and(|value| self.any_text(entries, &value))
+            }
+            _ => false,
+        }
     }
 
     fn any_text(&self, entries: Range<usize>, subject: &[u8]) -> bool {
@@ -134,6 +175,7 @@ impl CompiledPolicy {
                 Comparison::Prefix => subject.starts_with(wanted),
                 Comparison::Suffix => subject.ends_with(wanted),
                 Comparison::Presence => !subject.is_empty(),
+                Comparison::Template => template::fits(wanted, subject),
             }
         })
     }
@@ -170,6 +212,12 @@ enum Subject {
     SourceIp,
     DestinationIp,
     DestinationPort,
+    Host,
+    Method,
+    Path,
+    RemoteIp,
+    /// By its place in the pool of names.
+    Header(u32),
 }
 
 #[derive(Debug)]
@@ -184,6 +232,7 @@ enum Comparison {
     Prefix,
     Suffix,
     Presence,
+    Template,
 }
 
 fn slice<T>(pool: &[T], range: Range<usize>) -> &[T] {
@@ -198,6 +247,7 @@ struct Compiler {
     accounts: Vec<ServiceAccountMatch>,
     nets: Vec<IpNet>,
     ports: Vec<u16>,
+    headers: Vec<Arc<str>>,
 }
 
 /// Each function writes one construct, given where to go when it holds or fails, and returns where to enter it.
@@ -211,6 +261,7 @@ impl Compiler {
             accounts: Vec::new(),
             nets: Vec::new(),
             ports: Vec::new(),
+            headers: Vec::new(),
         }
     }
 
@@ -295,6 +346,50 @@ impl Compiler {
             let entries = append(&mut self.nets, nets);
             list(Subject::DestinationIp, negated, entries);
         }
+        if let Some(http) = &one.http {
+            self.pool_http(http, list);
+        }
+    }
+
+    fn pool_http(&mut self, one: &HttpMatch, mut list: impl FnMut(Subject, bool, Range<u32>)) {
+        for (negated, texts) in both(&one.methods, &one.not_methods) {
+            list(Subject::Method, negated, self.texts(texts));
+        }
+        for (negated, texts) in both(&one.hosts, &one.not_hosts) {
+            let texts: Vec<_> = texts.iter().map(in_lower_case).collect();
+            list(Subject::Host, negated, self.texts(&texts));
+        }
+        for (negated, paths) in both(&one.paths, &one.not_paths) {
+            list(Subject::Path, negated, self.paths(paths));
+        }
+        for (negated, nets) in both(&one.remote_ips, &one.not_remote_ips) {
+            let entries = append(&mut self.nets, nets);
+            list(Subject::RemoteIp, negated, entries);
+        }
+        for header in &one.headers {
+            let name = position(self.headers.len());
+            self.headers.push(Arc::clone(&header.name));
+            for (negated, texts) in both(&header.values, &header.not_values) {
+                list(Subject::Header(name), negated, self.texts(texts));
+            }
+        }
+    }
+
+    fn paths(&mut self, paths: &[PathMatch]) -> Range<u32> {
+        let start = position(self.texts.len());
+        for path in paths {
+            match path {
+                PathMatch::Text(text) => {
+                    self.texts(std::slice::from_ref(text));
+                }
+                PathMatch::Template(template) => {
+                    let bytes = append(&mut self.text_bytes, template.as_bytes());
+                    let comparison = Comparison::Template;
+                    self.texts.push(Text { comparison, bytes });
+                }
+            }
+        }
+        start..position(self.texts.len())
     }
 
     fn texts(&mut self, matches: &[StringMatch]) -> Range<u32> {
@@ -310,6 +405,16 @@ impl Compiler {
             self.texts.push(Text { comparison, bytes });
         }
         start..position(self.texts.len())
+    }
+}
+
+fn in_lower_case(text: &StringMatch) -> StringMatch {
+    let lower = |text: &str| text.to_ascii_lowercase().into();
+    match text {
+        StringMatch::Exact(text) => StringMatch::Exact(lower(text)),
+        StringMatch::Prefix(text) => StringMatch::Prefix(lower(text)),
+        StringMatch::Suffix(text) => StringMatch::Suffix(lower(text)),
+        StringMatch::Presence => StringMatch::Presence,
     }
 }
 

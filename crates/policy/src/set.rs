@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use tulle_model::{Action, PolicyKey};
 
-use crate::{CompiledPolicy, Connection, connection::Facts};
+use crate::{CompiledPolicy, Connection, Request, connection::Facts};
 
 /// Policies that apply together, sorted by what they do. Shared between the sets of many workloads.
 #[derive(Debug, Default)]
@@ -73,8 +73,23 @@ impl PolicySet {
     /// # Errors
     /// [`Denied`] says which policy refused it, or that none allowed it.
     pub fn check(&self, connection: &Connection<'_>) -> Result<Permit, Denied> {
-        let facts = Facts::new(connection);
-        if let Some(policy) = self.first_match(&facts, |list| &list.deny) {
+        self.decide(&Facts::new(connection, None))
+    }
+
+    /// Decides a request on a connection.
+    ///
+    /// # Errors
+    /// As of a connection.
+    pub fn check_request<'a>(
+        &self,
+        connection: &Connection<'a>,
+        request: Request<'a>,
+    ) -> Result<Permit, Denied> {
+        self.decide(&Facts::new(connection, Some(request)))
+    }
+
+    fn decide(&self, facts: &Facts<'_>) -> Result<Permit, Denied> {
+        if let Some(policy) = self.first_match(facts, |list| &list.deny) {
             return Err(Denied::Explicitly(policy.key().clone()));
         }
         if let Some(key) = self.missing.first() {
@@ -83,18 +98,18 @@ impl PolicySet {
         let reason = if self.lists.iter().all(|list| list.allow.is_empty()) {
             PermitReason::NoAllowPolicies
         } else {
-            let allowed_by = self.first_match(&facts, |list| &list.allow);
+            let allowed_by = self.first_match(facts, |list| &list.allow);
             PermitReason::Allowed(allowed_by.ok_or(Denied::NotAllowed)?.key().clone())
         };
         Ok(Permit {
             reason,
-            dry_run: self.dry_run_for(&facts),
+            dry_run: self.dry_run_for(facts),
         })
     }
 
     /// What the dry-run policies would have said. [`Permit`] has it already; this is for refused connections.
     pub fn dry_run(&self, connection: &Connection<'_>) -> DryRun {
-        self.dry_run_for(&Facts::new(connection))
+        self.dry_run_for(&Facts::new(connection, None))
     }
 
     /// Whether both sets were built from the same versions of the same policies, so that neither can decide

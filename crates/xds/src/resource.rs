@@ -97,3 +97,8 @@ impl ResourceType {
         Self::ALL.into_iter().find(|kind| kind.url() == url)
     }
 }
+
+/// The extension of a match that has conditions on requests.
+pub(crate) const HTTP: &str = "tulle.mesh.v1.http";
+/// Its type.
+pub(crate) const HTTP_URL: &str = "type.googleapis.com/tulle.mesh.v1.HttpConditions";

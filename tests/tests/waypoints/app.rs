@@ -58,7 +58,8 @@ impl Server {
     pub(crate) fn asked(&self, path: &str) -> Vec<Value> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let is_it = |said: &&Value| {
-            let uri: Option<hyper::Uri> = said["uri"].as_str().and_then(|uri| uri.parse().ok());
+            let uri = said.get("uri").and_then(Value::as_str);
+            let uri: Option<hyper::Uri> = uri.and_then(|uri| uri.parse().ok());
             uri.is_some_and(|uri| uri.path() == path)
         };
         asked.iter().filter(is_it).cloned().collect()

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         case!(routes::let_pages_call),
         case!(routes::are_followed),
         case!(policies::hold),
+        case!(policies::see_requests),
         case!(policies::are_told),
         case!(policies::keys_are_fetched_by_nobody),
         case!(bytes::pass),

@@ -8,7 +8,7 @@ use tulle_lab::{Mesh, sandbox::Sandbox};
 
 use crate::{
     app::{Client, Server, greet},
-    world::{ONE, SOON, TWO, client, eventually, service, start},
+    world::{ONE, SOON, TWO, WAYPOINT, client, eventually, service, start},
 };
 
 /// Kinds of targets, actions, and what waypoints cannot check yet: a request is permitted only if policy says so for sure.
@@ -61,18 +61,46 @@ pub(crate) async fn hold(sandbox: Sandbox) -> Result<()> {
             format!("{GATEWAY}, action: DENY, rules: [{{to: [{{operation: {{ports: ['81']}}}}]}}]"),
             true,
         ),
-        // What is asked of HTTP cannot be checked: under ALLOW it permits nothing, under DENY it refuses all.
         (
-            "allows a method",
+            "allows another method",
             format!(
-                "{SERVICE}, action: ALLOW, rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]"
+                "{SERVICE}, action: ALLOW, rules: [{{to: [{{operation: {{methods: [POST]}}}}]}}]"
             ),
             false,
         ),
         (
-            "refuses a method",
+            "allows the method",
+            format!(
+                "{SERVICE}, action: ALLOW, rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]"
+            ),
+            true,
+        ),
+        (
+            "refuses the method",
+            format!(
+                "{SERVICE}, action: DENY, rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]"
+            ),
+            false,
+        ),
+        (
+            "refuses another method",
             format!(
                 "{SERVICE}, action: DENY, rules: [{{to: [{{operation: {{methods: [POST]}}}}]}}]"
+            ),
+            true,
+        ),
+        // What is asked of tokens cannot be checked: under ALLOW it permits nothing, under DENY it refuses all.
+        (
+            "allows a token",
+            format!(
+                "{SERVICE}, action: ALLOW, rules: [{{from: [{{source: {{requestPrincipals: ['*']}}}}]}}]"
+            ),
+            false,
+        ),
+        (
+            "refuses a token",
+            format!(
+                "{SERVICE}, action: DENY, rules: [{{from: [{{source: {{requestPrincipals: ['*']}}}}]}}]"
             ),
             false,
         ),
@@ -101,6 +129,76 @@ pub(crate) async fn hold(sandbox: Sandbox) -> Result<()> {
     permitted("tokens are to be checked", &mut connection, false).await?;
     mesh.remove("RequestAuthentication", "shop", "p").await?;
     permitted("no tokens are to be checked", &mut connection, true).await
+}
+
+/// What is asked of a request is asked of what is forwarded, however it was spelled, and of each request.
+pub(crate) async fn see_requests(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = start(&sandbox).await?;
+    let _servers = [Server::start(mesh.pod(ONE))?, Server::start(mesh.pod(TWO))?];
+    let mut connection = Client::connect(client(&mesh), service(80), false).await?;
+    let rules = "rules: [
+        {to: [{operation: {paths: [/admin, '/admin/*']}}]},
+        {to: [{operation: {methods: [DELETE], hosts: [web.shop]}}]},
+        {when: [{key: 'request.headers[X-Bad]', values: ['yes*']}]},
+        {from: [{source: {remoteIpBlocks: [192.0.2.0/24]}}]}]";
+    let spec = format!("{SERVICE}, action: DENY, {rules}");
+    mesh.apply(&policy("AuthorizationPolicy", &spec)).await?;
+    let is_in_force = async || {
+        let connected = Client::connect(client(&mesh), service(80), false).await;
+        let Ok(mut connection) = connected else {
+            return false;
+        };
+        let answer = connection.get("/admin", &[]).await;
+        answer.is_ok_and(|answer| answer.status == StatusCode::FORBIDDEN)
+    };
+    eventually("the policy is in force", is_in_force).await?;
+    for (method, path, headers, expected) in [
+        ("GET", "/", &[][..], 200),
+        ("GET", "/admin", &[], 403),
+        ("GET", "/admin/x", &[], 403),
+        ("GET", "/administration", &[], 200),
+        // Spellings of the same.
+        ("GET", "/%61dmin", &[], 403),
+        ("GET", "/a/../admin", &[], 403),
+        ("GET", "/./admin/", &[], 403),
+        ("GET", "/a/%2e%2e/admin", &[], 403),
+        ("GET", "/admin?x=/", &[], 403),
+        ("GET", "/x?/admin", &[], 200),
+        // Case counts in paths and methods, not in hosts.
+        ("GET", "/ADMIN", &[], 200),
+        ("DELETE", "/", &[], 403),
+        ("GET", "/", &[("x-bad", "yes, of course")], 403),
+        ("GET", "/", &[("X-BAD", "yes")], 403),
+        ("GET", "/", &[("x-bad", "no")], 200),
+        (
+            "GET",
+            "/",
+            &[("x-forwarded-for", "10.0.0.1, 192.0.2.7")],
+            403,
+        ),
+        (
+            "GET",
+            "/",
+            &[("x-forwarded-for", "192.0.2.7, 10.0.0.1")],
+            200,
+        ),
+    ] {
+        let answer = connection.send(method, path, headers, Bytes::new()).await?;
+        ensure!(
+            answer.status.as_u16() == expected,
+            "{method} {path} {headers:?}: {answer:?}"
+        );
+    }
+    let access = mesh
+        .waypoint(WAYPOINT)
+        .wait_for_access("a refusal", SOON, |line| line.is("method", "DELETE"));
+    let told = "matched_policy[ns[shop]-policy[p]]";
+    let access = access.await?;
+    ensure!(
+        access.is("upstream_transport_failure_reason", told),
+        "{access:?}"
+    );
+    Ok(())
 }
 
 /// Who is not permitted is told so in its own protocol.

@@ -1,8 +1,10 @@
 //! What policies with targets say about a request or connection.
 
-use std::sync::Arc;
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
-use tulle_model::{PolicyTarget, TargetKind};
+use http::{HeaderMap, Request};
+
+use tulle_model::{PolicyKey, PolicyTarget, TargetKind};
 use tulle_policy::{Connection, Denied, PolicySet};
 use tulle_route::{Served, Target};
 use tulle_state::Snapshot;
@@ -13,18 +15,69 @@ use super::{
 };
 
 impl Context {
-    /// Whether policy permits it.
+    /// Whether policy permits a connection in which no HTTP is spoken.
     ///
     /// # Errors
     /// Which one refuses, or that none permits.
     pub(super) fn check(&self, now: &Now) -> Result<(), Denied> {
-        let connection = Connection {
+        now.policies.check(&self.connection()).map(drop)
+    }
+
+    /// Whether policy permits a request, as it is forwarded.
+    ///
+    /// # Errors
+    /// As of a connection.
+    pub(super) fn check_request<B>(&self, now: &Now, request: &Request<B>) -> Result<(), Denied> {
+        let uri = request.uri();
+        let host = uri.authority().map_or("", |authority| authority.as_str());
+        let facts = tulle_policy::Request {
+            host: &host.to_ascii_lowercase(),
+            method: request.method().as_str(),
+            path: uri.path(),
+            remote_ip: remote_ip(request.headers()).unwrap_or(self.peer.address.ip()),
+            header: &|name| list(request.headers(), name),
+        };
+        let connection = self.connection();
+        now.policies.check_request(&connection, facts).map(drop)
+    }
+
+    fn connection(&self) -> Connection<'_> {
+        Connection {
             identity: Some(&self.peer.identity),
             source_ip: self.peer.address.ip(),
             destination_ip: self.destination.ip(),
             destination_port: self.destination.port(),
-        };
-        now.policies.check(&connection).map(drop)
+        }
+    }
+}
+
+/// The last address that those tell who passed a request on: the one that is nearest, and the only one that is not told by hearsay.
+fn remote_ip(headers: &HeaderMap) -> Option<IpAddr> {
+    let told = headers.get_all("x-forwarded-for").iter().next_back()?;
+    let last = told.to_str().ok()?.rsplit(',').next()?;
+    let address: IpAddr = last.trim().parse().ok()?;
+    Some(address.to_canonical())
+}
+
+/// The values of a header, as one list.
+fn list<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, [u8]>> {
+    let mut values = headers.get_all(name).iter();
+    let first = Cow::Borrowed(values.next()?.as_bytes());
+    Some(values.fold(first, |mut list, value| {
+        let joined = list.to_mut();
+        joined.push(b',');
+        joined.extend_from_slice(value.as_bytes());
+        list
+    }))
+}
+
+/// What is told of a refusal where operators look for it.
+pub(super) fn told(denied: &Denied) -> String {
+    let policy = |key: &PolicyKey| format!("ns[{}]-policy[{}]", key.namespace, key.object_name());
+    match denied {
+        Denied::Explicitly(key) => format!("matched_policy[{}]", policy(key)),
+        Denied::NotAllowed => "matched_policy[none]".to_owned(),
+        Denied::PolicyMissing(key) => format!("policy[{}] is not known yet", policy(key)),
     }
 }
 
@@ -49,4 +102,37 @@ pub(super) fn about(shared: &Shared, snapshot: &Snapshot, served: &Served) -> Po
         }
     }
     snapshot.policies_about(&targets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_address_counts() {
+        for (told, expected) in [
+            (&[][..], None),
+            (&["10.0.0.1"], Some("10.0.0.1")),
+            (&["10.0.0.1, 10.0.0.2"], Some("10.0.0.2")),
+            (&["10.0.0.1", "10.0.0.3,::ffff:10.0.0.4"], Some("10.0.0.4")),
+            (&["10.0.0.1, made up"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in told {
+                headers.append("x-forwarded-for", value.parse().unwrap());
+            }
+            let expected = expected.map(|address: &str| address.parse().unwrap());
+            assert_eq!(remote_ip(&headers), expected, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn several_values_are_one_list() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(list(&headers, "a"), None);
+        headers.append("a", "1".parse().unwrap());
+        assert_eq!(list(&headers, "a").unwrap(), &b"1"[..]);
+        headers.append("a", "2".parse().unwrap());
+        assert_eq!(list(&headers, "a").unwrap(), &b"1,2"[..]);
+    }
 }

@@ -18,6 +18,7 @@ use tulle_telemetry::describe;
 use super::{
     exchange::{Answer, Exchange},
     io::Stream,
+    policy,
     stream::Context,
     upload::Source,
     upstream::{CONNECTION_WINDOW, HEADERS, Local, MAX_HEADERS, STREAM_WINDOW},
@@ -116,8 +117,9 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
             }
         }
     }
-    if let Err(denied) = context.check(&now) {
-        exchange.failed("-", "rbac_access_denied", Some(denied.to_string()));
+    if let Err(denied) = context.check_request(&now, &request) {
+        let told = policy::told(&denied);
+        exchange.failed("-", "rbac_access_denied", Some(told));
         return own(exchange, StatusCode::FORBIDDEN, "RBAC: access denied");
     }
     match taken {

@@ -133,6 +133,8 @@ impl From<Match> for model::Match {
             not_destination_ips: text.not_destination_ips,
             destination_ports: text.destination_ports,
             not_destination_ports: text.not_destination_ports,
+            // Node proxies do not see requests.
+            http: None,
             malformed: text.malformed,
         }
     }

@@ -425,6 +425,55 @@ fn a_policy_with_targets_is_one_for_each() {
 }
 
 #[test]
+fn what_waypoints_can_check_is_translated_exactly() {
+    let spec = "targetRefs: [{kind: Service, name: web}], action: DENY, rules: [{\
+        from: [{source: {remoteIpBlocks: [10.0.0.0/8], notRemoteIpBlocks: [10.1.1.1]}}], \
+        to: [{operation: {hosts: ['a.example', '*.b'], notHosts: [c], methods: [GET], notMethods: ['P*'], \
+          paths: [/a, '/b/*', '/c/{*}/{**}'], notPaths: ['*.txt'], ports: ['80']}}], \
+        when: [{key: 'request.headers[X-A]', values: ['1*'], notValues: ['12']}, {key: remote.ip, values: [10.0.0.9]}]}]";
+    let (sent, report) = targeted(&Mesh::default(), &policy("a", spec));
+    assert_eq!(report.outcome, Outcome::Exact, "{report:?}");
+    let compiled = CompiledPolicy::compile(&sent[0]);
+    let connection = Connection {
+        identity: None,
+        source_ip: IpAddr::from([10, 0, 0, 1]),
+        destination_ip: IpAddr::from([10, 0, 0, 2]),
+        destination_port: 80,
+    };
+    let matches = |host, method, path, remote: [u8; 4], header: &'static str| {
+        let request = tulle_policy::Request {
+            host,
+            method,
+            path,
+            remote_ip: remote.into(),
+            header: &|name| (name == "x-a").then(|| header.as_bytes().into()),
+        };
+        compiled.matches_request(&connection, request)
+    };
+    let nine = [10, 0, 0, 9];
+    for (host, method, path, remote, header, expected) in [
+        ("a.example", "GET", "/a", nine, "1", true),
+        ("x.b", "GET", "/b/c", nine, "1", true),
+        ("x.b", "GET", "/c/d/e/f", nine, "1", true),
+        ("x.b", "GET", "/c/d", nine, "1", false),
+        ("c", "GET", "/a", nine, "1", false),
+        ("a.example", "POST", "/a", nine, "1", false),
+        ("a.example", "GET", "/d", nine, "1", false),
+        ("a.example", "GET", "/b/c.txt", nine, "1", false),
+        ("a.example", "GET", "/a", [10, 1, 1, 1], "1", false),
+        ("a.example", "GET", "/a", nine, "12", false),
+        ("a.example", "GET", "/a", nine, "2", false),
+    ] {
+        let found = matches(host, method, path, remote, header);
+        assert_eq!(found, expected, "{method} {host}{path} {remote:?} {header}");
+    }
+    assert!(
+        compiled.matches(&connection),
+        "of no request the rest holds"
+    );
+}
+
+#[test]
 fn what_waypoints_cannot_check_permits_nothing() {
     let target = "targetRefs: [{kind: Service, name: web}]";
     for (rest, client_allowed, outcome) in [
@@ -433,19 +482,35 @@ fn what_waypoints_cannot_check_permits_nothing() {
             true,
             Outcome::Exact,
         ),
+        // Of connections without HTTP nobody knows what a request would be.
         (
             "action: ALLOW, rules: [{to: [{operation: {methods: [GET]}}]}]",
             false,
-            Outcome::Adjusted,
+            Outcome::Exact,
         ),
         (
             "action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]",
             false,
-            Outcome::Adjusted,
+            Outcome::Exact,
         ),
         (
             "action: DENY, rules: [{from: [{source: {serviceAccounts: [d]}}], to: [{operation: {paths: [/x]}}]}]",
             true,
+            Outcome::Exact,
+        ),
+        (
+            "action: ALLOW, rules: [{from: [{source: {requestPrincipals: ['*']}}]}]",
+            false,
+            Outcome::Adjusted,
+        ),
+        (
+            "action: ALLOW, rules: [{to: [{operation: {paths: ['/a/{**}/{*}']}}]}]",
+            false,
+            Outcome::Adjusted,
+        ),
+        (
+            "action: DENY, rules: [{when: [{key: 'request.auth.claims[a]', values: [b]}]}]",
+            false,
             Outcome::Adjusted,
         ),
         (

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tulle_model::{ServiceAccountMatch, StringMatch};
+use tulle_model::{PathMatch, ServiceAccountMatch, StringMatch};
 
 use super::{Finding, Translation};
 
@@ -69,6 +69,36 @@ impl<'a, 'b> Values<'a, 'b> {
         })
     }
 
+    /// Texts of requests, which node proxies do not see.
+    pub(super) fn of_requests(&mut self, field: &str, texts: &[String]) -> Vec<StringMatch> {
+        self.seen(field, texts, Self::strings)
+    }
+
+    /// Addresses that requests tell of.
+    pub(super) fn remote_addresses(&mut self, field: &str, texts: &[String]) -> Vec<IpNet> {
+        self.seen(field, texts, Self::addresses)
+    }
+
+    pub(super) fn paths(&mut self, field: &str, texts: &[String]) -> Vec<PathMatch> {
+        self.seen(field, texts, |values, field, texts| {
+            values.list(field, texts, |_, text| path(text).map(|found| vec![found]))
+        })
+    }
+
+    /// What only those see who see requests: to others it is one more condition that they cannot check.
+    fn seen<T>(
+        &mut self,
+        field: &str,
+        texts: &[String],
+        read: impl FnOnce(&mut Self, &str, &[String]) -> Vec<T>,
+    ) -> Vec<T> {
+        if texts.is_empty() || self.translation.sees_requests {
+            return read(self, field, texts);
+        }
+        self.inexact(field, "cannot be checked by node proxies");
+        Vec::new()
+    }
+
     /// Notes that something cannot be translated.
     pub(super) fn inexact(&mut self, field: &str, message: impl Into<String>) {
         let path = format!("{}.{field}", self.path);
@@ -123,6 +153,31 @@ impl<'a, 'b> Values<'a, 'b> {
 }
 
 /// `*`, `*suffix`, `prefix*`, or the text itself.
+/// The header that a condition is about, in lower case.
+pub(super) fn header(key: &str) -> Option<String> {
+    let name = key.strip_prefix("request.headers[")?.strip_suffix(']')?;
+    let name = http::HeaderName::try_from(name).ok()?;
+    Some(name.as_str().to_owned())
+}
+
+/// A path, or a template of one: `{*}` for any element, and at the end or once `{**}` for all that follow.
+fn path(text: &str) -> Option<PathMatch> {
+    if !text.contains(['{', '}']) {
+        return Some(PathMatch::Text(string(text)?));
+    }
+    let mut elements = text.strip_prefix('/')?.split('/');
+    let mut has_rest = false;
+    let is_element = |element: &str| match element {
+        // The last of the operators, and the only one of its kind.
+        "{**}" => !std::mem::replace(&mut has_rest, true),
+        "{*}" => !has_rest,
+        literal => !literal.contains(['{', '}', '*']),
+    };
+    elements
+        .all(is_element)
+        .then(|| PathMatch::Template(text.into()))
+}
+
 fn string(text: &str) -> Option<StringMatch> {
     let found = match (text.strip_prefix('*'), text.strip_suffix('*')) {
         (Some(""), _) => return Some(StringMatch::Presence),

@@ -281,6 +281,68 @@ pub struct Cors {
     #[prost(bool, tag = "7")]
     pub forward_unmatched: bool,
 }
+/// Conditions on a request, in an `istio.security.Extension` named HTTP: whoever does not know it takes the match for one that cannot be
+/// understood, which never widens access.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HttpConditions {
+    #[prost(message, repeated, tag = "1")]
+    pub hosts: ::prost::alloc::vec::Vec<TextMatch>,
+    #[prost(message, repeated, tag = "2")]
+    pub not_hosts: ::prost::alloc::vec::Vec<TextMatch>,
+    #[prost(message, repeated, tag = "3")]
+    pub methods: ::prost::alloc::vec::Vec<TextMatch>,
+    #[prost(message, repeated, tag = "4")]
+    pub not_methods: ::prost::alloc::vec::Vec<TextMatch>,
+    #[prost(message, repeated, tag = "5")]
+    pub paths: ::prost::alloc::vec::Vec<TextMatch>,
+    #[prost(message, repeated, tag = "6")]
+    pub not_paths: ::prost::alloc::vec::Vec<TextMatch>,
+    #[prost(message, repeated, tag = "7")]
+    pub remote_ips: ::prost::alloc::vec::Vec<Network>,
+    #[prost(message, repeated, tag = "8")]
+    pub not_remote_ips: ::prost::alloc::vec::Vec<Network>,
+    #[prost(message, repeated, tag = "9")]
+    pub headers: ::prost::alloc::vec::Vec<HeaderMatch>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TextMatch {
+    #[prost(oneof = "text_match::Kind", tags = "1, 2, 3, 4, 5")]
+    pub kind: ::core::option::Option<text_match::Kind>,
+}
+/// Nested message and enum types in `TextMatch`.
+pub mod text_match {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(string, tag = "1")]
+        Exact(::prost::alloc::string::String),
+        #[prost(string, tag = "2")]
+        Prefix(::prost::alloc::string::String),
+        #[prost(string, tag = "3")]
+        Suffix(::prost::alloc::string::String),
+        #[prost(message, tag = "4")]
+        Present(super::Present),
+        /// Of a path, by its elements.
+        #[prost(string, tag = "5")]
+        Template(::prost::alloc::string::String),
+    }
+}
+/// 4 or 16 bytes and a prefix length.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Network {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub address: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "2")]
+    pub length: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeaderMatch {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub values: ::prost::alloc::vec::Vec<TextMatch>,
+    #[prost(message, repeated, tag = "3")]
+    pub not_values: ::prost::alloc::vec::Vec<TextMatch>,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RetryOn {

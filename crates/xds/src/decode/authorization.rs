@@ -1,12 +1,15 @@
 //! Policies.
 
 use ipnet::IpNet;
+use prost::Message;
 use tulle_model::{
-    Action, Authorization, Clause, Match, PolicyKey, Rule, Scope, ServiceAccountMatch, StringMatch,
+    Action, Authorization, Clause, HeaderMatch, HttpMatch, Match, PathMatch, PolicyKey, Rule,
+    Scope, ServiceAccountMatch, StringMatch,
 };
-use tulle_proto::security as wire;
+use tulle_proto::{mesh, security as wire};
 
 use super::{InvalidResource, gateway::raw_range};
+use crate::resource::HTTP_URL;
 
 pub(super) fn authorization(sent: wire::Authorization) -> Result<Authorization, InvalidResource> {
     if sent.name.is_empty() || sent.namespace.contains('/') {
@@ -58,11 +61,20 @@ fn clause(sent: wire::Clause) -> Clause {
     }
 }
 
-/// An extension may be one more condition, so a match that has any counts as not understood.
+/// An extension may be one more condition, so a match that has any but the one that we know counts as not understood.
 fn conditions(sent: wire::Match) -> Match {
-    let mut malformed = !sent.extensions.is_empty();
+    let mut malformed = false;
     let lost = &mut malformed;
+    let extensions = keep(sent.extensions, http, lost);
+    let http = match <[HttpMatch; 1]>::try_from(extensions) {
+        Ok([http]) => Some(Box::new(http)),
+        Err(others) => {
+            *lost |= !others.is_empty();
+            None
+        }
+    };
     Match {
+        http,
         namespaces: keep(sent.namespaces, string, lost),
         not_namespaces: keep(sent.not_namespaces, string, lost),
         principals: keep(sent.principals, string, lost),
@@ -85,6 +97,57 @@ fn keep<W, M>(sent: Vec<W>, convert: impl Fn(W) -> Option<M>, lost: &mut bool) -
     let kept: Vec<M> = sent.into_iter().filter_map(convert).collect();
     *lost |= kept.len() != expected;
     kept
+}
+
+fn http(sent: wire::Extension) -> Option<HttpMatch> {
+    let config = sent.config.filter(|config| config.type_url == HTTP_URL)?;
+    let sent = mesh::HttpConditions::decode(&*config.value).ok()?;
+    let texts = |sent: Vec<mesh::TextMatch>| all(sent, text);
+    Some(HttpMatch {
+        hosts: texts(sent.hosts)?,
+        not_hosts: texts(sent.not_hosts)?,
+        methods: texts(sent.methods)?,
+        not_methods: texts(sent.not_methods)?,
+        paths: all(sent.paths, path)?,
+        not_paths: all(sent.not_paths, path)?,
+        remote_ips: all(sent.remote_ips, network)?,
+        not_remote_ips: all(sent.not_remote_ips, network)?,
+        headers: all(sent.headers, |sent| {
+            Some(HeaderMatch {
+                name: sent.name.into(),
+                values: texts(sent.values)?,
+                not_values: texts(sent.not_values)?,
+            })
+        })?,
+    })
+}
+
+/// Converts a list, if all of it can be converted.
+fn all<W, M>(sent: Vec<W>, convert: impl Fn(W) -> Option<M>) -> Option<Vec<M>> {
+    sent.into_iter().map(convert).collect()
+}
+
+fn path(sent: mesh::TextMatch) -> Option<PathMatch> {
+    Some(match sent.kind {
+        Some(mesh::text_match::Kind::Template(template)) => PathMatch::Template(template.into()),
+        _ => PathMatch::Text(text(sent)?),
+    })
+}
+
+fn text(sent: mesh::TextMatch) -> Option<StringMatch> {
+    use mesh::text_match::Kind;
+    Some(match sent.kind? {
+        Kind::Exact(text) => StringMatch::Exact(text.into()),
+        Kind::Prefix(text) => StringMatch::Prefix(text.into()),
+        Kind::Suffix(text) => StringMatch::Suffix(text.into()),
+        Kind::Present(mesh::Present {}) => StringMatch::Presence,
+        Kind::Template(_) => return None,
+    })
+}
+
+fn network(sent: mesh::Network) -> Option<IpNet> {
+    let (address, length) = raw_range(&sent.address, sent.length)?;
+    IpNet::new(address, length).ok()
 }
 
 fn string(sent: wire::StringMatch) -> Option<StringMatch> {

@@ -1,12 +1,15 @@
 //! Policies.
 
 use ipnet::IpNet;
+use prost::Message;
 use tulle_model::{
-    Action, Authorization, Clause, Match, Rule, Scope, ServiceAccountMatch, StringMatch,
+    Action, Authorization, Clause, HeaderMatch, HttpMatch, Match, PathMatch, Rule, Scope,
+    ServiceAccountMatch, StringMatch,
 };
-use tulle_proto::security as wire;
+use tulle_proto::{mesh, security as wire};
 
 use super::gateway::ip;
+use crate::resource::{HTTP, HTTP_URL};
 
 pub(super) fn authorization(value: &Authorization) -> wire::Authorization {
     let scope = match value.scope {
@@ -61,7 +64,66 @@ fn conditions(value: &Match) -> wire::Match {
         not_destination_ports: ports(&value.not_destination_ports),
         service_accounts: accounts(&value.service_accounts),
         not_service_accounts: accounts(&value.not_service_accounts),
-        extensions: Vec::new(),
+        extensions: value.http.as_deref().map(extension).into_iter().collect(),
+    }
+}
+
+fn extension(value: &HttpMatch) -> wire::Extension {
+    let header = |value: &HeaderMatch| mesh::HeaderMatch {
+        name: value.name.as_ref().to_owned(),
+        values: texts(&value.values),
+        not_values: texts(&value.not_values),
+    };
+    let conditions = mesh::HttpConditions {
+        hosts: texts(&value.hosts),
+        not_hosts: texts(&value.not_hosts),
+        methods: texts(&value.methods),
+        not_methods: texts(&value.not_methods),
+        paths: value.paths.iter().map(path).collect(),
+        not_paths: value.not_paths.iter().map(path).collect(),
+        remote_ips: value.remote_ips.iter().map(network).collect(),
+        not_remote_ips: value.not_remote_ips.iter().map(network).collect(),
+        headers: value.headers.iter().map(header).collect(),
+    };
+    wire::Extension {
+        name: HTTP.to_owned(),
+        config: Some(prost_types::Any {
+            type_url: HTTP_URL.to_owned(),
+            value: conditions.encode_to_vec(),
+        }),
+    }
+}
+
+fn texts(values: &[StringMatch]) -> Vec<mesh::TextMatch> {
+    values.iter().map(text).collect()
+}
+
+fn text(value: &StringMatch) -> mesh::TextMatch {
+    use mesh::text_match::Kind;
+    let kind = match value {
+        StringMatch::Exact(text) => Kind::Exact(text.as_ref().to_owned()),
+        StringMatch::Prefix(text) => Kind::Prefix(text.as_ref().to_owned()),
+        StringMatch::Suffix(text) => Kind::Suffix(text.as_ref().to_owned()),
+        StringMatch::Presence => Kind::Present(mesh::Present {}),
+    };
+    mesh::TextMatch { kind: Some(kind) }
+}
+
+fn path(value: &PathMatch) -> mesh::TextMatch {
+    match value {
+        PathMatch::Text(value) => text(value),
+        PathMatch::Template(template) => mesh::TextMatch {
+            kind: Some(mesh::text_match::Kind::Template(
+                template.as_ref().to_owned(),
+            )),
+        },
+    }
+}
+
+fn network(value: &IpNet) -> mesh::Network {
+    mesh::Network {
+        address: ip(value.addr()),
+        length: value.prefix_len().into(),
     }
 }
 

@@ -6,10 +6,10 @@ use ipnet::IpNet;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use tulle_model::{
     Action, AppProtocol, ApplicationTunnel, Authorization, Clause, Destination, GatewayAddress,
-    Health, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Locality, Match,
-    NetworkAddress, NetworkMode, PolicyKey, PortMapping, RoutingScope, Rule, Scope, Service,
-    ServiceAccountMatch, ServiceKey, ServicePort, SpiffeId, StringMatch, TrustDomain,
-    TunnelProtocol, Uid, Vip, Visibility, WeightedWaypoint, Workload, WorkloadType,
+    HeaderMatch, Health, HealthPolicy, HttpMatch, IpFamilies, LoadBalancing, LoadBalancingMode,
+    Locality, Match, NetworkAddress, NetworkMode, PathMatch, PolicyKey, PortMapping, RoutingScope,
+    Rule, Scope, Service, ServiceAccountMatch, ServiceKey, ServicePort, SpiffeId, StringMatch,
+    TrustDomain, TunnelProtocol, Uid, Vip, Visibility, WeightedWaypoint, Workload, WorkloadType,
 };
 
 pub(crate) fn workload() -> impl Strategy<Value = Workload> {
@@ -134,6 +134,39 @@ pub(crate) fn policy() -> impl Strategy<Value = Authorization> {
         })
 }
 
+fn http() -> impl Strategy<Value = HttpMatch> {
+    let strings = || vec(string_match(), 0..2);
+    let ranges = || vec(range(), 0..2);
+    let path = prop_oneof![
+        string_match().prop_map(PathMatch::Text),
+        text().prop_map(PathMatch::Template),
+    ];
+    let paths = vec(path, 0..2);
+    let header =
+        (text(), strings(), strings()).prop_map(|(name, values, not_values)| HeaderMatch {
+            name,
+            values,
+            not_values,
+        });
+    (
+        (strings(), strings(), strings(), strings()),
+        (paths.clone(), paths),
+        (ranges(), ranges()),
+        vec(header, 0..2),
+    )
+        .prop_map(|(strings, paths, ranges, headers)| HttpMatch {
+            hosts: strings.0,
+            not_hosts: strings.1,
+            methods: strings.2,
+            not_methods: strings.3,
+            paths: paths.0,
+            not_paths: paths.1,
+            remote_ips: ranges.0,
+            not_remote_ips: ranges.1,
+            headers,
+        })
+}
+
 fn conditions() -> impl Strategy<Value = Match> {
     let strings = || vec(string_match(), 0..2);
     let ranges = || vec(range(), 0..2);
@@ -143,9 +176,10 @@ fn conditions() -> impl Strategy<Value = Match> {
         (strings(), strings(), strings(), strings()),
         (ranges(), ranges(), ranges(), ranges()),
         (ports(), ports(), accounts(), accounts()),
+        option::of(http()),
         any::<bool>(),
     )
-        .prop_map(|(strings, ranges, rest, malformed)| Match {
+        .prop_map(|(strings, ranges, rest, http, malformed)| Match {
             namespaces: strings.0,
             not_namespaces: strings.1,
             principals: strings.2,
@@ -158,6 +192,7 @@ fn conditions() -> impl Strategy<Value = Match> {
             not_destination_ports: rest.1,
             service_accounts: rest.2,
             not_service_accounts: rest.3,
+            http: http.map(Box::new),
             malformed,
         })
 }
