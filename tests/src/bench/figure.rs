@@ -70,6 +70,12 @@ pub(crate) const FIGURES: &[Figure] = figures! {
     "add_p99", "time to add a pod, 20 a second, p99", "ms", Value, Some(100.0), Some(100.0);
     "repair_p50", "time until removed redirection is back, median", "ms", Value, None, None;
     "repair_max", "time until removed redirection is back, longest", "ms", Value, Some(1000.0), Some(1000.0);
+    "l7_per_cpu", "requests through a waypoint, per CPU second of it (plain: Envoy, without identities)", "1/s", Ratio, Some(1.0), None;
+    "l7_requests", "requests through a waypoint, 64 connections (plain: Envoy)", "1/s", Ratio, None, None;
+    "l7_p50", "p50 at 2000 requests/s through a waypoint", "ms", Added, None, None;
+    "l7_p99", "p99 at 2000 requests/s through a waypoint", "ms", Added, Some(3.0), None;
+    "l7_rss", "waypoint RSS, idle", "MB", Value, Some(12.0), None;
+    "l7_rss_routes", "waypoint RSS, 5000 routes", "MB", Value, Some(40.0), None;
     "rss_agent", "node agent RSS, 100 pods", "MB", Value, Some(10.0), Some(10.0);
 };
 

@@ -14,6 +14,7 @@
 
 mod figure;
 mod idle;
+mod l7;
 mod load;
 mod memory;
 mod node;
@@ -69,7 +70,8 @@ struct BenchOptions {
     /// Seconds per figure and round.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
-    /// Only figures whose names begin so: bulk, requests, connections, latency, rss, add, repair, or whole names.
+    /// Only figures whose names begin so: bulk, requests, connections, latency, rss, l7, add, repair, or whole
+    /// names.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Leave the rounds without the mesh out; nothing is compared then.
@@ -211,6 +213,7 @@ async fn hold(sandbox: &Sandbox) {
 async fn measure(stage: &mut Stage, options: &BenchOptions, samples: &mut Samples) -> Result<()> {
     memory::measure(stage, options, samples).await?;
     rounds::measure(stage, options, samples).await?;
+    l7::measure(stage, options, samples).await?;
     node::measure(stage, options, samples).await
 }
 

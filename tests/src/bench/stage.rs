@@ -47,7 +47,9 @@ impl Stage {
     pub(crate) async fn set_up(sandbox: &Sandbox) -> Result<Self> {
         let mut lab = Lab::create(sandbox, &LabSpec::default()).await?;
         for (pod, node) in [(CLIENT, "node1"), (SERVER, "node2"), (NEAR, "node2")] {
-            lab.add_pod(PodSpec::new(pod, node)).await?;
+            let app = pod.trim_start_matches("bench/");
+            lab.add_pod(PodSpec::new(pod, node).label("app", app))
+                .await?;
         }
         for pod in lab.pods() {
             pod.netns().enter(widen_port_range)??;
@@ -134,6 +136,36 @@ impl Stage {
     /// The address that clients use.
     pub(crate) fn server_ip(&self) -> IpAddr {
         self.mesh.pod(SERVER).ip()
+    }
+
+    /// The address of a pod.
+    pub(crate) fn pod_ip(&self, pod: &str) -> IpAddr {
+        self.mesh.pod(pod).ip()
+    }
+
+    /// The network namespace of a pod.
+    pub(crate) fn netns(&self, pod: &str) -> &Netns {
+        self.mesh.pod(pod).netns()
+    }
+
+    /// Where the web server listens for traffic that takes no mesh.
+    pub(crate) fn plain_port(&self) -> u16 {
+        PLAIN_HTTP
+    }
+
+    /// Where it listens for traffic that does.
+    pub(crate) fn mesh_port(&self) -> u16 {
+        MESH_HTTP
+    }
+
+    /// A folder of this run.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        self.mesh.lab().dir().join(name)
+    }
+
+    /// Starts a program in a pod.
+    pub(crate) fn spawn(&self, pod: &str, program: Program) -> Result<Process> {
+        self.mesh.lab().spawn(pod, program)
     }
 
     /// Where the web server is for traffic of the present mode.
@@ -266,7 +298,7 @@ async fn start_nginx(lab: &Lab) -> Result<Process> {
 
 /// Waits until something listens on `port` in the namespace of `server`, without connecting to it: the first
 /// connection may be all that it takes.
-async fn wait_for_port(server: &mut Process, port: u16) -> Result<()> {
+pub(crate) async fn wait_for_port(server: &mut Process, port: u16) -> Result<()> {
     let pid = server.pid().context("a server ended at once")?;
     let listens = move || {
         ["tcp", "tcp6"]

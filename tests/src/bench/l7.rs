@@ -1,0 +1,285 @@
+//! Requests through a waypoint, beside Envoy between the same pods.
+//!
+//! ```text
+//! plain   client ─────────────────────────────────▶ server      without any proxy: what latency is compared with
+//! Envoy   client ─────────▶ envoy ─────────────────▶ server      in plain text, nobody is asked who it is
+//! mesh    client ─ztunnel═▶ waypoint ═══════ztunnel▶ server      proven on both sides
+//! ```
+//!
+//! Both proxies have as many threads as the machine has processors, and both write a line for each request.
+
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use tokio::time::sleep;
+use tulle_lab::{Process, Program, wait_for};
+
+use crate::{
+    BenchOptions,
+    load::LoadResult,
+    report::{Mode, Samples},
+    stage::{CLIENT, SERVER, Stage, wait_for_port},
+    tools::parse_wrk,
+    usage,
+};
+
+/// Takes the figures that are wanted, in every round. Without Envoy those that need it are left out.
+pub(crate) async fn measure(
+    stage: &mut Stage,
+    options: &BenchOptions,
+    samples: &mut Samples,
+) -> Result<()> {
+    if !FIGURES.iter().any(|figure| options.wants(figure)) {
+        return Ok(());
+    }
+    let envoy = Envoy::start(stage).await?;
+    let waypoint = set_up(stage).await?;
+    for round in 1..=options.rounds {
+        if !options.mesh_only {
+            stage.switch(Mode::Plain).await?;
+            let direct = latency(stage, stage.http(), options.seconds).await?;
+            samples.add("l7_p99", Mode::Plain, direct.p99_ms);
+            samples.add("l7_p50", Mode::Plain, direct.p50_ms);
+            eprintln!(
+                "round {round} L7 Plain: p50 {:.2} ms, p99 {:.2} ms",
+                direct.p50_ms, direct.p99_ms
+            );
+            if let Some(envoy) = &envoy {
+                let pid = envoy.process.pid().context("Envoy is gone")?;
+                let to = SocketAddr::new(stage.pod_ip(ENVOY), ENVOY_PORT);
+                proxy(stage, Mode::Plain, pid, to, options, samples).await?;
+            }
+        }
+        stage.switch(Mode::Mesh).await?;
+        let latencies = latency(stage, SERVICE.into(), options.seconds).await?;
+        samples.add("l7_p99", Mode::Mesh, latencies.p99_ms);
+        samples.add("l7_p50", Mode::Mesh, latencies.p50_ms);
+        eprintln!(
+            "round {round} L7 Mesh: p50 {:.2} ms, p99 {:.2} ms",
+            latencies.p50_ms, latencies.p99_ms
+        );
+        proxy(
+            stage,
+            Mode::Mesh,
+            waypoint,
+            SERVICE.into(),
+            options,
+            samples,
+        )
+        .await?;
+    }
+    routes(stage, waypoint, samples).await
+}
+
+/// Requests per second of a proxy's processor time, and how many there were.
+async fn proxy(
+    stage: &Stage,
+    mode: Mode,
+    pid: u32,
+    to: SocketAddr,
+    options: &BenchOptions,
+    samples: &mut Samples,
+) -> Result<()> {
+    let before = usage::cpu(pid)?;
+    let args = [
+        "-t2".to_owned(),
+        "-c64".to_owned(),
+        format!("-d{}s", options.seconds),
+        format!("http://{to}/"),
+    ];
+    let result = parse_wrk(&stage.run(CLIENT, "wrk", args).await?)?;
+    let used = usage::cpu(pid)?.saturating_sub(before).as_secs_f64();
+    let (per_cpu, cost) = (result.requests / used, used * 1e6 / result.requests);
+    samples.add("l7_per_cpu", mode, per_cpu);
+    samples.add("l7_requests", mode, result.per_second);
+    eprintln!(
+        "L7 {mode:?}: {:.0} requests/s, {per_cpu:.0} per CPU second, {cost:.1} µs each",
+        result.per_second
+    );
+    Ok(())
+}
+
+async fn latency(stage: &Stage, to: SocketAddr, seconds: u32) -> Result<LoadResult> {
+    let args = vec![
+        "load".to_owned(),
+        format!("--to={to}"),
+        format!("--seconds={seconds}"),
+    ];
+    let output = stage.run_own(CLIENT, args).await?;
+    serde_json::from_str(&output).context("unknown output of the load generator")
+}
+
+/// A waypoint, and a service that it serves; memory of one that has nothing to do. Returns its process.
+async fn set_up(stage: &mut Stage) -> Result<u32> {
+    let port = stage.mesh_port();
+    let mesh = stage.mesh_mut();
+    mesh.add_waypoint(WAYPOINT, "node1").await?;
+    mesh.apply(&format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: bench, labels: {{istio.io/use-waypoint: w}}}}
+spec:
+  clusterIP: {}
+  clusterIPs: [{}]
+  selector: {{app: server}}
+  ports: [{{name: http, port: {}, targetPort: {port}, protocol: TCP}}]
+",
+        ip(),
+        ip(),
+        SERVICE.1
+    ))
+    .await?;
+    mesh.ztunnel("node1")
+        .wait_for_config("the service is behind its waypoint", LIMIT, |dump| {
+            let services = dump.pointer("/services").and_then(|all| all.as_array());
+            let web = services.into_iter().flatten().find(|service| {
+                let name = service.get("hostname").and_then(|name| name.as_str());
+                name == Some("web.bench.svc.cluster.local")
+            });
+            web.is_some_and(|web| web.get("waypoint").is_some_and(|found| !found.is_null()))
+        })
+        .await?;
+    let process = mesh.waypoint(WAYPOINT).process();
+    process.pid().context("the waypoint is gone")
+}
+
+fn ip() -> std::net::IpAddr {
+    SERVICE.0.into()
+}
+
+/// Memory before and after it is told of many routes.
+async fn routes(stage: &mut Stage, waypoint: u32, samples: &mut Samples) -> Result<()> {
+    sleep(SETTLE).await;
+    samples.add("l7_rss", Mode::Mesh, usage::resident_megabytes(waypoint)?);
+    let many: String = (0..ROUTES).map(route).collect();
+    stage.mesh_mut().apply(&many).await?;
+    let netns = stage.netns(CLIENT);
+    // What no route fits is not found, once there are any.
+    wait_for("the routes are followed", LIMIT, async || {
+        let answer = tulle_lab::http::get(netns, SERVICE.into(), "/").await;
+        answer.is_err().then_some(())
+    })
+    .await?;
+    let last = format!("/route/{}", ROUTES - 1);
+    tulle_lab::http::get(netns, SERVICE.into(), &last).await?;
+    sleep(SETTLE).await;
+    samples.add(
+        "l7_rss_routes",
+        Mode::Mesh,
+        usage::resident_megabytes(waypoint)?,
+    );
+    Ok(())
+}
+
+fn route(number: usize) -> String {
+    format!(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: r{number}, namespace: bench}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: web}}]
+  rules:
+  - matches: [{{path: {{value: /route/{number}}}, headers: [{{name: x-a, value: b}}]}}, {{path: {{type: Exact, value: /route/{number}}}}}]
+    filters: [{{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: x-route, value: r{number}}}]}}}}]
+    backendRefs: [{{name: web, port: {}}}]
+",
+        SERVICE.1
+    )
+}
+
+/// Envoy in a pod of its own, on the client's node.
+struct Envoy {
+    process: Process,
+}
+
+impl Envoy {
+    /// Starts it; `None` if it is not there.
+    async fn start(stage: &mut Stage) -> Result<Option<Self>> {
+        let Some(program) = program() else {
+            eprintln!(
+                "without Envoy (`scripts/peers.sh bench` fetches it): nothing to compare with"
+            );
+            return Ok(None);
+        };
+        stage.start_pod(ENVOY, "node1").await?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let folder = stage.folder("envoy");
+        fs::create_dir_all(&folder)?;
+        let config = folder.join("envoy.yaml");
+        let log = folder.join("access.log").display().to_string();
+        let server = SocketAddr::new(stage.pod_ip(SERVER), stage.plain_port());
+        fs::write(&config, configuration(server, &log))?;
+        let args = [
+            "-c".to_owned(),
+            config.display().to_string(),
+            format!("--concurrency={threads}"),
+            "--log-level=warning".to_owned(),
+            "--disable-hot-restart".to_owned(),
+        ];
+        let mut process = stage.spawn(ENVOY, Program::new("envoy", program).args(args))?;
+        wait_for_port(&mut process, ENVOY_PORT).await?;
+        Ok(Some(Self { process }))
+    }
+}
+
+/// What `scripts/peers.sh bench` has fetched.
+fn program() -> Option<PathBuf> {
+    let binaries = tulle_lab::Binaries::find().ok()?;
+    let target = binaries.folder().parent()?;
+    let found = target.join("peers/envoy/envoy");
+    found.is_file().then_some(found)
+}
+
+/// A proxy of HTTP to one server that logs requests, as it is by default but for that.
+fn configuration(server: SocketAddr, log: &str) -> String {
+    let (ip, port) = (server.ip(), server.port());
+    format!(
+        "static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 0.0.0.0, port_value: {ENVOY_PORT}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: web
+          generate_request_id: true
+          access_log:
+          - name: envoy.access_loggers.file
+            typed_config:
+              '@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              path: {log}
+          route_config:
+            virtual_hosts:
+            - {{name: web, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: web}}}}]}}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+  clusters:
+  - name: web
+    type: STATIC
+    connect_timeout: 5s
+    load_assignment:
+      cluster_name: web
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {ip}, port_value: {port}}}}}}}}}]}}]
+"
+    )
+}
+
+const FIGURES: [&str; 6] = [
+    "l7_per_cpu",
+    "l7_requests",
+    "l7_p50",
+    "l7_p99",
+    "l7_rss",
+    "l7_rss_routes",
+];
+const WAYPOINT: &str = "bench/w";
+const ENVOY: &str = "bench/envoy";
+const ENVOY_PORT: u16 = 10_000;
+const SERVICE: ([u8; 4], u16) = ([10, 96, 200, 1], 80);
+const ROUTES: usize = 5000;
+const LIMIT: Duration = Duration::from_secs(60);
+/// Until memory that was freed has gone back.
+const SETTLE: Duration = Duration::from_secs(5);
