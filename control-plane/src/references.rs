@@ -11,7 +11,9 @@ mod parents;
 mod targets;
 
 pub use backends::{Backends, BadBackend, Reference, backends, grpc_backends};
-pub use hosts::{Subsets, destinations, of_rule, of_virtual_service};
+pub use hosts::{
+    Subsets, destination_hosts, destinations, known, of_rule, of_virtual_service, services_of,
+};
 pub use parents::{BadParent, Parent, parent};
 pub use targets::target;
 

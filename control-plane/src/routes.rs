@@ -1,7 +1,8 @@
 //! What the routes of a service come to: one list, in the order in which a waypoint looks at it.
 //!
-//! Routes of the Gateway API are ordered by what they ask for, whichever they stand in. What is wrong with a route keeps all of it from
-//! having effect; what is wrong with a backend refuses that one's share.
+//! Routes of the Gateway API are ordered by what they ask for, whichever they stand in. Behind them come the rules of VirtualServices, as
+//! they are written, the oldest first. What is wrong with a route keeps all of it from having effect; what is wrong with a backend refuses
+//! that one's share.
 //!
 //! Spec: `waypoint-l7.md` §2; `control-plane.md` §6.
 
@@ -9,23 +10,26 @@ mod filter;
 mod grpc;
 mod http;
 mod rank;
+mod virtual_service;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tracing::warn;
 use tulle_manifest::{
-    GRPCRoute, HTTPRoute, Kind, Metadata, ObjectId, ObjectKey,
+    GRPCRoute, HTTPRoute, Kind, Metadata, ObjectId, ObjectKey, VirtualService,
     route::{BackendRef, ParentReference},
 };
 use tulle_model::{
     ServiceKey,
-    http::{Alternative, Routes, Rule},
+    http::{Action, Alternative, Routes, Rule},
 };
 
 use crate::{
-    index::Index,
-    references::{Parent, parent},
+    index::{Index, age},
+    references::{self, Parent, parent},
 };
 use rank::Rank;
+pub use virtual_service::undone;
 
 /// The routes of each parent.
 #[derive(Debug, Default)]
@@ -36,6 +40,7 @@ pub struct Attached<'a>(BTreeMap<ObjectId, Vec<AnyRoute<'a>>>);
 enum AnyRoute<'a> {
     Http(&'a HTTPRoute),
     Grpc(&'a GRPCRoute),
+    Virtual(&'a VirtualService),
 }
 
 impl<'a> Attached<'a> {
@@ -43,7 +48,7 @@ impl<'a> Attached<'a> {
     pub fn of(index: &'a Index) -> Self {
         let mut attached = Self::default();
         for route in all(index).filter(|route| route.is_in_order(index)) {
-            for parent in route.parents() {
+            for parent in route.parents(index) {
                 let of_parent = attached.0.entry(parent).or_default();
                 of_parent.push(route);
             }
@@ -55,6 +60,7 @@ impl<'a> Attached<'a> {
     pub fn routes(&self, index: &Index, service: ServiceKey, parent: &ObjectId) -> Option<Routes> {
         let mut ranked: Vec<(Rank, Alternative)> = Vec::new();
         let mut rules: Vec<Rule> = Vec::new();
+        let mut as_written = Vec::new();
         for route in self.0.get(parent)? {
             let Some(ports) = route.ports(index, parent) else {
                 continue;
@@ -62,7 +68,13 @@ impl<'a> Attached<'a> {
             match route {
                 AnyRoute::Http(route) => http::add(index, route, &ports, &mut ranked, &mut rules),
                 AnyRoute::Grpc(route) => grpc::add(index, route, &ports, &mut ranked, &mut rules),
+                AnyRoute::Virtual(service) => as_written.push(*service),
             }
+        }
+        let mut behind = Vec::new();
+        as_written.sort_by_key(|service| age(&service.metadata));
+        for service in as_written {
+            virtual_service::add(index, service, &mut behind, &mut rules);
         }
         if rules.is_empty() {
             return None;
@@ -70,11 +82,34 @@ impl<'a> Attached<'a> {
         // Stable: what is left is as it is written.
         ranked.sort_by(|(one, _), (other, _)| one.cmp(other));
         let alternatives = ranked.into_iter().map(|(_, alternative)| alternative);
+        let rules = rules.into_iter().map(|rule| possible(&service, rule));
         Some(Routes {
+            rules: rules.collect(),
+            alternatives: alternatives.chain(behind).collect(),
             service,
-            alternatives: alternatives.collect(),
-            rules,
         })
+    }
+}
+
+/// A rule that waypoints can follow: what they could not would refuse all requests to the service, not only its own.
+fn possible(service: &ServiceKey, rule: Rule) -> Rule {
+    let alone = Routes {
+        service: service.clone(),
+        alternatives: Vec::new(),
+        rules: vec![rule],
+    };
+    let compiled = tulle_http::RouteTable::new(&alone);
+    let rule = alone.rules.into_iter().next().unwrap_or_default();
+    match compiled {
+        Ok(_) => rule,
+        Err(error) => {
+            warn!(%service, %error, "requests that a rule takes are refused");
+            Rule {
+                name: rule.name,
+                action: Action::Forward(vec![filter::nobody()]),
+                ..Rule::default()
+            }
+        }
     }
 }
 
@@ -87,21 +122,21 @@ pub fn parents_of_users(
 ) -> BTreeSet<ObjectId> {
     let uses = |route: &AnyRoute<'_>| {
         let own = route.metadata().namespace();
-        route.backends().any(|backend| {
+        route.backends(index).iter().any(|backend| {
             let namespace = backend.namespace.unwrap_or(own);
-            let key = ObjectKey::new(namespace, backend.name);
+            let key = ObjectKey::new(namespace, backend.name.as_str());
             let is_host = |host: &ServiceKey| *host.hostname == *backend.name;
             services.contains(&key)
                 || granting.contains(namespace)
                 || hosts.iter().any(is_host)
-                || index.service_named(backend.name).is_some_and(|key| {
+                || index.service_named(&backend.name).is_some_and(|key| {
                     services.contains(&key) || granting.contains(&*key.namespace)
                 })
         })
     };
     all(index)
         .filter(uses)
-        .flat_map(|route| route.parents().collect::<Vec<_>>())
+        .flat_map(|route| route.parents(index))
         .collect()
 }
 
@@ -128,14 +163,16 @@ fn all(index: &Index) -> impl Iterator<Item = AnyRoute<'_>> {
     let objects = index.objects();
     let http = objects.http_routes().values();
     let grpc = objects.grpc_routes().values();
+    let virtual_services = objects.virtual_services().values();
     http.map(|route| AnyRoute::Http(route))
         .chain(grpc.map(|route| AnyRoute::Grpc(route)))
+        .chain(virtual_services.map(|service| AnyRoute::Virtual(service)))
 }
 
 /// A backend that is named, whatever of.
 struct Named<'a> {
     namespace: Option<&'a str>,
-    name: &'a str,
+    name: String,
 }
 
 impl<'a> AnyRoute<'a> {
@@ -143,6 +180,7 @@ impl<'a> AnyRoute<'a> {
         match self {
             Self::Http(route) => &route.metadata,
             Self::Grpc(route) => &route.metadata,
+            Self::Virtual(service) => &service.metadata,
         }
     }
 
@@ -150,6 +188,7 @@ impl<'a> AnyRoute<'a> {
         match self {
             Self::Http(_) => Kind::HTTPRoute,
             Self::Grpc(_) => Kind::GRPCRoute,
+            Self::Virtual(_) => Kind::VirtualService,
         }
     }
 
@@ -157,11 +196,15 @@ impl<'a> AnyRoute<'a> {
         match self {
             Self::Http(route) => &route.spec.parent_refs,
             Self::Grpc(route) => &route.spec.parent_refs,
+            Self::Virtual(_) => &[],
         }
     }
 
-    fn parents(&self) -> impl Iterator<Item = ObjectId> + 'a {
-        parents(self.metadata(), self.parent_refs())
+    fn parents(&self, index: &Index) -> Vec<ObjectId> {
+        match self {
+            Self::Virtual(service) => references::services_of(index, service),
+            Self::Http(_) | Self::Grpc(_) => parents(self.metadata(), self.parent_refs()).collect(),
+        }
     }
 
     fn is_in_order(&self, index: &Index) -> bool {
@@ -170,11 +213,22 @@ impl<'a> AnyRoute<'a> {
             key: self.metadata().key(),
         };
         let mut problems = index.reports().problems_of(&id).iter();
-        !problems.any(|problem| problem.fault.refuses())
+        let is_for_mesh = match self {
+            Self::Virtual(service) => {
+                let gateways = &service.spec.gateways;
+                gateways.is_empty() || gateways.iter().any(|gateway| gateway == "mesh")
+            }
+            Self::Http(_) | Self::Grpc(_) => true,
+        };
+        is_for_mesh && !problems.any(|problem| problem.fault.refuses())
     }
 
     /// The ports of a parent that it is for, which are all if there are none; `None` if it is for none.
     fn ports(&self, index: &Index, of: &ObjectId) -> Option<Vec<u16>> {
+        if let Self::Virtual(_) = self {
+            // Each match says itself which.
+            return Some(Vec::new());
+        }
         let namespace = self.metadata().namespace();
         let refs = self.parent_refs().iter().filter(|reference| {
             let one = std::slice::from_ref(*reference);
@@ -200,27 +254,42 @@ impl<'a> AnyRoute<'a> {
         }
     }
 
-    fn backends(&self) -> Box<dyn Iterator<Item = Named<'a>> + 'a> {
+    fn backends(&self, index: &Index) -> Vec<Named<'a>> {
         let named = |backend: &'a BackendRef| Named {
             namespace: backend.namespace.as_deref(),
-            name: &backend.name,
+            name: backend.name.clone(),
         };
         let mirrored = |filter: &'a tulle_manifest::route::RouteFilter| {
             let mirror = filter.request_mirror.as_ref()?;
             Some(Named {
                 namespace: mirror.backend_ref.namespace.as_deref(),
-                name: &mirror.backend_ref.name,
+                name: mirror.backend_ref.name.clone(),
             })
         };
         match self {
-            Self::Http(route) => Box::new(route.spec.rules.iter().flat_map(move |rule| {
-                let mirrors = rule.filters.iter().filter_map(mirrored);
-                rule.backend_refs.iter().map(named).chain(mirrors)
-            })),
-            Self::Grpc(route) => Box::new(route.spec.rules.iter().flat_map(move |rule| {
-                let mirrors = rule.filters.iter().filter_map(mirrored);
-                rule.backend_refs.iter().map(named).chain(mirrors)
-            })),
+            Self::Http(route) => {
+                let rules = route.spec.rules.iter().flat_map(|rule| {
+                    let mirrors = rule.filters.iter().filter_map(mirrored);
+                    rule.backend_refs.iter().map(named).chain(mirrors)
+                });
+                rules.collect()
+            }
+            Self::Grpc(route) => {
+                let rules = route.spec.rules.iter().flat_map(|rule| {
+                    let mirrors = rule.filters.iter().filter_map(mirrored);
+                    rule.backend_refs.iter().map(named).chain(mirrors)
+                });
+                rules.collect()
+            }
+            Self::Virtual(service) => {
+                let namespace = service.metadata.namespace();
+                let hosts = references::destination_hosts(&service.spec);
+                let named = hosts.map(|host| Named {
+                    namespace: None,
+                    name: index.full_name(namespace, host),
+                });
+                named.collect()
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ mod values;
 mod virtual_service;
 
 use check::Check;
-pub(crate) use values::gateway_duration;
+pub(crate) use values::{gateway_duration, istio_duration};
 
 /// One thing that is to be told of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

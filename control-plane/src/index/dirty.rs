@@ -145,8 +145,43 @@ impl Dirty {
             Kind::ReferenceGrant => {
                 self.granting.insert(key.namespace.to_string());
             }
+            Kind::VirtualService => {
+                let old = objects.virtual_services().get(key).map(AsRef::as_ref);
+                let new = match new {
+                    Some(Object::VirtualService(new)) => Some(new.as_ref()),
+                    Some(_) | None => None,
+                };
+                for service in [old, new].into_iter().flatten() {
+                    self.hosts_named(mesh, objects, key, &service.spec.hosts);
+                }
+            }
             // No resource is made of them yet.
-            Kind::DestinationRule | Kind::VirtualService | Kind::Telemetry | Kind::NodeStatus => {}
+            Kind::DestinationRule | Kind::Telemetry | Kind::NodeStatus => {}
+        }
+    }
+
+    /// Services and entries that have one of these hosts now. One that comes later is computed then.
+    fn hosts_named(&mut self, mesh: &Mesh, objects: &Objects, by: &ObjectKey, hosts: &[String]) {
+        for host in hosts {
+            let host = match host.contains(['.', '*']) {
+                true => host.clone(),
+                false => service_host(mesh, &ObjectKey::new(&*by.namespace, host.as_str())),
+            };
+            let domain = format!(".svc.{}", mesh.cluster_domain);
+            let of_kubernetes = host
+                .strip_suffix(&domain)
+                .and_then(|name| name.split_once('.'));
+            if let Some((name, namespace)) = of_kubernetes {
+                self.routed.insert(ObjectId {
+                    kind: Kind::Service,
+                    key: ObjectKey::new(namespace, name),
+                });
+            }
+            let entries = objects.entries_of(&host).map(|(key, _)| ObjectId {
+                kind: Kind::ServiceEntry,
+                key: key.clone(),
+            });
+            self.routed.extend(entries);
         }
     }
 

@@ -162,7 +162,7 @@ impl<'a> Backends<'a> {
                 let service = service.ok_or(BadBackend::NotFound)?;
                 Ok(BackendService {
                     key: translate::service_key(self.index.mesh(), service),
-                    port: at_port(service, reference.port)?,
+                    port: Some(at_port(service, reference.port)?),
                 })
             }
             ("networking.istio.io", "Hostname") => {
@@ -179,7 +179,7 @@ impl<'a> Backends<'a> {
                 let port = reference.port.and_then(|port| u16::try_from(port).ok());
                 Ok(BackendService {
                     key: ServiceKey::new(known.key.namespace, reference.name),
-                    port: port.ok_or(BadBackend::NoPort)?,
+                    port: Some(port.ok_or(BadBackend::NoPort)?),
                 })
             }
             _ => Err(BadBackend::Kind),

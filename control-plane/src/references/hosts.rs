@@ -24,6 +24,32 @@ pub fn of_virtual_service(
     judged.collect()
 }
 
+/// The services and entries whose requests a VirtualService is about: those of its namespace, and of waypoints of that.
+pub fn services_of(index: &Index, service: &VirtualService) -> Vec<ObjectId> {
+    let namespace = service.metadata.namespace();
+    let hosts = service.spec.hosts.iter();
+    let hosts = hosts.filter(|host| !host.starts_with('*'));
+    let all = hosts.flat_map(|host| {
+        let host = index.full_name(namespace, host);
+        known(index, &host).collect::<Vec<_>>()
+    });
+    all.filter(|id| is_own(index, namespace, id)).collect()
+}
+
+/// Whether a namespace has a say in what is sent to a service or entry.
+fn is_own(index: &Index, namespace: &str, id: &ObjectId) -> bool {
+    let report = index.reports().waypoint_of(id);
+    let waypoint = report.filter(|report| report.refused.is_none());
+    *id.key.namespace == *namespace
+        || waypoint.is_some_and(|report| *report.waypoint.namespace == *namespace)
+}
+
+/// The hosts that a VirtualService sends anything to, as they are written.
+pub fn destination_hosts(spec: &VirtualServiceSpec) -> impl Iterator<Item = &str> {
+    let all = named(spec).into_iter();
+    all.map(|(_, destination)| destination.host.as_str())
+}
+
 /// The same of a DestinationRule. In the root namespace they are for all.
 pub fn of_rule(index: &Index, rule: &DestinationRule) -> Vec<(String, Result<(), Unenforced>)> {
     let namespace = rule.metadata.namespace();
@@ -45,14 +71,7 @@ fn judge(index: &Index, namespace: &str, host: &str) -> Result<(), Unenforced> {
     let host = index.full_name(namespace, host);
     let mut all = known(index, &host).peekable();
     all.peek().ok_or(Unenforced::NotFound)?;
-    let own: Vec<ObjectId> = all
-        .filter(|id| {
-            let report = index.reports().waypoint_of(id);
-            let waypoint = report.filter(|report| report.refused.is_none());
-            *id.key.namespace == *namespace
-                || waypoint.is_some_and(|report| *report.waypoint.namespace == *namespace)
-        })
-        .collect();
+    let own: Vec<ObjectId> = all.filter(|id| is_own(index, namespace, id)).collect();
     if own.is_empty() {
         return Err(Unenforced::OtherNamespace);
     }
@@ -68,7 +87,7 @@ fn bound(index: &Index, mut all: impl Iterator<Item = ObjectId>) -> Result<(), U
 }
 
 /// The services and entries that have a name.
-pub(super) fn known(index: &Index, host: &str) -> impl Iterator<Item = ObjectId> {
+pub fn known(index: &Index, host: &str) -> impl Iterator<Item = ObjectId> {
     let service = index.service_named(host).map(|key| ObjectId {
         kind: Kind::Service,
         key,

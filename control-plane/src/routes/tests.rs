@@ -294,3 +294,115 @@ spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: sho
         "nothing to do with it"
     );
 }
+
+fn virtual_service(name: &str, made: &str, http: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+         metadata: {{name: {name}, namespace: shop, creationTimestamp: '2026-01-{made}T00:00:00Z'}}\n\
+         spec: {{hosts: [web], http: [{http}]}}\n"
+    )
+}
+
+#[test]
+fn rules_of_istio_stand_behind_and_are_looked_at_as_they_are_written() {
+    let index = index(&[
+        virtual_service("late", "02", "{route: [{destination: {host: other}}]}"),
+        virtual_service(
+            "early",
+            "01",
+            "{name: first, match: [{uri: {prefix: /a}}], route: [{destination: {host: web}}]}, \
+             {match: [{uri: {exact: /a/b}, port: 80}, {uri: {exact: /c}, sourceLabels: {a: b}}], route: [{destination: {host: other}}]}",
+        ),
+        route("gateway", "03", "web", &to("{type: Exact, value: /a/x}")),
+    ]);
+    for (path, expected) in [
+        ("/a/x", "HTTPRoute/shop/gateway/0"),
+        ("/a/b", "VirtualService/shop/early/first"),
+        ("/ab", "VirtualService/shop/early/first"),
+        ("/c", "VirtualService/shop/late/0"),
+    ] {
+        assert_eq!(fitting(&index, 80, path), expected, "{path}");
+    }
+}
+
+#[test]
+fn what_a_rule_of_istio_says_is_sent() {
+    let index = index(&[virtual_service(
+        "all",
+        "01",
+        "{match: [{uri: {prefix: /a}, ignoreUriCase: true, headers: {X-A: {exact: '1'}, x-there: {}}, withoutHeaders: {x-not: {regex: '*'}}, \
+           queryParams: {q: {regex: '[0-9]+'}}}], \
+          rewrite: {uri: /b, authority: h.example}, timeout: 3s, retries: {attempts: 1, retryOn: '5xx,429', perTryTimeout: 1s}, \
+          fault: {delay: {fixedDelay: 2s, percentage: {value: 0.1}}, abort: {httpStatus: 418, percentage: {value: 50}}}, \
+          mirror: {host: other}, mirrorPercentage: {value: 10}, \
+          headers: {request: {set: {b: '100%%', Host: set.example}}, response: {remove: [c]}}, \
+          corsPolicy: {allowOrigins: [{prefix: 'https://'}], maxAge: 1h}, \
+          route: [{destination: {host: other, port: {number: 80}}, weight: 30}, {destination: {host: web, subset: v1}, weight: 70}]}, \
+         {redirect: {uri: /new, authority: 'r.example:8080', redirectCode: 307}}",
+    )]);
+    let routes = routes(&index).unwrap();
+    let [rule, redirect] = routes.rules.as_slice() else {
+        panic!("{routes:?}");
+    };
+    let alternative = &routes.alternatives[0];
+    assert!(alternative.path.as_ref().unwrap().ignore_case);
+    let headers = alternative.headers.iter();
+    let headers: Vec<_> = headers
+        .map(|header| (&*header.name, header.inverted))
+        .collect();
+    assert_eq!(
+        headers,
+        [("x-a", false), ("x-there", false), ("x-not", true)]
+    );
+    assert_eq!(rule.rewrite.path, Some(PathChange::Prefix("/b".to_owned())));
+    assert_eq!(rule.rewrite.authority.as_deref(), Some("h.example"));
+    assert_eq!(rule.timeout.unwrap().as_secs(), 3);
+    assert_eq!(rule.try_timeout.unwrap().as_secs(), 1);
+    let retry = rule.retry.as_ref().unwrap();
+    assert_eq!(
+        (&*retry.on, &*retry.statuses),
+        (&[RetryOn::ServerError][..], &[429][..])
+    );
+    assert_eq!(rule.fault.delay.unwrap().1, 1000);
+    let abort = tulle_model::http::Abort::Status(418);
+    assert_eq!(rule.fault.abort, Some((abort, 500_000)));
+    assert_eq!(rule.mirrors[0].share, 100_000);
+    let set = [("b".to_owned(), "100%".to_owned())];
+    assert_eq!(rule.request_headers.set, set);
+    assert_eq!(rule.cors.as_ref().unwrap().max_age.unwrap().as_secs(), 3600);
+    let Action::Forward(backends) = &rule.action else {
+        panic!("{rule:?}");
+    };
+    let port = backends[0].service.as_ref().unwrap().port;
+    assert_eq!((backends[0].weight, port), (30, Some(80)));
+    assert_eq!(backends[1].service, None, "subsets are not told apart yet");
+    let Action::Redirect(redirect) = &redirect.action else {
+        panic!("{redirect:?}");
+    };
+    assert_eq!((redirect.port, redirect.status), (Some(8080), 307));
+}
+
+#[test]
+fn a_rule_that_cannot_be_followed_refuses_its_requests_and_no_others() {
+    let index = index(&[virtual_service(
+        "bad",
+        "01",
+        "{match: [{uri: {prefix: /bad}}], headers: {request: {set: {content-length: '1'}}}, route: [{destination: {host: other}}]}, \
+         {route: [{destination: {host: other}}]}",
+    )]);
+    let routes = routes(&index).unwrap();
+    let service = |rule: &Rule| match &rule.action {
+        Action::Forward(backends) => backends[0].service.is_some(),
+        _ => panic!("{rule:?}"),
+    };
+    let services: Vec<_> = routes.rules.iter().map(service).collect();
+    assert_eq!(services, [false, true]);
+}
+
+#[test]
+fn what_others_write_of_a_service_has_no_effect() {
+    let foreign = virtual_service("v", "01", "{route: [{destination: {host: other}}]}")
+        .replace("namespace: shop", "namespace: away")
+        .replace("hosts: [web]", "hosts: [web.shop.svc.cluster.local]");
+    assert_eq!(routes(&index(&[foreign])), None);
+}

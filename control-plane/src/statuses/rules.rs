@@ -1,6 +1,7 @@
 //! What is told of policies and rules that only waypoints read: condition `WaypointAccepted`.
 //!
-//! None of them is in force, as no waypoint reads them yet, and each says so. A RequestAuthentication refuses what it would have checked.
+//! But for VirtualServices none of them is in force, as no waypoint reads them yet, and each says so. A RequestAuthentication refuses what it
+//! would have checked.
 
 use tulle_manifest::{
     DestinationRule, Kind, ObjectId, ObjectKey, RequestAuthentication, TargetRef, Telemetry,
@@ -11,6 +12,7 @@ use super::{Condition, NOT_YET, WAYPOINT_ACCEPTED, accepted, in_words, not_enfor
 use crate::{
     index::Index,
     references::{self, Subsets, Unenforced},
+    routes,
     translate::Finding,
     validate::Fault,
 };
@@ -71,7 +73,8 @@ pub(super) fn virtual_service(
         true => Ok(references::of_virtual_service(index, service)),
         false => Err("its gateways do not include mesh"),
     };
-    let missing = references::destinations(index, subsets, service);
+    let mut missing = references::destinations(index, subsets, service);
+    missing.extend(routes::undone(&service.spec));
     condition(
         index,
         Kind::VirtualService,
@@ -104,9 +107,23 @@ fn condition(
     about: Result<Judged, &str>,
     missing: &[Finding],
 ) -> Condition {
-    let without = match kind {
-        Kind::RequestAuthentication => UNCHECKED,
-        _ => NOT_YET,
+    let otherwise = match kind {
+        Kind::VirtualService => Condition {
+            kind: WAYPOINT_ACCEPTED,
+            holds: true,
+            reason: match missing.is_empty() {
+                true => "Accepted",
+                false => "UnsupportedValue",
+            },
+            message: match missing.is_empty() {
+                true => "enforced as written".to_owned(),
+                false => "enforced so that what cannot be done is refused".to_owned(),
+            },
+        },
+        Kind::RequestAuthentication => {
+            not_enforced(format!("in order, and not enforced: {UNCHECKED}"))
+        }
+        _ => not_enforced(format!("in order, and not enforced: {NOT_YET}")),
     };
     let problems = index.reports().problems_of(&ObjectId { kind, key });
     let refusing = || problems.iter().filter(|problem| problem.fault.refuses());
@@ -130,10 +147,7 @@ fn condition(
     } else {
         match about {
             Err(why) => refused("UnsupportedValue", format!("not enforced: {why}")),
-            Ok(judged) => accepted(
-                judged,
-                not_enforced(format!("in order, and not enforced: {without}")),
-            ),
+            Ok(judged) => accepted(judged, otherwise),
         }
     };
     let ignored = problems.iter().filter(|problem| !problem.fault.refuses());

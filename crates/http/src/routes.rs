@@ -259,7 +259,7 @@ impl Header {
     fn fits(&self, request: &RequestHead<'_>) -> bool {
         let mut values = request.headers.get_all(&self.name).iter();
         let fits = match (values.next(), values.next()) {
-            (None, _) => self.inverted && self.value.fits(b""),
+            (None, _) => self.inverted && self.value.fits_nothing(),
             (Some(only), None) => self.value.fits(only.as_bytes()),
             (Some(first), Some(second)) => {
                 let mut list = first.as_bytes().to_vec();
@@ -282,7 +282,7 @@ impl Parameter {
         let value = pairs.find_map(|(name, value)| (name == &*self.name).then_some(value));
         let fits = match value {
             Some(value) => self.value.fits(value.as_bytes()),
-            None => self.inverted && self.value.fits(b""),
+            None => self.inverted && self.value.fits_nothing(),
         };
         fits != self.inverted
     }

@@ -54,11 +54,16 @@ impl Text {
         }
     }
 
-    /// The length of the beginning that was asked for; 0 if it is not about a beginning.
+    /// Whether that nothing is there is so: an empty text, but not one that is there.
+    pub(crate) fn fits_nothing(&self) -> bool {
+        !matches!(self.kind, Kind::Present) && self.fits(b"")
+    }
+
+    /// The length of the beginning that was asked for, which may be all; 0 if it is not about a beginning.
     pub(crate) fn prefix(&self) -> usize {
         match &self.kind {
-            Kind::Prefix(wanted) | Kind::Elements(wanted) => wanted.len(),
-            Kind::Exact(_) | Kind::Regex(_) | Kind::Present => 0,
+            Kind::Exact(wanted) | Kind::Prefix(wanted) | Kind::Elements(wanted) => wanted.len(),
+            Kind::Regex(_) | Kind::Present => 0,
         }
     }
 

@@ -150,8 +150,8 @@ pub struct Backend {
 pub struct BackendService {
     /// Its name.
     pub key: ServiceKey,
-    /// One of its ports.
-    pub port: u16,
+    /// One of its ports; `None`: the one that the client has asked for.
+    pub port: Option<u16>,
 }
 
 /// The place to ask. What is `None` stays as it was.

@@ -6,6 +6,9 @@
 //! mesh    client ─ztunnel═▶ waypoint ═══════ztunnel▶ server      proven on both sides
 //! ```
 //!
+//! Pods of a namespace of their own, which is never in the mesh, are what plain traffic and Envoy's goes between: all that is compared is
+//! measured by turns, and nobody has to wait until pods have left the mesh.
+//!
 //! Both proxies have as many threads as the machine has processors, and both write a line for each request.
 
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
@@ -18,7 +21,7 @@ use crate::{
     BenchOptions,
     load::LoadResult,
     report::{Mode, Samples},
-    stage::{CLIENT, SERVER, Stage, wait_for_port},
+    stage::{CLIENT, Stage, wait_for_port},
     tools::parse_wrk,
     usage,
 };
@@ -32,51 +35,41 @@ pub(crate) async fn measure(
     if !FIGURES.iter().any(|figure| options.wants(figure)) {
         return Ok(());
     }
-    let envoy = Envoy::start(stage).await?;
+    let beside = Beside::start(stage).await?;
     let waypoint = set_up(stage).await?;
+    stage.switch(Mode::Mesh).await?;
+    let mesh = Path {
+        mode: Mode::Mesh,
+        client: CLIENT,
+        to: SERVICE.into(),
+    };
     for round in 1..=options.rounds {
         if !options.mesh_only {
-            stage.switch(Mode::Plain).await?;
-            let direct = latency(stage, stage.http(), options.seconds).await?;
-            samples.add("l7_p99", Mode::Plain, direct.p99_ms);
-            samples.add("l7_p50", Mode::Plain, direct.p50_ms);
-            eprintln!(
-                "round {round} L7 Plain: p50 {:.2} ms, p99 {:.2} ms",
-                direct.p50_ms, direct.p99_ms
-            );
-            if let Some(envoy) = &envoy {
-                let pid = envoy.process.pid().context("Envoy is gone")?;
-                let to = SocketAddr::new(stage.pod_ip(ENVOY), ENVOY_PORT);
-                proxy(stage, Mode::Plain, pid, to, options, samples).await?;
+            latency(stage, &beside.direct(stage), options, samples).await?;
+            if let Some(envoy) = &beside.envoy {
+                let pid = envoy.pid().context("Envoy is gone")?;
+                proxy(stage, &beside.through_envoy(stage), pid, options, samples).await?;
             }
         }
-        stage.switch(Mode::Mesh).await?;
-        let latencies = latency(stage, SERVICE.into(), options.seconds).await?;
-        samples.add("l7_p99", Mode::Mesh, latencies.p99_ms);
-        samples.add("l7_p50", Mode::Mesh, latencies.p50_ms);
-        eprintln!(
-            "round {round} L7 Mesh: p50 {:.2} ms, p99 {:.2} ms",
-            latencies.p50_ms, latencies.p99_ms
-        );
-        proxy(
-            stage,
-            Mode::Mesh,
-            waypoint,
-            SERVICE.into(),
-            options,
-            samples,
-        )
-        .await?;
+        latency(stage, &mesh, options, samples).await?;
+        proxy(stage, &mesh, waypoint, options, samples).await?;
+        eprintln!("round {round} of requests through a waypoint is done");
     }
     routes(stage, waypoint, samples).await
+}
+
+/// From where to where, and what that counts as.
+struct Path {
+    mode: Mode,
+    client: &'static str,
+    to: SocketAddr,
 }
 
 /// Requests per second of a proxy's processor time, and how many there were.
 async fn proxy(
     stage: &Stage,
-    mode: Mode,
+    path: &Path,
     pid: u32,
-    to: SocketAddr,
     options: &BenchOptions,
     samples: &mut Samples,
 ) -> Result<()> {
@@ -85,28 +78,41 @@ async fn proxy(
         "-t2".to_owned(),
         "-c64".to_owned(),
         format!("-d{}s", options.seconds),
-        format!("http://{to}/"),
+        format!("http://{}/", path.to),
     ];
-    let result = parse_wrk(&stage.run(CLIENT, "wrk", args).await?)?;
+    let result = parse_wrk(&stage.run(path.client, "wrk", args).await?)?;
     let used = usage::cpu(pid)?.saturating_sub(before).as_secs_f64();
     let (per_cpu, cost) = (result.requests / used, used * 1e6 / result.requests);
-    samples.add("l7_per_cpu", mode, per_cpu);
-    samples.add("l7_requests", mode, result.per_second);
+    samples.add("l7_per_cpu", path.mode, per_cpu);
+    samples.add("l7_requests", path.mode, result.per_second);
     eprintln!(
-        "L7 {mode:?}: {:.0} requests/s, {per_cpu:.0} per CPU second, {cost:.1} µs each",
-        result.per_second
+        "L7 {:?}: {:.0} requests/s, {per_cpu:.0} per CPU second, {cost:.1} µs each",
+        path.mode, result.per_second
     );
     Ok(())
 }
 
-async fn latency(stage: &Stage, to: SocketAddr, seconds: u32) -> Result<LoadResult> {
+async fn latency(
+    stage: &Stage,
+    path: &Path,
+    options: &BenchOptions,
+    samples: &mut Samples,
+) -> Result<()> {
     let args = vec![
         "load".to_owned(),
-        format!("--to={to}"),
-        format!("--seconds={seconds}"),
+        format!("--to={}", path.to),
+        format!("--seconds={}", options.seconds),
     ];
-    let output = stage.run_own(CLIENT, args).await?;
-    serde_json::from_str(&output).context("unknown output of the load generator")
+    let output = stage.run_own(path.client, args).await?;
+    let result: LoadResult =
+        serde_json::from_str(&output).context("unknown output of the load generator")?;
+    samples.add("l7_p50", path.mode, result.p50_ms);
+    samples.add("l7_p99", path.mode, result.p99_ms);
+    eprintln!(
+        "L7 {:?}: p50 {:.2} ms, p99 {:.2} ms",
+        path.mode, result.p50_ms, result.p99_ms
+    );
+    Ok(())
 }
 
 /// A waypoint, and a service that it serves; memory of one that has nothing to do. Returns its process.
@@ -188,39 +194,65 @@ spec:
     )
 }
 
-/// Envoy in a pod of its own, on the client's node.
-struct Envoy {
-    process: Process,
+/// Pods that are never in the mesh: a client, a server, and Envoy on the client's node.
+struct Beside {
+    _server: Process,
+    /// `None` if it is not there.
+    envoy: Option<Process>,
 }
 
-impl Envoy {
-    /// Starts it; `None` if it is not there.
-    async fn start(stage: &mut Stage) -> Result<Option<Self>> {
-        let Some(program) = program() else {
-            eprintln!(
-                "without Envoy (`scripts/peers.sh bench` fetches it): nothing to compare with"
-            );
-            return Ok(None);
-        };
-        stage.start_pod(ENVOY, "node1").await?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let folder = stage.folder("envoy");
-        fs::create_dir_all(&folder)?;
-        let config = folder.join("envoy.yaml");
-        let log = folder.join("access.log").display().to_string();
-        let server = SocketAddr::new(stage.pod_ip(SERVER), stage.plain_port());
-        fs::write(&config, configuration(server, &log))?;
-        let args = [
-            "-c".to_owned(),
-            config.display().to_string(),
-            format!("--concurrency={threads}"),
-            "--log-level=warning".to_owned(),
-            "--disable-hot-restart".to_owned(),
-        ];
-        let mut process = stage.spawn(ENVOY, Program::new("envoy", program).args(args))?;
-        wait_for_port(&mut process, ENVOY_PORT).await?;
-        Ok(Some(Self { process }))
+impl Beside {
+    async fn start(stage: &mut Stage) -> Result<Self> {
+        stage.start_pod(PLAIN_CLIENT, "node1").await?;
+        let server = stage.start_server(PLAIN_SERVER, "node2").await?;
+        Ok(Self {
+            _server: server,
+            envoy: envoy(stage).await?,
+        })
     }
+
+    fn direct(&self, stage: &Stage) -> Path {
+        Path {
+            mode: Mode::Plain,
+            client: PLAIN_CLIENT,
+            to: SocketAddr::new(stage.pod_ip(PLAIN_SERVER), stage.plain_port()),
+        }
+    }
+
+    fn through_envoy(&self, stage: &Stage) -> Path {
+        Path {
+            mode: Mode::Plain,
+            client: PLAIN_CLIENT,
+            to: SocketAddr::new(stage.pod_ip(ENVOY), ENVOY_PORT),
+        }
+    }
+}
+
+async fn envoy(stage: &mut Stage) -> Result<Option<Process>> {
+    let Some(program) = program() else {
+        eprintln!("without Envoy (`scripts/peers.sh bench` fetches it): nothing to compare with");
+        return Ok(None);
+    };
+    stage.start_pod(ENVOY, "node1").await?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let folder = stage.folder("envoy");
+    fs::create_dir_all(&folder)?;
+    let config = folder.join("envoy.yaml");
+    let log = folder.join("access.log").display().to_string();
+    let server = SocketAddr::new(stage.pod_ip(PLAIN_SERVER), stage.plain_port());
+    fs::write(&config, configuration(server, &log))?;
+    let args = [
+        "-c".to_owned(),
+        config.display().to_string(),
+        "--concurrency".to_owned(),
+        threads.to_string(),
+        "--log-level".to_owned(),
+        "warning".to_owned(),
+        "--disable-hot-restart".to_owned(),
+    ];
+    let mut process = stage.spawn(ENVOY, Program::new("envoy", program).args(args))?;
+    wait_for_port(&mut process, ENVOY_PORT).await?;
+    Ok(Some(process))
 }
 
 /// What `scripts/peers.sh bench` has fetched.
@@ -276,7 +308,9 @@ const FIGURES: [&str; 6] = [
     "l7_rss_routes",
 ];
 const WAYPOINT: &str = "bench/w";
-const ENVOY: &str = "bench/envoy";
+const PLAIN_CLIENT: &str = "beside/client";
+const PLAIN_SERVER: &str = "beside/server";
+const ENVOY: &str = "beside/envoy";
 const ENVOY_PORT: u16 = 10_000;
 const SERVICE: ([u8; 4], u16) = ([10, 96, 200, 1], 80);
 const ROUTES: usize = 5000;

@@ -54,7 +54,7 @@ impl Stage {
         for pod in lab.pods() {
             pod.netns().enter(widen_port_range)??;
         }
-        let nginx = start_nginx(&lab).await?;
+        let nginx = start_nginx(&lab, SERVER).await?;
         Ok(Self {
             mesh: Mesh::start(lab, MeshConfig::new()?).await?,
             _nginx: nginx,
@@ -161,6 +161,12 @@ impl Stage {
     /// A folder of this run.
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
         self.mesh.lab().dir().join(name)
+    }
+
+    /// Starts a pod with a web server in it.
+    pub(crate) async fn start_server(&mut self, pod: &str, node: &str) -> Result<Process> {
+        self.start_pod(pod, node).await?;
+        start_nginx(self.mesh.lab(), pod).await
     }
 
     /// Starts a program in a pod.
@@ -283,13 +289,15 @@ impl Stage {
     }
 }
 
-async fn start_nginx(lab: &Lab) -> Result<Process> {
-    let folder = lab.dir().join("nginx");
+async fn start_nginx(lab: &Lab, pod: &str) -> Result<Process> {
+    let folder = lab
+        .dir()
+        .join(format!("nginx-{}", lab.pod(pod).netns_name()));
     fs::create_dir_all(&folder)?;
     fs::write(folder.join("nginx.conf"), nginx_config())?;
     let folder = folder.display().to_string();
     let args = ["-p", &folder, "-c", "nginx.conf", "-e", "stderr"];
-    let mut nginx = lab.spawn(SERVER, Program::new("nginx", find("nginx")?).args(args))?;
+    let mut nginx = lab.spawn(pod, Program::new("nginx", find("nginx")?).args(args))?;
     for port in [PLAIN_HTTP, MESH_HTTP] {
         wait_for_port(&mut nginx, port).await?;
     }

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         case!(routes::copy_requests),
         case!(routes::let_pages_call),
         case!(routes::are_followed),
+        case!(routes::of_istio),
         case!(policies::hold),
         case!(policies::see_requests),
         case!(policies::are_told),

@@ -590,3 +590,94 @@ pub(crate) async fn are_followed(sandbox: Sandbox) -> Result<()> {
     .await?;
     Ok(())
 }
+
+/// A VirtualService says the same in other words, and makes requests fail on purpose.
+pub(crate) async fn of_istio(sandbox: Sandbox) -> Result<()> {
+    let (mut mesh, one, two) = begin(&sandbox).await?;
+    mesh.apply(
+        "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v, namespace: shop}
+spec:
+  hosts: [web]
+  http:
+  - match: [{uri: {prefix: /old}, headers: {x-who: {exact: one}}}, {uri: {regex: '/r/[0-9]+'}, withoutHeaders: {x-who: {}}}]
+    rewrite: {uri: /new}
+    headers: {response: {set: {x-rule: first}}}
+    route: [{destination: {host: one, port: {number: 8000}}}]
+  - match: [{uri: {exact: /abort}}]
+    fault: {abort: {httpStatus: 418, percentage: {value: 100}}}
+    route: [{destination: {host: one}}]
+  - match: [{uri: {exact: /delay}}]
+    fault: {delay: {fixedDelay: 400ms, percentage: {value: 100}}}
+    timeout: 300ms
+    route: [{destination: {host: one, port: {number: 8000}}}]
+  - match: [{uri: {exact: /redirect}}]
+    redirect: {uri: /there, authority: example.org}
+  - match: [{uri: {exact: /direct}}]
+    directResponse: {status: 203, body: {string: told}}
+  - match: [{uri: {prefix: /again}}]
+    retries: {attempts: 3, retryOn: 5xx, backoff: 1ms}
+    route: [{destination: {host: web}}]
+  - match: [{uri: {prefix: /subset}}]
+    route: [{destination: {host: web, subset: v1}}]
+",
+    )
+    .await?;
+    eventually("the rules are followed", async || {
+        let connected = Client::connect(client(&mesh), service(80), false).await;
+        let Ok(mut connection) = connected else {
+            return false;
+        };
+        let answer = connection.get("/direct", &[]).await;
+        answer.is_ok_and(|answer| answer.status.as_u16() == 203 && answer.text == "told")
+    })
+    .await?;
+    let mut connection = Client::connect(client(&mesh), service(80), false).await?;
+    let by_one = [("x-who", "one")];
+    for (path, headers, uri) in [
+        ("/old/x?y", &by_one[..], "/new/x?y"),
+        ("/older", &by_one, "/newer"),
+        ("/r/17", &[], "/new"),
+    ] {
+        let answer = connection.get(path, headers).await?;
+        ensure!(
+            who(&answer) == "one" && answer.saw("/uri") == uri,
+            "{path}: {answer:?}"
+        );
+        ensure!(header(&answer, "x-rule") == "first", "{path}: {answer:?}");
+    }
+    for (path, headers, expected) in [
+        ("/old", &[][..], "404"),
+        ("/r/17", &by_one, "404"),
+        ("/abort", &[], "418"),
+        ("/subset", &[], "500"),
+        ("/", &[], "404"),
+    ] {
+        let answer = connection.get(path, headers).await?;
+        ensure!(who(&answer) == expected, "{path} {headers:?}: {answer:?}");
+    }
+    // A delay is no part of what the endpoint may take.
+    let answer = connection.get("/delay", &[]).await?;
+    ensure!(who(&answer) == "one", "{answer:?}");
+    let answer = connection.get("/redirect", &[]).await?;
+    ensure!(answer.status == StatusCode::MOVED_PERMANENTLY, "{answer:?}");
+    ensure!(
+        header(&answer, "location") == "http://example.org/there",
+        "{answer:?}"
+    );
+    for _ in 0..5 {
+        let answer = connection.get("/again", &[("x-fail", "one")]).await?;
+        ensure!(who(&answer) == "two", "{answer:?}");
+    }
+    ensure!(!one.asked("/again").is_empty() && !two.asked("/again").is_empty());
+    for (flag, status) in [("FI", "418"), ("DI", "200")] {
+        let labels = [("response_code", status), ("response_flags", flag)];
+        eventually("it is counted", async || {
+            let metrics = mesh.waypoint(WAYPOINT).metrics().await;
+            metrics.is_ok_and(|metrics| metrics.sum("istio_requests_total", &labels) >= 1.0)
+        })
+        .await?;
+    }
+    Ok(())
+}

@@ -70,7 +70,7 @@ pub(super) enum Sender {
 pub(super) enum Failed {
     #[error(transparent)]
     Route(#[from] RouteError),
-    #[error("there is no service {} with port {}", .0.key, .0.port)]
+    #[error("there is no service {} with that port", .0.key)]
     Backend(BackendService),
     #[error("{name} cannot be resolved")]
     Name { name: Arc<str>, source: io::Error },
@@ -154,7 +154,8 @@ impl Upstreams {
             return Ok(now.served.clone());
         };
         let snapshot = self.shared.snapshots.load();
-        let target = tulle_route::backend(&snapshot, &now.own, &backend.key, backend.port);
+        let port = backend.port.unwrap_or(context.destination.port());
+        let target = tulle_route::backend(&snapshot, &now.own, &backend.key, port);
         target.ok_or_else(|| Failed::Backend(backend.clone()))
     }
 

@@ -192,6 +192,13 @@ fn operations(check: &mut Check, operations: &HeaderOperations) {
                 None => check.header_name("", name),
             }
             check.header_value("", value);
+            // `%%` is one.
+            if value.replace("%%", "").contains('%') {
+                check.unsupported(
+                    "",
+                    "has an operator such as %REQ(x)%, which is not supported",
+                );
+            }
         });
     }
     check.each("remove", &operations.remove, |check, name| {

@@ -148,6 +148,10 @@ fn what_must_not_be_so_may_be_absent() {
     assert_eq!(find(&of(exact("1")), 80, "/", &[]), "0 0");
     assert_eq!(find(&of(exact("1")), 80, "/", &[("x-a", "2")]), "0 0");
     assert_eq!(find(&of(exact("1")), 80, "/", &[("x-a", "1")]), "none");
+    let there = MatchKind::Present.into();
+    assert_eq!(find(&of(there), 80, "/", &[]), "0 0");
+    let there = MatchKind::Present.into();
+    assert_eq!(find(&of(there), 80, "/", &[("x-a", "")]), "none");
     let empty = MatchKind::Regex(String::new()).into();
     assert_eq!(find(&of(empty), 80, "/", &[]), "none", "absent is empty");
 }
@@ -175,7 +179,7 @@ fn requests_are_shared_by_weight() {
         weight,
         service: Some(BackendService {
             key: ServiceKey::new("shop", name),
-            port: 80,
+            port: Some(80),
         }),
         request_headers: model::HeaderChanges::default(),
         response_headers: model::HeaderChanges::default(),

@@ -99,7 +99,10 @@ fn backend(value: wire::Backend) -> Decoded<Backend> {
         true => None,
         false => Some(BackendService {
             key: ServiceKey::new(value.namespace, value.hostname),
-            port: port("backend", value.port)?,
+            port: match value.port {
+                0 => None,
+                value => Some(port("backend", value)?),
+            },
         }),
     };
     Ok(Backend {

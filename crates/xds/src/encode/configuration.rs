@@ -92,7 +92,7 @@ fn backend(value: &Backend) -> wire::Backend {
         weight: value.weight,
         namespace: name(|key| &key.namespace),
         hostname: name(|key| &key.hostname),
-        port: service.map_or(0, |service| u32::from(service.port)),
+        port: u32::from(service.and_then(|service| service.port).unwrap_or_default()),
         request_headers: changes(&value.request_headers),
         response_headers: changes(&value.response_headers),
     }

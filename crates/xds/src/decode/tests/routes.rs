@@ -31,7 +31,7 @@ fn everything() -> Routes {
         weight: 7,
         service: Some(BackendService {
             key: ServiceKey::new("shop", "v2.shop"),
-            port: 8080,
+            port: Some(8080),
         }),
         request_headers: changes("a"),
         response_headers: changes("b"),
@@ -104,6 +104,13 @@ fn everything() -> Routes {
         service: None,
         ..backend.clone()
     };
+    let same_port = Backend {
+        service: backend.service.clone().map(|service| BackendService {
+            port: None,
+            ..service
+        }),
+        ..backend.clone()
+    };
     Routes {
         service: ServiceKey::new("shop", "web.shop.svc.cluster.local"),
         alternatives: vec![Alternative {
@@ -120,7 +127,7 @@ fn everything() -> Routes {
             query: vec![named(MatchKind::Prefix(text("p")))],
         }],
         rules: vec![
-            rule(Action::Forward(vec![backend.clone(), refused])),
+            rule(Action::Forward(vec![backend.clone(), refused, same_port])),
             rule(Action::Redirect(redirect(PathChange::Full(text("/f"))))),
             rule(Action::Redirect(redirect(PathChange::Prefix(text("/p"))))),
             rule(Action::Redirect(redirect(PathChange::Regex {
