@@ -52,7 +52,7 @@ pub(super) fn add(
             rule.name.as_deref(),
             number,
         );
-        rules.push(written.rule(name, rule, matches));
+        rules.push(written.rule(name, rule));
     }
 }
 
@@ -123,7 +123,7 @@ struct Written<'a> {
 }
 
 impl Written<'_> {
-    fn rule(&self, name: String, written: &HttpRule, matches: &[HttpMatch]) -> Rule {
+    fn rule(&self, name: String, written: &HttpRule) -> Rule {
         let mut rule = Rule {
             name,
             action: self.action(written),
@@ -133,7 +133,7 @@ impl Written<'_> {
                 .retries
                 .as_ref()
                 .and_then(|retries| action::limit(retries.per_try_timeout.as_deref()?)),
-            rewrite: action::rewrite(written.rewrite.as_ref(), matches),
+            rewrite: action::rewrite(written.rewrite.as_ref()),
             mirrors: self.mirrors(written),
             fault: written
                 .fault

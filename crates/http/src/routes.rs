@@ -198,7 +198,8 @@ impl RouteTable {
             if alternative.fits(request)
                 && let Some(route) = self.routes.get(alternative.route)
             {
-                let prefix = alternative.path.as_ref().map_or(0, Text::prefix);
+                let path = alternative.path.as_ref();
+                let prefix = path.map_or(0, |path| path.asked(request.path));
                 return Found::Route { route, prefix };
             }
         }

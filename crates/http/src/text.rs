@@ -59,11 +59,11 @@ impl Text {
         !matches!(self.kind, Kind::Present) && self.fits(b"")
     }
 
-    /// The length of the beginning that was asked for, which may be all; 0 if it is not about a beginning.
-    pub(crate) fn prefix(&self) -> usize {
+    /// How much of a text that is so was asked for: its beginning, or all of it.
+    pub(crate) fn asked(&self, text: &str) -> usize {
         match &self.kind {
             Kind::Exact(wanted) | Kind::Prefix(wanted) | Kind::Elements(wanted) => wanted.len(),
-            Kind::Regex(_) | Kind::Present => 0,
+            Kind::Regex(_) | Kind::Present => text.len(),
         }
     }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tulle_manifest::virtual_service::{
-    CorsPolicy, DirectResponse, Fault as Written, HttpMatch, Percent, Redirect as WrittenRedirect,
-    Retries, Rewrite as WrittenRewrite,
+    CorsPolicy, DirectResponse, Fault as Written, Percent, Redirect as WrittenRedirect, Retries,
+    Rewrite as WrittenRewrite,
 };
 use tulle_model::http::{
     ALL, Abort, Action, Cors, Fault, MatchKind, PathChange, Redirect, Retry, RetryOn, Rewrite,
@@ -32,23 +32,15 @@ pub(super) fn share(written: Option<&Percent>) -> u32 {
     })
 }
 
-pub(super) fn rewrite(written: Option<&WrittenRewrite>, matches: &[HttpMatch]) -> Rewrite {
+pub(super) fn rewrite(written: Option<&WrittenRewrite>) -> Rewrite {
     let Some(written) = written else {
         return Rewrite::default();
-    };
-    let is_regex = |found: &HttpMatch| {
-        let uri = found.uri.as_ref();
-        uri.is_some_and(|uri| uri.regex.is_some() && uri.exact.is_none() && uri.prefix.is_none())
     };
     let path = match (&written.uri_regex_rewrite, &written.uri) {
         (Some(change), _) => Some(PathChange::Regex {
             pattern: change.r#match.clone(),
             substitution: substitution(&change.rewrite),
         }),
-        // Of a pattern there is no prefix that could be replaced.
-        (None, Some(uri)) if !matches.is_empty() && matches.iter().all(is_regex) => {
-            Some(PathChange::Full(uri.clone()))
-        }
         (None, Some(uri)) => Some(PathChange::Prefix(uri.clone())),
         (None, None) => None,
     };

@@ -114,7 +114,13 @@ fn nothing_that_only_waypoints_read_looks_as_if_it_were_in_force() {
             "VirtualService",
             "shop",
             format!("hosts: [s], http: [{{{to}}}]"),
-            "False NotEnforced",
+            "True Accepted",
+        ),
+        (
+            "VirtualService",
+            "shop",
+            "hosts: [s], http: [{route: [{destination: {host: s, subset: v1}}]}]".to_owned(),
+            "True UnsupportedValue",
         ),
         (
             "VirtualService",
@@ -132,7 +138,7 @@ fn nothing_that_only_waypoints_read_looks_as_if_it_were_in_force() {
             "VirtualService",
             "shop",
             format!("hosts: [s], gateways: [edge, mesh], http: [{{{to}}}]"),
-            "False NotEnforced",
+            "True Accepted",
         ),
         (
             "VirtualService",

@@ -115,9 +115,15 @@ fn virtual_services_are_checked() {
         ),
         (
             format!(
-                "{to}, headers: {{request: {{set: {{':authority': x, a: '%REQ(b)%'}}, remove: [c]}}}}"
+                "{to}, headers: {{request: {{set: {{':authority': x, a: '100%%'}}, remove: [c]}}}}"
             ),
             String::new(),
+        ),
+        (
+            format!(
+                "{to}, headers: {{request: {{set: {{':authority': x, a: '%REQ(b)%'}}, remove: [c]}}}}"
+            ),
+            format!("Unsupported {at}.headers.request.set[a]"),
         ),
         (String::new(), format!("Invalid {at}")),
         (
