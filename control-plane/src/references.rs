@@ -12,7 +12,8 @@ mod targets;
 
 pub use backends::{Backends, BadBackend, Reference, backends, grpc_backends};
 pub use hosts::{
-    Subsets, destination_hosts, destinations, known, of_rule, of_virtual_service, services_of,
+    Subsets, destination_hosts, destinations, known, meant, of_rule, of_virtual_service,
+    services_of,
 };
 pub use parents::{BadParent, Parent, parent};
 pub use targets::target;

@@ -68,13 +68,16 @@ impl<'a> Attached<'a> {
             match route {
                 AnyRoute::Http(route) => http::add(index, route, &ports, &mut ranked, &mut rules),
                 AnyRoute::Grpc(route) => grpc::add(index, route, &ports, &mut ranked, &mut rules),
-                AnyRoute::Virtual(service) => as_written.push(*service),
+                AnyRoute::Virtual(written) if is_named(index, written, &service) => {
+                    as_written.push(*written);
+                }
+                AnyRoute::Virtual(_) => {}
             }
         }
         let mut behind = Vec::new();
         as_written.sort_by_key(|service| age(&service.metadata));
-        for service in as_written {
-            virtual_service::add(index, service, &mut behind, &mut rules);
+        for written in as_written {
+            virtual_service::add(index, written, &mut behind, &mut rules);
         }
         if rules.is_empty() {
             return None;
@@ -83,10 +86,18 @@ impl<'a> Attached<'a> {
         ranked.sort_by(|(one, _), (other, _)| one.cmp(other));
         let alternatives = ranked.into_iter().map(|(_, alternative)| alternative);
         let rules = rules.into_iter().map(|rule| possible(&service, rule));
+        let mut rules: Vec<Rule> = rules.collect();
+        let refusing = rules.len();
+        let alternatives = alternatives.chain(behind);
+        let alternatives = alternatives.map(|one| possible_match(&service, one, refusing));
+        let alternatives: Vec<Alternative> = alternatives.collect();
+        if alternatives.iter().any(|one| one.rule == refusing) {
+            rules.push(refused("a match that cannot be followed"));
+        }
         Some(Routes {
-            rules: rules.collect(),
-            alternatives: alternatives.chain(behind).collect(),
             service,
+            alternatives,
+            rules,
         })
     }
 }
@@ -104,13 +115,53 @@ fn possible(service: &ServiceKey, rule: Rule) -> Rule {
         Ok(_) => rule,
         Err(error) => {
             warn!(%service, %error, "requests that a rule takes are refused");
-            Rule {
-                name: rule.name,
-                action: Action::Forward(vec![filter::nobody()]),
-                ..Rule::default()
-            }
+            refused(&rule.name)
         }
     }
+}
+
+fn refused(name: &str) -> Rule {
+    Rule {
+        name: name.to_owned(),
+        action: Action::Forward(vec![filter::nobody()]),
+        ..Rule::default()
+    }
+}
+
+/// A match that waypoints can follow. One that they could not takes all that it may be about, to be refused.
+fn possible_match(service: &ServiceKey, one: Alternative, refusing: usize) -> Alternative {
+    let compiles = |alternative: &Alternative| {
+        let alone = Routes {
+            service: service.clone(),
+            alternatives: vec![alternative.clone()],
+            rules: Vec::new(),
+        };
+        tulle_http::RouteTable::new(&alone)
+    };
+    let Err(error) = compiles(&one) else {
+        return one;
+    };
+    warn!(%service, %error, "requests that a match may be about are refused");
+    let by_path = Alternative {
+        rule: refusing,
+        ports: one.ports,
+        path: one.path,
+        ..Alternative::default()
+    };
+    match compiles(&by_path) {
+        Ok(_) => by_path,
+        Err(_) => Alternative {
+            path: None,
+            ..by_path
+        },
+    }
+}
+
+/// Whether a VirtualService is about a service, and not only about another of the same entry.
+fn is_named(index: &Index, written: &VirtualService, service: &ServiceKey) -> bool {
+    let namespace = written.metadata.namespace();
+    let mut hosts = written.spec.hosts.iter();
+    hosts.any(|host| *index.full_name(namespace, host) == *service.hostname)
 }
 
 /// The parents of the routes that send requests to one of these, or to one of a namespace of these.

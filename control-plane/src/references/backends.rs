@@ -174,7 +174,7 @@ impl<'a> Backends<'a> {
                         return Err(BadBackend::NotPermitted);
                     }
                 }
-                let known = hosts::known(self.index, reference.name).next();
+                let known = hosts::meant(self.index, self.namespace, reference.name);
                 let known = known.ok_or(BadBackend::NotFound)?;
                 let port = reference.port.and_then(|port| u16::try_from(port).ok());
                 Ok(BackendService {

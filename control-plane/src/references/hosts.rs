@@ -11,7 +11,10 @@ use tulle_manifest::{
 };
 
 use super::{Unenforced, targets::is_bound};
-use crate::{index::Index, translate::Finding};
+use crate::{
+    index::{Index, age},
+    translate::Finding,
+};
 
 /// What a VirtualService says something of: its hosts, each with whether a waypoint would see what it is sent.
 pub fn of_virtual_service(
@@ -98,6 +101,21 @@ pub fn known(index: &Index, host: &str) -> impl Iterator<Item = ObjectId> {
         key: key.clone(),
     });
     service.into_iter().chain(entries)
+}
+
+/// The one of those that a route of a namespace means: the Service of Kubernetes, or the entry of its own namespace, or the oldest.
+pub fn meant(index: &Index, namespace: &str, host: &str) -> Option<ObjectId> {
+    known(index, host).min_by_key(|id| {
+        let made = match id.kind {
+            Kind::ServiceEntry => {
+                let entry = index.objects().service_entries().get(&id.key);
+                entry.map(|entry| age(&entry.metadata))
+            }
+            _ => None,
+        };
+        let is_foreign = id.kind == Kind::ServiceEntry && *id.key.namespace != *namespace;
+        (is_foreign, made)
+    })
 }
 
 /// The subsets of all hosts, by full name.

@@ -99,6 +99,7 @@ fn rule(index: &Index, route: &HTTPRoute, number: usize, written: &HttpRouteRule
         };
         rule.timeout = duration(&timeouts.request);
         rule.try_timeout = duration(&timeouts.backend_request);
+        rule.try_ends_response = true;
     }
     rule.retry = written.retry.as_ref().map(retry);
     rule

@@ -10,7 +10,7 @@ mod undone;
 pub use undone::undone;
 
 use tulle_manifest::{
-    Kind, VirtualService,
+    Kind, ObjectId, VirtualService,
     virtual_service::{
         Destination, HeaderOperations, HttpMatch, HttpRule, RouteDestination, StringMatch as Text,
     },
@@ -59,7 +59,8 @@ pub(super) fn add(
 /// What is for gateways alone, or asks for what nobody here knows of a caller, is for nobody.
 fn is_for_mesh(found: &HttpMatch) -> bool {
     let gateways = &found.gateways;
-    let names_claims = found.headers.keys().any(|name| name.starts_with('@'));
+    let names = found.headers.keys().chain(found.without_headers.keys());
+    let names_claims = names.into_iter().any(|name| name.starts_with('@'));
     (gateways.is_empty() || gateways.iter().any(|gateway| gateway == "mesh"))
         && found.source_labels.is_empty()
         && found.source_namespace.is_none()
@@ -192,15 +193,34 @@ impl Written<'_> {
             return None;
         }
         let host = self.index.full_name(self.namespace, &to.host);
-        let known = references::known(self.index, &host).next()?;
+        let known = references::meant(self.index, self.namespace, &host)?;
         let port = match &to.port {
             Some(port) => Some(u16::try_from(port.number).ok()?),
-            None => None,
+            None => self.only_port(&known),
         };
         Some(BackendService {
             key: ServiceKey::new(known.key.namespace, host),
             port,
         })
+    }
+
+    /// The port of what has one alone. Of others it is the one that was asked for.
+    fn only_port(&self, id: &ObjectId) -> Option<u16> {
+        let objects = self.index.objects();
+        let ports: Vec<u16> = match id.kind {
+            Kind::ServiceEntry => {
+                let entry = objects.service_entries().get(&id.key)?;
+                entry.spec.ports.iter().map(|port| port.number).collect()
+            }
+            _ => {
+                let service = objects.services().get(&id.key)?;
+                service.spec.ports.iter().map(|port| port.port).collect()
+            }
+        };
+        match ports.as_slice() {
+            [only] => Some(*only),
+            _ => None,
+        }
     }
 
     fn mirrors(&self, written: &HttpRule) -> Vec<tulle_model::http::Mirror> {

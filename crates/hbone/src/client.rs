@@ -101,6 +101,22 @@ pub struct Client {
     shared: Rc<Shared>,
 }
 
+/// Whether the connection of a tunnel goes on.
+#[derive(Clone)]
+pub struct Outlook(Client);
+
+impl Outlook {
+    pub(crate) fn of(client: Client) -> Self {
+        Self(client)
+    }
+
+    /// Whether the peer has said goodbye, or the connection has ended or may not be used for longer. What is open in the tunnel may run
+    /// on; nothing new should be begun.
+    pub fn is_ending(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
 struct Shared {
     streams: Cell<usize>,
     closed: Cell<bool>,

@@ -24,7 +24,7 @@ mod settings;
 pub mod tls;
 mod tunnel;
 
-pub use client::{Client, ClientDriver, ConnectError, StreamSlot};
+pub use client::{Client, ClientDriver, ConnectError, Outlook, StreamSlot};
 pub use handshakes::{Established, Handshakes, Place};
 pub use liveness::LivenessSettings;
 pub use pool::{DialFuture, Pool, PoolSettings, Spawn};

@@ -14,7 +14,8 @@ use tokio::{
 };
 
 use crate::{
-    Client, ConnectError, Settings, StreamSlot, Tunnel, client::ClientLimits, tls::TlsStream,
+    Client, ConnectError, Outlook, Settings, StreamSlot, Tunnel, client::ClientLimits,
+    tls::TlsStream,
 };
 
 /// Bounds of a pool.
@@ -112,13 +113,28 @@ impl<K: Hash + Eq + Clone + 'static> Pool<K> {
         request: impl Fn() -> Request<()>,
         dial: impl Fn() -> DialFuture,
     ) -> Result<(Tunnel, HeaderMap), ConnectError> {
+        let opened = self.open_to_keep(key, request, dial).await;
+        opened.map(|(tunnel, headers, _)| (tunnel, headers))
+    }
+
+    /// The same, for whoever uses one tunnel for several things in turn and has to know when to begin no other.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub async fn open_to_keep(
+        &self,
+        key: &K,
+        request: impl Fn() -> Request<()>,
+        dial: impl Fn() -> DialFuture,
+    ) -> Result<(Tunnel, HeaderMap, Outlook), ConnectError> {
         let mut retries = MAX_RETRIES;
         loop {
             let (client, slot) = self.acquire(key, &dial).await?;
             let limit = self.inner.settings.response_timeout;
             match client.open(request(), slot, limit).await {
                 Err(error) if retries > 0 && error.is_retryable() => retries -= 1,
-                other => return other,
+                Err(error) => return Err(error),
+                Ok((tunnel, headers)) => return Ok((tunnel, headers, Outlook::of(client))),
             }
         }
     }

@@ -98,6 +98,8 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// See [`model::Rule::try_timeout`].
     pub try_timeout: Option<Duration>,
+    /// See [`model::Rule::try_ends_response`].
+    pub try_ends_response: bool,
     /// See [`model::Rule::retry`].
     pub retry: Option<Retry>,
     /// Who gets copies, and of how many of a million requests.
@@ -258,6 +260,9 @@ impl Alternative {
 impl Header {
     /// Of a header that is there more than once, the values are one list.
     fn fits(&self, request: &RequestHead<'_>) -> bool {
+        if self.name == http::header::HOST {
+            return self.value.fits(request.authority.as_bytes()) != self.inverted;
+        }
         let mut values = request.headers.get_all(&self.name).iter();
         let fits = match (values.next(), values.next()) {
             (None, _) => self.inverted && self.value.fits_nothing(),
@@ -306,6 +311,7 @@ impl Route {
             path: rule.rewrite.path.as_ref().map(PathEdit::new).transpose()?,
             timeout: rule.timeout,
             try_timeout: rule.try_timeout,
+            try_ends_response: rule.try_ends_response,
             retry: rule.retry.clone(),
             mirrors: mirrors.collect::<Result<_, String>>()?,
             fault: rule.fault.clone(),

@@ -26,6 +26,7 @@ use crate::{
 
 mod node;
 mod settle;
+mod successor;
 mod waypoint;
 
 use node::MeshNode;

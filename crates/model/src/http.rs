@@ -100,6 +100,8 @@ pub struct Rule {
     pub timeout: Option<Duration>,
     /// How long each try may take.
     pub try_timeout: Option<Duration>,
+    /// That counts to the end of the response, and not only to its head.
+    pub try_ends_response: bool,
     /// Whether it is tried again; `None`: as nobody has said anything.
     pub retry: Option<Retry>,
     /// Who gets copies.

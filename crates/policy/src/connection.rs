@@ -1,6 +1,6 @@
 //! What is known about a connection.
 
-use std::{borrow::Cow, fmt, net::IpAddr};
+use std::{fmt, net::IpAddr};
 
 use tulle_model::SpiffeId;
 
@@ -28,8 +28,8 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// Where it began.
     pub remote_ip: IpAddr,
-    /// The value of a header, by its name in lower case; of several, a list with commas.
-    pub header: &'a dyn Fn(&str) -> Option<Cow<'a, [u8]>>,
+    /// The values of a header, by its name in lower case.
+    pub header: &'a dyn Fn(&str) -> Vec<&'a [u8]>,
 }
 
 impl fmt::Debug for Request<'_> {

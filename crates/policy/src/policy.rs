@@ -138,29 +138,37 @@ impl CompiledPolicy {
                     // Nobody knows what a request would be: nothing is permitted for it, and nothing that is refused depends on it.
                     return self.action == Action::Deny;
                 };
-                self.any_of_request(test.subject, entries, request)
+                self.any_of_request(test, entries, request)
             }
         };
         any != test.negated
     }
 
-    fn any_of_request(
-        &self,
-        subject: Subject,
-        entries: Range<usize>,
-        request: &Request<'_>,
-    ) -> bool {
-        match subject {
+    fn any_of_request(&self, test: &Test, entries: Range<usize>, request: &Request<'_>) -> bool {
+        match test.subject {
             Subject::Host => self.any_text(entries, request.host.as_bytes()),
             Subject::Method => self.any_text(entries, request.method.as_bytes()),
             Subject::Path => self.any_text(entries, request.path.as_bytes()),
             Subject::RemoteIp => self.any_net(entries, request.remote_ip),
             Subject::Header(name) => {
                 let name = self.headers.get(name as usize);
-                let value = name.and_then(|name| (request.header)(name));
-                value.is_some_and(|value| self.any_text(entries, &value))
+                let values = name.map(|name| (request.header)(name)).unwrap_or_default();
+                self.any_value(test.negated, &entries, &values)
             }
             _ => false,
+        }
+    }
+
+    /// Whether a header is as it is asked for. Nobody knows which of several values a server looks at: what would permit has to hold for
+    /// all of them, and what would refuse for any, or for the list that they are together.
+    fn any_value(&self, negated: bool, entries: &Range<usize>, values: &[&[u8]]) -> bool {
+        let fits = |value: &[u8]| self.any_text(entries.clone(), value);
+        match (self.action == Action::Deny) != negated {
+            true => {
+                values.iter().any(|value| fits(value))
+                    || (values.len() > 1 && fits(&values.join(&b',')))
+            }
+            false => !values.is_empty() && values.iter().all(|value| fits(value)),
         }
     }
 

@@ -24,7 +24,7 @@ pub use inbound::{
 };
 pub use outbound::{Named, Outbound, Route, RouteError, Via, forward, outbound};
 pub use request::connect_request;
-pub use served::{NotServed, Served, Target, backend, served};
+pub use served::{NotServed, Served, Target, backend, served, serves};
 pub use waypoint::WaypointError;
 
 /// Port of the listener that captures outbound connections.

@@ -115,6 +115,12 @@ pub fn served(snapshot: &Snapshot, local: &Workload, authority: &str) -> Result<
     }
 }
 
+/// Whether a waypoint serves a service itself.
+pub fn serves(snapshot: &Snapshot, local: &Workload, record: &ServiceRecord) -> bool {
+    let mut gateways = waypoint::all_of_service(&record.service);
+    gateways.any(|gateway| waypoint::is_waypoint(snapshot, local, gateway))
+}
+
 /// What a service is to a waypoint that sends it requests of another, as a route says; `None` if there is none, or no such port.
 pub fn backend(
     snapshot: &Snapshot,

@@ -1,11 +1,9 @@
 //! A ztunnel that dies, one that is told to end, and one that takes over from it.
 
-use std::fs;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
-use tulle_lab::{Mesh, PodSpec, Process, Program, http, sandbox::Sandbox};
+use tulle_lab::{Mesh, PodSpec, sandbox::Sandbox};
 
 use crate::{
     traffic::{Echo, Held, at, call, call_until_reached, call_until_refused, eventually},
@@ -97,8 +95,8 @@ pub(crate) async fn handed_over(sandbox: Sandbox) -> Result<()> {
     let _servers = (Echo::start(mesh.pod(WEB))?, Echo::start(mesh.pod(LEGACY))?);
     let mut open = open_connections(&mesh).await?;
     let _successors = [
-        start_successor(&mesh, "node1").await?,
-        start_successor(&mesh, "node2").await?,
+        mesh.start_successor("node1").await?,
+        mesh.start_successor("node2").await?,
     ];
     let callers: Vec<Callers> = [(CART, WEB), (VISITOR, WEB), (CART, LEGACY)]
         .map(|(client, server)| Callers::start(&mesh, client, server))
@@ -129,7 +127,7 @@ pub(crate) async fn handed_over(sandbox: Sandbox) -> Result<()> {
 /// The newest of two ztunnels is killed: the one before it serves what only the newest was told of.
 pub(crate) async fn latest_killed(sandbox: Sandbox) -> Result<()> {
     let mut mesh = world::start(&sandbox).await?;
-    let mut successor = start_successor(&mesh, "node2").await?;
+    let mut successor = mesh.start_successor("node2").await?;
     let pod = "shop/late";
     mesh.add_pod(PodSpec::new(pod, "node2")).await?;
     let _late = Echo::start(mesh.pod(pod))?;
@@ -154,33 +152,6 @@ async fn open_connections(mesh: &Mesh) -> Result<Vec<Held>> {
         open.push(Held::open(mesh.pod(client), at(mesh.pod(WEB))).await?);
     }
     Ok(open)
-}
-
-/// Starts another ztunnel like the one of `node`, with ports of its own for what is not in pods.
-async fn start_successor(mesh: &Mesh, node: &str) -> Result<Process> {
-    let pid = mesh.ztunnel(node).process().pid().context("no ztunnel")?;
-    let environment = fs::read_to_string(format!("/proc/{pid}/environ"))?;
-    let variables = environment
-        .split('\0')
-        .filter_map(|text| text.split_once('='));
-    let program = Program::new(
-        format!("ztunnel-{node}-successor"),
-        mesh.binaries().path("ztunnel")?,
-    );
-    let program = variables.fold(program, |program, (name, value)| program.env(name, value));
-    let program = program
-        .env("TULLE_ADMIN_ADDR", "16000")
-        .env("TULLE_STATS_ADDR", "16020")
-        .env("TULLE_READINESS_ADDR", READINESS.to_string());
-    let netns = mesh.lab().node(node).netns().clone();
-    let mut process = Process::spawn(&netns, &mesh.lab().logs(), program)?;
-    let ready = ([127, 0, 0, 1], READINESS).into();
-    process
-        .wait_until("readiness", SOON, async || {
-            http::get(&netns, ready, "/healthz/ready").await.ok()
-        })
-        .await?;
-    Ok(process)
 }
 
 /// Calls one after the other, from several tasks, until told to stop. None may fail.
@@ -226,5 +197,3 @@ impl Callers {
         Ok(())
     }
 }
-
-const READINESS: u16 = 16021;

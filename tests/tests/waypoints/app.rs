@@ -198,13 +198,25 @@ impl Client {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<Answer> {
+        self.send_to("web.shop", method, path, headers, body).await
+    }
+
+    /// One request with a body, for a host.
+    pub(crate) async fn send_to(
+        &mut self,
+        host: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer> {
         let uri = match self {
             Self::Http1(_) => path.to_owned(),
-            Self::Http2(_) => format!("http://web.shop{path}"),
+            Self::Http2(_) => format!("http://{host}{path}"),
         };
         let mut request = Request::builder().method(method).uri(uri);
         if matches!(self, Self::Http1(_)) {
-            request = request.header("host", "web.shop");
+            request = request.header("host", host);
         }
         for (name, value) in headers {
             request = request.header(*name, *value);

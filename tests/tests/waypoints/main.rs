@@ -6,6 +6,7 @@ use tulle_tests::{case, harness};
 
 mod app;
 mod bytes;
+mod conformance;
 mod deployed;
 mod policies;
 mod requests;
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
         case!(routes::let_pages_call),
         case!(routes::are_followed),
         case!(routes::of_istio),
+        case!(conformance::mesh_http),
+        case!(conformance::mesh_grpc),
         case!(policies::hold),
         case!(policies::see_requests),
         case!(policies::are_told),
@@ -38,5 +41,6 @@ fn main() -> ExitCode {
         case!(served::nothing_else),
         case!(served::removed_and_back),
         case!(served::endpoints_are_replaced),
+        case!(served::node_proxy_is_replaced),
     ])
 }

@@ -481,7 +481,7 @@ pub(crate) async fn copy_requests(sandbox: Sandbox) -> Result<()> {
     })
     .await?;
     for said in two.asked("/all") {
-        let host = json!("web.shop-shadow");
+        let host = json!("web.shop");
         ensure!(said.pointer("/headers/host") == Some(&host), "{said}");
         ensure!(said.get("body") == Some(&json!(1000)), "{said}");
     }

@@ -2,11 +2,12 @@
 
 use anyhow::{Result, ensure};
 use hyper::StatusCode;
+use nix::sys::signal::Signal;
 use tulle_lab::{PodSpec, sandbox::Sandbox};
 
 use crate::{
     app::{Client, Server},
-    world::{ONE, TWO, client, eventually, serve, service, start},
+    world::{ONE, TWO, client, eventually, serve, service, start, start_with},
 };
 
 /// TestDirect, seen by a client of the mesh: a port that the service does not have leads nowhere.
@@ -83,3 +84,50 @@ pub(crate) async fn endpoints_are_replaced(sandbox: Sandbox) -> Result<()> {
 }
 
 const LATER: &str = "shop/later";
+
+/// The node proxy of the only endpoint is replaced while requests are made: once it has said goodbye, nothing new is begun in its tunnels,
+/// and no request is lost when it ends.
+pub(crate) async fn node_proxy_is_replaced(sandbox: Sandbox) -> Result<()> {
+    let drain = [("CONNECTION_TERMINATION_DEADLINE", "1s")];
+    let mut mesh = start_with(&sandbox, &drain).await?;
+    let two = Server::start(mesh.pod(TWO))?;
+    mesh.remove_pod(ONE).await?;
+    let mut clients = Vec::new();
+    for http2 in [false, true] {
+        clients.push(Client::connect(client(&mesh), service(80), http2).await?);
+    }
+    eventually("the pod that is gone is not asked", async || {
+        let mut other = Client::connect(client(&mesh), service(80), false)
+            .await
+            .ok();
+        match &mut other {
+            Some(other) => other
+                .get("/", &[])
+                .await
+                .is_ok_and(|answer| answer.status.is_success()),
+            None => false,
+        }
+    })
+    .await?;
+    let _successor = mesh.start_successor("node2").await?;
+    let before = two.asked("/").len();
+    mesh.ztunnel("node2").process().signal(Signal::SIGTERM)?;
+    let mut ended = false;
+    let mut after = 0;
+    // For as long as the old one drains, and some requests longer.
+    while after < 50 {
+        for connection in &mut clients {
+            let answer = connection.get("/", &[]).await?;
+            ensure!(answer.status.is_success(), "{answer:?}");
+        }
+        ended = ended
+            || mesh
+                .ztunnel_mut("node2")
+                .process_mut()
+                .check_alive()
+                .is_err();
+        after += u32::from(ended);
+    }
+    ensure!(two.asked("/").len() > before + 100);
+    Ok(())
+}

@@ -15,8 +15,17 @@ use tulle_lab::{Lab, LabSpec, Mesh, MeshConfig, Pod, PodSpec, sandbox::Sandbox, 
 
 /// Starts the mesh, with a waypoint that serves `web`.
 pub(crate) async fn start(sandbox: &Sandbox) -> Result<Mesh> {
+    start_with(sandbox, &[]).await
+}
+
+/// The same, with settings of ztunnels.
+pub(crate) async fn start_with(sandbox: &Sandbox, ztunnel: &[(&str, &str)]) -> Result<Mesh> {
     let lab = Lab::create(sandbox, &LabSpec::default()).await?;
-    let mut mesh = Mesh::start(lab, MeshConfig::new()?).await?;
+    let mut config = MeshConfig::new()?;
+    let settings = ztunnel.iter();
+    let settings = settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    config.ztunnel_env.extend(settings);
+    let mut mesh = Mesh::start(lab, config).await?;
     mesh.apply(SHOP).await?;
     for (pod, node) in [(CART, "node1"), (ONE, "node1"), (TWO, "node2")] {
         let name = pod.trim_start_matches("shop/");

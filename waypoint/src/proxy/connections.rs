@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 use hyper::client::conn::{http1, http2};
 use smallvec::SmallVec;
 use tokio::time::Instant;
+use tulle_hbone::Outlook;
 use tulle_model::{SpiffeId, Uid};
 
 use super::upload::Upload;
@@ -28,13 +29,25 @@ pub(super) struct HttpKey {
 #[derive(Default)]
 struct Connections {
     /// Of HTTP/1, those that nobody uses, with the time since when.
-    idle: Vec<(http1::SendRequest<Upload>, Instant)>,
+    idle: Vec<(Kept, Instant)>,
     shared: Vec<SharedConnection>,
+}
+
+/// One of HTTP/1, and what it is in.
+pub(super) struct Kept {
+    pub(super) sender: http1::SendRequest<Upload>,
+    pub(super) tunnel: Option<Outlook>,
+}
+
+/// Whether nothing new is to be begun: the tunnel that a connection is in has heard a goodbye.
+fn is_ending(tunnel: &Option<Outlook>) -> bool {
+    tunnel.as_ref().is_some_and(Outlook::is_ending)
 }
 
 /// One of HTTP/2.
 struct SharedConnection {
     sender: http2::SendRequest<Upload>,
+    tunnel: Option<Outlook>,
     in_flight: InFlight,
     /// When it last got a request.
     used: Instant,
@@ -60,17 +73,26 @@ pub(super) struct Place {
 pub(super) struct Own {
     pub(super) sender: http1::SendRequest<Upload>,
     pub(super) key: HttpKey,
+    pub(super) tunnel: Option<Outlook>,
     /// Whether it has served another request: then it may have ended meanwhile.
     pub(super) reused: bool,
 }
 
 impl HttpPool {
     /// One of HTTP/1 that nobody uses.
-    pub(super) fn idle(&self, key: &HttpKey) -> Option<http1::SendRequest<Upload>> {
+    pub(super) fn idle(&self, key: &HttpKey) -> Option<Kept> {
         let mut connections = self.0.borrow_mut();
-        let (sender, since) = connections.get_mut(key)?.idle.pop()?;
-        // The others have been idle for longer.
-        (since.elapsed() < UNUSED).then_some(sender)
+        let idle = &mut connections.get_mut(key)?.idle;
+        loop {
+            let (kept, since) = idle.pop()?;
+            if since.elapsed() >= UNUSED {
+                // The others have been idle for longer.
+                return None;
+            }
+            if !is_ending(&kept.tunnel) {
+                return Some(kept);
+            }
+        }
     }
 
     /// A place on one of HTTP/2 that has one.
@@ -78,7 +100,9 @@ impl HttpPool {
         let mut connections = self.0.borrow_mut();
         let mut shared = connections.get_mut(key)?.shared.iter_mut();
         let free = shared.find(|shared| {
-            !shared.sender.is_closed() && Rc::strong_count(&shared.in_flight) <= ON_ONE
+            !shared.sender.is_closed()
+                && !is_ending(&shared.tunnel)
+                && Rc::strong_count(&shared.in_flight) <= ON_ONE
         })?;
         free.used = Instant::now();
         Some(Place {
@@ -88,12 +112,18 @@ impl HttpPool {
     }
 
     /// Takes a new one of HTTP/2 in, and a place on it.
-    pub(super) fn share(&self, key: HttpKey, sender: http2::SendRequest<Upload>) -> Place {
+    pub(super) fn share(
+        &self,
+        key: HttpKey,
+        sender: http2::SendRequest<Upload>,
+        tunnel: Option<Outlook>,
+    ) -> Place {
         let in_flight = InFlight::default();
         let mut connections = self.0.borrow_mut();
         let shared = &mut connections.entry(key).or_default().shared;
         shared.push(SharedConnection {
             sender: sender.clone(),
+            tunnel,
             in_flight: Rc::clone(&in_flight),
             used: Instant::now(),
         });
@@ -106,10 +136,14 @@ impl HttpPool {
     /// Takes back a connection whose response has been read to its end.
     pub(super) fn give_back(&self, lease: Lease) {
         let Lease::Http1(own) = lease else { return };
+        if is_ending(&own.tunnel) {
+            return;
+        }
         let mut connections = self.0.borrow_mut();
         let idle = &mut connections.entry(own.key).or_default().idle;
         if idle.len() < IDLE {
-            idle.push((own.sender, Instant::now()));
+            let (sender, tunnel) = (own.sender, own.tunnel);
+            idle.push((Kept { sender, tunnel }, Instant::now()));
         }
     }
 
@@ -118,12 +152,13 @@ impl HttpPool {
         let now = Instant::now();
         self.0.borrow_mut().retain(|key, connections| {
             let used = |since: &Instant| now.duration_since(*since) < UNUSED;
-            connections
-                .idle
-                .retain(|(sender, since)| !sender.is_closed() && used(since));
+            connections.idle.retain(|(kept, since)| {
+                !kept.sender.is_closed() && !is_ending(&kept.tunnel) && used(since)
+            });
             connections.shared.retain(|shared| {
                 let busy = Rc::strong_count(&shared.in_flight) > 1;
-                !shared.sender.is_closed() && (busy || used(&shared.used))
+                let ends = shared.sender.is_closed() || is_ending(&shared.tunnel);
+                !ends && (busy || used(&shared.used))
             });
             let empty = connections.idle.is_empty() && connections.shared.is_empty();
             !empty && key.destination.as_ref().is_none_or(&known)

@@ -60,6 +60,8 @@ pub(crate) struct Front {
     pub(crate) shared: Arc<Shared>,
     pub(super) upstreams: Upstreams,
     pub(super) retries: Budget,
+    /// Requests that are copies of others.
+    pub(super) copies: Budget,
     handshakes: Handshakes,
     /// Cancelled when the process drains: take nothing new.
     pub(super) drain: CancellationToken,
@@ -114,6 +116,7 @@ impl Front {
         Ok(Rc::new(Self {
             upstreams: Upstreams::new(Arc::clone(&shared)),
             retries: Budget::default(),
+            copies: Budget::default(),
             handshakes: Handshakes::new(shared.settings.max_handshakes),
             drain: CancellationToken::new(),
             listener: RefCell::new(Some(listener)),

@@ -1,13 +1,13 @@
 //! What policies with targets say about a request or connection.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, Request};
 
-use tulle_model::{PolicyKey, PolicyTarget, TargetKind};
+use tulle_model::{PolicyKey, PolicyTarget, TargetKind, http::BackendService};
 use tulle_policy::{Connection, Denied, PolicySet};
 use tulle_route::{Served, Target};
-use tulle_state::Snapshot;
+use tulle_state::{ServiceRecord, Snapshot};
 
 use super::{
     front::Shared,
@@ -28,6 +28,15 @@ impl Context {
     /// # Errors
     /// As of a connection.
     pub(super) fn check_request<B>(&self, now: &Now, request: &Request<B>) -> Result<(), Denied> {
+        self.ask(&now.policies, &self.connection(), request)
+    }
+
+    fn ask<B>(
+        &self,
+        policies: &PolicySet,
+        connection: &Connection<'_>,
+        request: &Request<B>,
+    ) -> Result<(), Denied> {
         let uri = request.uri();
         let host = uri.authority().map_or("", |authority| authority.as_str());
         let facts = tulle_policy::Request {
@@ -35,10 +44,48 @@ impl Context {
             method: request.method().as_str(),
             path: uri.path(),
             remote_ip: remote_ip(request.headers()).unwrap_or(self.peer.address.ip()),
-            header: &|name| list(request.headers(), name),
+            header: &|name| values(request, name),
         };
-        let connection = self.connection();
-        now.policies.check_request(&connection, facts).map(drop)
+        policies.check_request(connection, facts).map(drop)
+    }
+
+    /// Whether policy permits a request to the backend that a route has chosen for it, if this waypoint is the one that asks: who may write
+    /// routes of one service does not thereby permit what another refuses.
+    ///
+    /// # Errors
+    /// As of a connection.
+    pub(super) fn check_backend<B>(
+        &self,
+        now: &Now,
+        backend: &BackendService,
+        request: &Request<B>,
+    ) -> Result<(), Denied> {
+        let shared = &self.peer.front.shared;
+        let snapshot = shared.snapshots.load();
+        let port = backend.port.unwrap_or(self.destination.port());
+        let target = tulle_route::backend(&snapshot, &now.own, &backend.key, port);
+        // One that is not there is refused when it is looked for.
+        let Some(target) = target else {
+            return Ok(());
+        };
+        let is_same = |record: &Arc<ServiceRecord>| {
+            let own = now.served.service();
+            own.is_some_and(|own| own.service.key == record.service.key)
+        };
+        let record = target.service();
+        let is_ours = record.is_some_and(|record| {
+            !is_same(record) && tulle_route::serves(&snapshot, &now.own, record)
+        });
+        if !is_ours {
+            return Ok(());
+        }
+        let connection = Connection {
+            destination_ip: target.destination.ip(),
+            destination_port: target.destination.port(),
+            ..self.connection()
+        };
+        let policies = about(shared, &snapshot, &target);
+        self.ask(&policies, &connection, request)
     }
 
     fn connection(&self) -> Connection<'_> {
@@ -59,16 +106,17 @@ fn remote_ip(headers: &HeaderMap) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// The values of a header, as one list.
-fn list<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, [u8]>> {
-    let mut values = headers.get_all(name).iter();
-    let first = Cow::Borrowed(values.next()?.as_bytes());
-    Some(values.fold(first, |mut list, value| {
-        let joined = list.to_mut();
-        joined.push(b',');
-        joined.extend_from_slice(value.as_bytes());
-        list
-    }))
+/// The values of a header. The host is in the URI by now.
+fn values<'a, B>(request: &'a Request<B>, name: &str) -> Vec<&'a [u8]> {
+    if name == "host" {
+        let host = request.uri().authority();
+        return host
+            .map(|host| host.as_str().as_bytes())
+            .into_iter()
+            .collect();
+    }
+    let values = request.headers().get_all(name).iter();
+    values.map(|value| value.as_bytes()).collect()
 }
 
 /// What is told of a refusal where operators look for it.
@@ -127,12 +175,13 @@ mod tests {
     }
 
     #[test]
-    fn several_values_are_one_list() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(list(&headers, "a"), None);
-        headers.append("a", "1".parse().unwrap());
-        assert_eq!(list(&headers, "a").unwrap(), &b"1"[..]);
-        headers.append("a", "2".parse().unwrap());
-        assert_eq!(list(&headers, "a").unwrap(), &b"1,2"[..]);
+    fn the_host_is_a_header_too() {
+        let mut request = Request::new(());
+        *request.uri_mut() = "http://web.shop:80/".parse().unwrap();
+        request.headers_mut().append("a", "1".parse().unwrap());
+        request.headers_mut().append("a", "2".parse().unwrap());
+        assert_eq!(values(&request, "host"), [b"web.shop:80"]);
+        assert_eq!(values(&request, "a"), [b"1", b"2"]);
+        assert!(values(&request, "b").is_empty());
     }
 }

@@ -13,13 +13,14 @@ use tokio::time::sleep;
 use tulle_hbone::Tunnel;
 use tulle_http::{Action, Location, Route, location};
 use tulle_model::http::{ALL, Abort};
+use tulle_policy::Denied;
 use tulle_telemetry::describe;
 
 use super::{
     exchange::{Answer, Exchange},
     io::Stream,
     policy,
-    stream::Context,
+    stream::{Context, Now},
     upload::Source,
     upstream::{CONNECTION_WINDOW, HEADERS, Local, MAX_HEADERS, STREAM_WINDOW},
 };
@@ -118,14 +119,12 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
         }
     }
     if let Err(denied) = context.check_request(&now, &request) {
-        let told = policy::told(&denied);
-        exchange.failed("-", "rbac_access_denied", Some(told));
-        return own(exchange, StatusCode::FORBIDDEN, "RBAC: access denied");
+        return refused(exchange, &denied);
     }
     match taken {
         Taken::Itself => forward(&context, exchange, request, Plan::new(None, None)).await,
         Taken::Route(route, prefix) => {
-            Box::pin(routed(&context, exchange, request, &route, prefix)).await
+            Box::pin(routed(&context, &now, exchange, request, &route, prefix)).await
         }
         Taken::Nobody => {
             exchange.failed("NR", "route_not_found", None);
@@ -142,6 +141,7 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
 /// What a route makes of a request.
 async fn routed(
     context: &Rc<Context>,
+    now: &Now,
     mut exchange: Exchange,
     mut request: Request<Source>,
     route: &Route,
@@ -208,9 +208,20 @@ async fn routed(
     if routing::rewrite(&mut request, route, backend, prefix).is_err() {
         return unwritable(exchange);
     }
-    mirror::copies(context, route, &request);
     let service = backend.and_then(|backend| backend.service.clone());
+    // As the backend sees it.
+    if let Some(service) = &service
+        && let Err(denied) = context.check_backend(now, service, &request)
+    {
+        return refused(exchange, &denied);
+    }
+    mirror::copies(context, now, route, &request);
     forward(context, exchange, request, Plan::new(Some(route), service)).await
+}
+
+fn refused(mut exchange: Exchange, denied: &Denied) -> Response<Answer> {
+    exchange.failed("-", "rbac_access_denied", Some(policy::told(denied)));
+    own(exchange, StatusCode::FORBIDDEN, "RBAC: access denied")
 }
 
 fn unwritable(mut exchange: Exchange) -> Response<Answer> {

@@ -107,11 +107,10 @@ impl Source {
         })
     }
 
-    /// It will not be needed again.
+    /// It will not be needed again from its beginning. What is kept is still to be sent, if it has not been.
     pub(super) fn forget(&self) {
         let mut reading = self.0.borrow_mut();
         reading.room = 0;
-        reading.kept = Vec::new();
         reading.is_whole = false;
     }
 
@@ -160,7 +159,8 @@ impl Reading {
         self.received.set(self.received.get() + len as u64);
         self.copies
             .retain(|copy| copy.try_send(Copied::Frame(piece.frame())).is_ok());
-        match self.room.checked_sub(len) {
+        // Many small ones take more room than what is in them.
+        match self.room.checked_sub(len + PIECE) {
             Some(room) if self.is_whole && self.room > 0 => {
                 self.room = room;
                 self.kept.push(piece);
@@ -282,5 +282,7 @@ impl Body for Upload {
     }
 }
 
+/// What a piece takes besides what is in it.
+const PIECE: usize = 128;
 /// Pieces that may wait for one that gets a copy.
 const COPIED: usize = 64;

@@ -18,7 +18,7 @@ use tokio::{
     task::spawn_local,
     time::{Instant, timeout},
 };
-use tulle_hbone::{ConnectError, DialFuture, Pool, tls};
+use tulle_hbone::{ConnectError, DialFuture, Outlook, Pool, tls};
 use tulle_model::{AppProtocol, SpiffeId, Uid, http::BackendService};
 use tulle_net::connect::{ConnectOptions, connect};
 use tulle_route::{Named, Outbound, Route, RouteError, Served, baggage, connect_request, forward};
@@ -123,7 +123,10 @@ impl Upstreams {
         exclude: &mut Vec<Uid>,
     ) -> Result<(ToEndpoint, Hop), Failed> {
         let target = self.target(context, None)?;
-        let open = async |route, _: &Hop| self.open(context, route).await;
+        let open = async |route, _: &Hop| {
+            let opened = self.open(context, route).await;
+            opened.map(|(stream, _)| stream)
+        };
         self.first_reached(context, &target, exclude, open).await
     }
 
@@ -261,18 +264,19 @@ impl Upstreams {
         if http2 && let Some(place) = self.connections.place(&key) {
             return Ok(Sender::Http2(place));
         }
-        while !http2 && let Some(mut sender) = self.connections.idle(&key) {
+        while !http2 && let Some(mut kept) = self.connections.idle(&key) {
             // It is busy with the end of its last response for a moment; for longer if its last request has not been sent to the end.
-            if matches!(timeout(MOMENT, sender.ready()).await, Ok(Ok(()))) {
-                let reused = true;
+            if matches!(timeout(MOMENT, kept.sender.ready()).await, Ok(Ok(()))) {
                 return Ok(Sender::Http1(Own {
-                    sender,
+                    sender: kept.sender,
+                    tunnel: kept.tunnel,
                     key,
-                    reused,
+                    reused: true,
                 }));
             }
         }
-        let stream = Stream::new(self.open(context, route).await?);
+        let (stream, tunnel) = self.open(context, route).await?;
+        let stream = Stream::new(stream);
         let address = hop.address;
         let failed = |source| Failed::Http { address, source };
         if http2 {
@@ -285,7 +289,7 @@ impl Upstreams {
                 .await
                 .map_err(failed)?;
             spawn_local(run(connection, address));
-            return Ok(Sender::Http2(self.connections.share(key, sender)));
+            return Ok(Sender::Http2(self.connections.share(key, sender, tunnel)));
         }
         let started = http1::Builder::new()
             .max_buf_size(HEADERS as usize)
@@ -294,15 +298,20 @@ impl Upstreams {
             .await;
         let (sender, connection) = started.map_err(failed)?;
         spawn_local(run(connection, address));
-        let reused = false;
         Ok(Sender::Http1(Own {
             sender,
             key,
-            reused,
+            tunnel,
+            reused: false,
         }))
     }
 
-    async fn open(&self, context: &Context, route: Outbound) -> Result<ToEndpoint, Failed> {
+    /// A connection to an endpoint, and whether the tunnel goes on that it is in.
+    async fn open(
+        &self,
+        context: &Context,
+        route: Outbound,
+    ) -> Result<(ToEndpoint, Option<Outlook>), Failed> {
         match route {
             Outbound::Passthrough { addr } | Outbound::Plain { addr, .. } => {
                 let connected = tcp(&self.shared, addr).await;
@@ -310,7 +319,7 @@ impl Upstreams {
                     address: addr,
                     source,
                 });
-                connected.map(ToEndpoint::plain)
+                connected.map(|tcp| (ToEndpoint::plain(tcp), None))
             }
             Outbound::Hbone {
                 next_hop,
@@ -332,8 +341,9 @@ impl Upstreams {
                 let baggage = baggage.unwrap_or(HeaderValue::from_static(""));
                 let source = context.peer.address;
                 let request = || connect_request(&authority, &baggage, source, service.as_deref());
-                let opened = self.tunnels.open(&key, request, || self.dial(&key)).await;
-                Ok(ToEndpoint::Tunnel(opened?.0))
+                let opened = self.tunnels.open_to_keep(&key, request, || self.dial(&key));
+                let (tunnel, _, outlook) = opened.await?;
+                Ok((ToEndpoint::Tunnel(tunnel), Some(outlook)))
             }
         }
     }

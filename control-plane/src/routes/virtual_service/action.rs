@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tulle_manifest::virtual_service::{
     CorsPolicy, DirectResponse, Fault as Written, Percent, Redirect as WrittenRedirect, Retries,
-    Rewrite as WrittenRewrite,
+    Rewrite as WrittenRewrite, StringMatch,
 };
 use tulle_model::http::{
     ALL, Abort, Action, Cors, Fault, MatchKind, PathChange, Redirect, Retry, RetryOn, Rewrite,
@@ -17,6 +17,11 @@ use crate::validate;
 /// A limit; none, if it is 0.
 pub(super) fn limit(written: &str) -> Option<Duration> {
     validate::istio_duration(written).filter(|limit| !limit.is_zero())
+}
+
+/// Nobody makes requests fail by saying nothing.
+fn of_faults(written: Option<&Percent>) -> u32 {
+    written.map_or(0, |percent| share(Some(percent)))
 }
 
 /// Of a million; all, if nothing is said.
@@ -83,9 +88,11 @@ pub(super) fn redirect(written: &WrittenRedirect) -> Redirect {
         Some("https") => 443,
         _ => 80,
     };
-    let derived = match written.derive_port.as_deref() {
-        Some("FROM_PROTOCOL_DEFAULT") => Some(well_known),
-        _ => None,
+    let derived = match (written.derive_port.as_deref(), &host) {
+        (Some("FROM_PROTOCOL_DEFAULT"), _) => Some(well_known),
+        (Some(_), _) => None,
+        // Another host has a port of its own, which goes without saying.
+        (None, host) => host.as_ref().map(|_| well_known),
     };
     let status = written.redirect_code.filter(|code| *code != 0);
     let status = status.unwrap_or(MOVED);
@@ -132,7 +139,8 @@ pub(super) fn retry(written: &Retries) -> Retry {
             (None, Err(_)) => {}
         }
     }
-    let attempts = written.attempts.unwrap_or(ATTEMPTS);
+    // Who says when, and not how often, does not say that it be done.
+    let attempts = written.attempts.unwrap_or_default();
     Retry {
         attempts: u32::try_from(attempts).unwrap_or_default(),
         on,
@@ -167,7 +175,7 @@ pub(super) fn fault(written: &Written) -> Fault {
             ..Percent::default()
         });
         let percent = delay.percentage.as_ref().or(of_hundred.as_ref());
-        Some((limit(delay.fixed_delay.as_deref()?)?, share(percent)))
+        Some((limit(delay.fixed_delay.as_deref()?)?, of_faults(percent)))
     });
     let abort = written.abort.as_ref().and_then(|abort| {
         let how = match (&abort.http_status, &abort.grpc_status) {
@@ -175,7 +183,7 @@ pub(super) fn fault(written: &Written) -> Fault {
             (None, Some(status)) => Abort::Grpc(grpc_status(status)?),
             (None, None) => return None,
         };
-        Some((how, share(abort.percentage.as_ref())))
+        Some((how, of_faults(abort.percentage.as_ref())))
     });
     Fault { delay, abort }
 }
@@ -199,7 +207,7 @@ pub(super) fn cors(written: &CorsPolicy) -> Cors {
         origins: written
             .allow_origins
             .iter()
-            .map(text)
+            .map(origin)
             .chain(older)
             .collect(),
         methods: written.allow_methods.clone(),
@@ -214,9 +222,16 @@ pub(super) fn cors(written: &CorsPolicy) -> Cors {
     }
 }
 
+/// `*` is any.
+fn origin(written: &StringMatch) -> tulle_model::http::StringMatch {
+    match written.exact.as_deref() {
+        Some("*") => MatchKind::Present.into(),
+        _ => text(written),
+    }
+}
+
 /// The status of a redirect that says none.
 const MOVED: i64 = 301;
-const ATTEMPTS: i64 = 2;
 /// If nothing is said.
 const USUAL: &str = "connect-failure,refused-stream,unavailable,cancelled";
 const STATUSES: [&str; 17] = [

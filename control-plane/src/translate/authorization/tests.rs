@@ -446,7 +446,10 @@ fn what_waypoints_can_check_is_translated_exactly() {
             method,
             path,
             remote_ip: remote.into(),
-            header: &|name| (name == "x-a").then(|| header.as_bytes().into()),
+            header: &|name| match name {
+                "x-a" => header.split('+').map(str::as_bytes).collect(),
+                _ => Vec::new(),
+            },
         };
         compiled.matches_request(&connection, request)
     };
@@ -463,6 +466,9 @@ fn what_waypoints_can_check_is_translated_exactly() {
         ("a.example", "GET", "/a", [10, 1, 1, 1], "1", false),
         ("a.example", "GET", "/a", nine, "12", false),
         ("a.example", "GET", "/a", nine, "2", false),
+        // One of several is enough for what refuses, in either direction.
+        ("a.example", "GET", "/a", nine, "2+1", true),
+        ("a.example", "GET", "/a", nine, "12+1", true),
     ] {
         let found = matches(host, method, path, remote, header);
         assert_eq!(found, expected, "{method} {host}{path} {remote:?} {header}");

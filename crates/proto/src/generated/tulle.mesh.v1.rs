@@ -104,6 +104,9 @@ pub struct Rule {
     /// Milliseconds, of each try. No limit, if 0.
     #[prost(uint64, tag = "9")]
     pub try_timeout: u64,
+    /// To the end of the response, and not only to its head.
+    #[prost(bool, tag = "14")]
+    pub try_ends_response: bool,
     #[prost(message, optional, tag = "10")]
     pub retry: ::core::option::Option<Retry>,
     #[prost(message, repeated, tag = "11")]
@@ -142,6 +145,7 @@ pub struct Backend {
     pub namespace: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub hostname: ::prost::alloc::string::String,
+    /// The one that the client has asked for, if 0.
     #[prost(uint32, tag = "4")]
     pub port: u32,
     #[prost(message, optional, tag = "5")]

@@ -130,7 +130,12 @@ impl Protocol {
                 (Event::Policies(delta), errors)
             }
             ResourceType::Configuration => {
+                let partial = response.system_version_info == PARTIAL;
                 let (delta, errors) = self.configurations.apply(response, decode_configuration);
+                if !partial {
+                    // Each is for one service, and what cannot be understood is refused there.
+                    self.configurations.is_answered_anyhow();
+                }
                 (Event::Configurations(delta), errors)
             }
         };

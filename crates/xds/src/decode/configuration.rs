@@ -76,6 +76,7 @@ fn rule(value: wire::Rule) -> Decoded<Rule> {
         rewrite: value.rewrite.map(rewrite).transpose()?.unwrap_or_default(),
         timeout: milliseconds(value.timeout),
         try_timeout: milliseconds(value.try_timeout),
+        try_ends_response: value.try_ends_response,
         retry: value.retry.map(retry).transpose()?,
         mirrors: all(value.mirrors, mirror)?,
         fault: value.fault.map(fault).transpose()?.unwrap_or_default(),

@@ -63,6 +63,7 @@ fn rule(value: &Rule) -> wire::Rule {
         rewrite: rewrite(&value.rewrite),
         timeout: milliseconds(value.timeout),
         try_timeout: milliseconds(value.try_timeout),
+        try_ends_response: value.try_ends_response,
         retry: value.retry.as_ref().map(retry),
         mirrors: value.mirrors.iter().map(mirror).collect(),
         fault: fault(&value.fault),

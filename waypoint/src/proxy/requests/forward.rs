@@ -31,6 +31,7 @@ pub(super) struct Plan<'a> {
     policy: Policy<'a>,
     timeout: Option<Duration>,
     try_timeout: Option<Duration>,
+    try_ends_response: bool,
 }
 
 impl<'a> Plan<'a> {
@@ -40,6 +41,7 @@ impl<'a> Plan<'a> {
             policy: Policy::new(route.and_then(|route| route.retry.as_ref())),
             timeout: route.and_then(|route| route.timeout),
             try_timeout: route.and_then(|route| route.try_timeout),
+            try_ends_response: route.is_some_and(|route| route.try_ends_response),
         }
     }
 }
@@ -68,6 +70,10 @@ pub(super) async fn forward(
         let now = Instant::now();
         let try_limit = plan.try_timeout.and_then(|limit| now.checked_add(limit));
         let until = [deadline, try_limit].into_iter().flatten().min();
+        let response_until = match plan.try_ends_response {
+            true => until,
+            false => deadline,
+        };
         let sending = Box::pin(one(
             context,
             &plan,
@@ -80,6 +86,8 @@ pub(super) async fn forward(
             Some(until) => timeout_at(until, sending).await,
             None => Ok(sending.await),
         };
+        // Of the try that has just ended.
+        drop(counted.take());
         let failure = match tried {
             Ok(Ok((response, lease))) => {
                 let wanted = plan.policy.wants(&Tried::answered(&response));
@@ -88,7 +96,7 @@ pub(super) async fn forward(
                         exchange.failed("URX", "retry_limit_exceeded", None);
                     }
                     source.forget();
-                    return answer(exchange, response, lease, until);
+                    return answer(exchange, response, lease, response_until);
                 }
                 Failure::Answered(Box::new((response, lease)))
             }
@@ -122,7 +130,7 @@ pub(super) async fn forward(
         let is_in_time = deadline.is_none_or(|deadline| now_and(pause) < deadline);
         if !tries_again || !is_in_time {
             source.forget();
-            return failed(exchange, failure, until);
+            return failed(exchange, failure, response_until);
         }
         if !matches!(failure, Failure::Unsent { reused: true, .. }) {
             exclude.extend(exchange.endpoint());
@@ -131,7 +139,6 @@ pub(super) async fn forward(
         if !pause.is_zero() {
             sleep(pause).await;
         }
-        drop(counted.take());
     }
 }
 
@@ -285,7 +292,9 @@ fn is_refused(error: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            // Of what comes after the last one that was looked at, a goodbye says the same (§6.8).
+            return error.reason() == Some(h2::Reason::REFUSED_STREAM)
+                || (error.is_go_away() && error.is_remote());
         }
         source = error.source();
     }

@@ -121,6 +121,11 @@ impl Budget {
         Counted::new(&self.active)
     }
 
+    /// A request begins, if there are fewer than that.
+    pub(super) fn begin_below(&self, most: usize) -> Option<Counted> {
+        (self.active.get() < most).then(|| self.begin())
+    }
+
     /// One is tried again; `None` if there are too many of those.
     pub(super) fn again(&self) -> Option<Counted> {
         let most = (self.active.get() / SHARE).max(LEAST);

@@ -28,6 +28,11 @@ impl Held {
         self.answered
     }
 
+    /// Counts what was answered as an answer, even if none of it can be understood.
+    pub(super) fn is_answered_anyhow(&mut self) {
+        self.answered = true;
+    }
+
     /// What to name when connecting; a resource without a good value has an empty version.
     pub(super) fn versions(&self) -> BTreeMap<String, String> {
         let good = self.good.iter().map(|(n, v)| (n.clone(), v.clone()));

@@ -56,6 +56,7 @@ fn everything() -> Routes {
         },
         timeout: Some(second * 3),
         try_timeout: Some(second),
+        try_ends_response: true,
         retry: Some(Retry {
             attempts: 2,
             on: vec![
