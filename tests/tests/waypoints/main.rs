@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         case!(conformance::mesh_grpc),
         case!(policies::hold),
         case!(policies::see_requests),
+        case!(policies::hold_behind_routes),
         case!(policies::are_told),
         case!(policies::keys_are_fetched_by_nobody),
         case!(bytes::pass),

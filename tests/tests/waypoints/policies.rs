@@ -201,6 +201,54 @@ pub(crate) async fn see_requests(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// A route of one service leads to another behind the same waypoint: what that one's policies refuse stays refused. And one header of
+/// several is enough to be refused.
+pub(crate) async fn hold_behind_routes(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = start(&sandbox).await?;
+    let _servers = [Server::start(mesh.pod(ONE))?, Server::start(mesh.pod(TWO))?];
+    mesh.apply(
+        "apiVersion: v1
+kind: Service
+metadata: {name: two, namespace: shop, labels: {istio.io/use-waypoint: w}}
+spec: {clusterIP: 10.96.200.12, clusterIPs: [10.96.200.12], selector: {version: two}, ports: [{name: http, port: 8000, targetPort: 8080, protocol: TCP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v, namespace: shop}
+spec: {hosts: [web], http: [{route: [{destination: {host: two, port: {number: 8000}}}]}]}
+",
+    )
+    .await?;
+    let refused = "targetRefs: [{group: '', kind: Service, name: two}], action: DENY, rules: [
+        {to: [{operation: {paths: [/secret]}}]},
+        {when: [{key: 'request.headers[x-role]', values: [admin]}]},
+        {when: [{key: 'request.headers[host]', values: ['admin*']}]}]";
+    mesh.apply(&policy("AuthorizationPolicy", refused)).await?;
+    eventually("the policy of the other service holds", async || {
+        let connected = Client::connect(client(&mesh), service(80), false).await;
+        let Ok(mut connection) = connected else {
+            return false;
+        };
+        let answer = connection.get("/secret", &[]).await;
+        answer.is_ok_and(|answer| answer.status == StatusCode::FORBIDDEN)
+    })
+    .await?;
+    let mut connection = Client::connect(client(&mesh), service(80), false).await?;
+    let answer = connection.get("/open", &[("x-role", "user")]).await?;
+    ensure!(
+        answer.status == StatusCode::OK && answer.saw("/pod") == "two",
+        "{answer:?}"
+    );
+    let both = [("x-role", "user"), ("x-role", "admin")];
+    let answer = connection.get("/open", &both).await?;
+    ensure!(answer.status == StatusCode::FORBIDDEN, "{answer:?}");
+    let answer = connection
+        .send_to("admin.shop", "GET", "/open", &[], Bytes::new())
+        .await?;
+    ensure!(answer.status == StatusCode::FORBIDDEN, "{answer:?}");
+    Ok(())
+}
+
 /// Who is not permitted is told so in its own protocol.
 pub(crate) async fn are_told(sandbox: Sandbox) -> Result<()> {
     let mut mesh = start(&sandbox).await?;
