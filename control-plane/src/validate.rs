@@ -23,6 +23,7 @@ mod virtual_service;
 
 use check::Check;
 pub(crate) use values::{gateway_duration, istio_duration};
+pub(crate) use virtual_service::GRPC_STATUS;
 
 /// One thing that is to be told of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -11,6 +11,8 @@ use super::Check;
 
 mod action;
 
+pub(crate) use action::GRPC_STATUS;
+
 /// What a VirtualService says.
 pub(super) fn virtual_service(check: &mut Check, spec: &VirtualServiceSpec) {
     // Without hosts it stands in others, by delegation.

@@ -190,7 +190,7 @@ pub(super) fn fault(written: &Written) -> Fault {
 
 /// By its number or its name (gRPC, `statuscodes.md`).
 fn grpc_status(text: &str) -> Option<u16> {
-    let by_name = STATUSES.iter().position(|name| *name == text);
+    let by_name = validate::GRPC_STATUS.iter().position(|name| *name == text);
     let by_name = by_name.and_then(|number| u16::try_from(number).ok());
     by_name.or_else(|| text.parse().ok())
 }
@@ -234,25 +234,6 @@ fn origin(written: &StringMatch) -> tulle_model::http::StringMatch {
 const MOVED: i64 = 301;
 /// If nothing is said.
 const USUAL: &str = "connect-failure,refused-stream,unavailable,cancelled";
-const STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 #[cfg(test)]
 mod tests {

@@ -230,7 +230,8 @@ const RETRY_ON: [&str; 14] = [
 ];
 /// Which headers, nobody can say; and there is no QUIC.
 const UNSUPPORTED: [&str; 2] = ["retriable-headers", "http3-post-connect-failure"];
-const GRPC_STATUS: [&str; 17] = [
+/// Names, by their numbers.
+pub(crate) const GRPC_STATUS: [&str; 17] = [
     "OK",
     "CANCELLED",
     "UNKNOWN",
