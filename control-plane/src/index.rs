@@ -16,6 +16,7 @@
 //!
 //! HTTPRoute and the like -> routes of the services that it names, or did
 //! Service, ReferenceGrant -> those of services whose routes name it
+//! DestinationRule         -> how traffic to the services of its host is led; the subsets of their endpoints
 //!
 //! Of the other kinds that only waypoints read (see [`validate`]), nothing is made yet. What is wrong with an object is found once, when
 //! it changes.
@@ -53,7 +54,7 @@ mod routes;
 
 use dirty::Dirty;
 pub use reports::Reports;
-use routes::DirtyRoutes;
+use routes::{DirtyRoutes, Touched};
 
 /// The objects and how to translate them.
 #[derive(Debug)]
@@ -63,6 +64,8 @@ pub struct Index {
     reports: Reports,
     /// The policies that each object was sent to waypoints as.
     targeted: BTreeMap<ObjectId, BTreeSet<PolicyKey>>,
+    /// The workloads that are in subsets, by UID.
+    members: BTreeSet<String>,
 }
 
 impl Index {
@@ -73,6 +76,7 @@ impl Index {
             objects: Objects::default(),
             reports: Reports::default(),
             targeted: BTreeMap::new(),
+            members: BTreeSet::new(),
         }
     }
 
@@ -119,8 +123,9 @@ impl Index {
         fresh.recompute(Dirty::everything(&self.objects))
     }
 
-    fn recompute(&mut self, dirty: Dirty) -> Transaction {
+    fn recompute(&mut self, mut dirty: Dirty) -> Transaction {
         let mut transaction = Transaction::default();
+        self.with_subsets(&mut dirty);
         for key in &dirty.authorization_policies {
             let policy = self.authorization(key);
             transaction.policies.push((key.to_string(), policy));
@@ -168,8 +173,29 @@ impl Index {
             transaction.addresses.push(self.machine(key, &network));
         }
         transaction.addresses.extend(endpoints);
+        let touched = Touched {
+            pods: dirty.pods,
+            service_entries: dirty.service_entries,
+            workload_entries: dirty.workload_entries,
+        };
         transaction.configurations = self.routes(dirty_routes);
+        let memberships = self.memberships(&touched, &transaction.addresses);
+        transaction.configurations.extend(memberships);
         transaction
+    }
+
+    /// Where endpoints are told apart, a service that has another waypoint may be told apart by other rules.
+    fn with_subsets(&self, dirty: &mut Dirty) {
+        let mut rules = self.objects.destination_rules().values();
+        if !rules.any(|rule| !rule.spec.subsets.is_empty()) {
+            return;
+        }
+        for key in dirty.services.clone() {
+            dirty.endpoints_of_service(&self.objects, &key);
+        }
+        for key in dirty.hosts.clone() {
+            dirty.endpoints_of_host(&self.mesh, &self.objects, &key.hostname);
+        }
     }
 
     /// The network of the cluster: a label of the root namespace.

@@ -35,8 +35,8 @@ use tulle_xds::run_client;
 use crate::{
     config::{Config, Instance},
     configuration::{Configurations, Follower},
-    proxy::Shared,
-    telemetry::Metrics,
+    proxy::{Destinations, Shared},
+    telemetry::{Ejected, Metrics},
     worker::Worker,
 };
 
@@ -83,6 +83,7 @@ impl App {
         tasks.spawn_local(async move { match svid_worker.run().await {} });
 
         let metrics = Metrics::default();
+        let destinations = Arc::<Destinations>::default();
         let configurations = Arc::<Configurations>::default();
         let shared = Arc::new(Shared {
             snapshots: snapshots.clone(),
@@ -91,6 +92,7 @@ impl App {
             settings: config.proxy_settings(),
             metrics,
             configurations: Arc::clone(&configurations),
+            destinations: Arc::clone(&destinations),
             netns: Netns::current().context("own network namespace")?,
         });
         let own = prepare(snapshots, svids, config.instance.clone(), certified);
@@ -123,6 +125,7 @@ impl App {
 
         let mut registry = Registry::default();
         shared.metrics.register(&mut registry);
+        registry.register_collector(Box::new(Ejected(destinations)));
         registry.register_collector(Box::new(ProcessMetrics::new()));
         let listeners = config.listeners;
         let stats = metrics::routes(Arc::new(registry));

@@ -9,17 +9,31 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tracing::warn;
 use tulle_http::RouteTable;
-use tulle_model::{Authorization, ServiceKey};
+use tulle_model::{
+    Authorization, ServiceKey, Uid,
+    traffic::{Membership, TrafficRule},
+};
 use tulle_state::StateWriter;
-use tulle_xds::{Address, Configuration, Delta, Subscriber, service_of_routes};
+use tulle_xds::{Address, Configuration, ConfigurationName, Delta, Subscriber};
 
-/// Of each service that has any, its routes. All threads read it.
+/// What is said of services. All threads read it; what comes in one response is seen at once.
 #[derive(Debug, Default)]
 pub(crate) struct Configurations {
-    routes: ArcSwap<HashMap<ServiceKey, Arc<ServiceRoutes>>>,
+    said: ArcSwap<Said>,
     generation: AtomicU64,
+    /// The subsets of each workload, as they came.
+    memberships: Mutex<HashMap<Uid, Membership>>,
+}
+
+/// By service.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    routes: HashMap<ServiceKey, Arc<ServiceRoutes>>,
+    traffic: HashMap<ServiceKey, Arc<Traffic>>,
+    members: HashMap<ServiceKey, Arc<Members>>,
 }
 
 /// The routes of a service.
@@ -30,6 +44,17 @@ pub(crate) enum ServiceRoutes {
     Broken,
 }
 
+/// How traffic to a service is led.
+#[derive(Debug)]
+pub(crate) enum Traffic {
+    Rule(Box<TrafficRule>),
+    /// That cannot be understood. It may want TLS: nothing is sent.
+    Broken,
+}
+
+/// The names of the subsets of each endpoint that is in one.
+pub(crate) type Members = HashMap<Uid, Vec<String>>;
+
 impl Configurations {
     /// Moves on with each change.
     pub(crate) fn generation(&self) -> u64 {
@@ -38,39 +63,99 @@ impl Configurations {
 
     /// The routes of a service, if it has any.
     pub(crate) fn routes(&self, service: &ServiceKey) -> Option<Arc<ServiceRoutes>> {
-        self.routes.load().get(service).map(Arc::clone)
+        self.said.load().routes.get(service).map(Arc::clone)
+    }
+
+    /// How traffic to a service is led, if anything is said of that.
+    pub(crate) fn traffic(&self, service: &ServiceKey) -> Option<Arc<Traffic>> {
+        self.said.load().traffic.get(service).map(Arc::clone)
+    }
+
+    /// Which endpoints of a service are in which subset.
+    pub(crate) fn members(&self, service: &ServiceKey) -> Arc<Members> {
+        let said = self.said.load();
+        said.members
+            .get(service)
+            .map(Arc::clone)
+            .unwrap_or_default()
     }
 
     fn change(&self, delta: Delta<Configuration>) {
-        let mut routes = HashMap::clone(&self.routes.load());
+        let mut said = Said::clone(&self.said.load());
+        let mut memberships = self.memberships.lock();
         for name in delta.removed {
-            if let Some(service) = service_of_routes(&name) {
-                routes.remove(&service);
+            match ConfigurationName::parse(&name) {
+                Some(ConfigurationName::Routes(service)) => drop(said.routes.remove(&service)),
+                Some(ConfigurationName::Traffic(service)) => drop(said.traffic.remove(&service)),
+                Some(ConfigurationName::Membership(uid)) => {
+                    said.member(memberships.remove(&uid), None);
+                }
+                None => {}
             }
         }
         for (_, configuration) in delta.updated {
-            let Configuration::Routes(said) = configuration;
-            let compiled = match RouteTable::new(&said) {
-                Ok(table) => ServiceRoutes::Table(table),
-                Err(error) => {
-                    warn!(service = %said.service, %error, "routes that cannot be used: requests are refused");
-                    ServiceRoutes::Broken
+            match configuration {
+                Configuration::Routes(routes) => {
+                    let compiled = match RouteTable::new(&routes) {
+                        Ok(table) => ServiceRoutes::Table(table),
+                        Err(error) => {
+                            warn!(service = %routes.service, %error, "routes that cannot be used: requests are refused");
+                            ServiceRoutes::Broken
+                        }
+                    };
+                    said.routes.insert(routes.service, Arc::new(compiled));
                 }
-            };
-            routes.insert(said.service, Arc::new(compiled));
+                Configuration::Traffic(rule) => {
+                    let service = rule.service.clone();
+                    said.traffic.insert(service, Arc::new(Traffic::Rule(rule)));
+                }
+                Configuration::Membership(new) => {
+                    let uid = new.workload.clone();
+                    let before = memberships.insert(uid, (*new).clone());
+                    said.member(before, Some(&new));
+                }
+            }
         }
         for rejected in delta.rejected {
             warn!(
                 name = rejected.name,
                 reason = rejected.reason,
-                "routes that cannot be understood: requests are refused"
+                "configuration that cannot be understood: requests are refused"
             );
-            if let Some(service) = service_of_routes(&rejected.name) {
-                routes.insert(service, Arc::new(ServiceRoutes::Broken));
+            match ConfigurationName::parse(&rejected.name) {
+                Some(ConfigurationName::Routes(service)) => {
+                    let broken = Arc::new(ServiceRoutes::Broken);
+                    said.routes.insert(service, broken);
+                }
+                Some(ConfigurationName::Traffic(service)) => {
+                    said.traffic.insert(service, Arc::new(Traffic::Broken));
+                }
+                // It is in no subset then.
+                Some(ConfigurationName::Membership(_)) | None => {}
             }
         }
-        self.routes.store(Arc::new(routes));
+        drop(memberships);
+        self.said.store(Arc::new(said));
         self.generation.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Said {
+    /// A workload is in other subsets than before.
+    fn member(&mut self, before: Option<Membership>, now: Option<&Membership>) {
+        for (service, _) in before.iter().flat_map(|before| &before.subsets) {
+            if let (Some(before), Some(members)) = (&before, self.members.get_mut(service)) {
+                Arc::make_mut(members).remove(&before.workload);
+            }
+        }
+        for (service, name) in now.into_iter().flat_map(|now| &now.subsets) {
+            let members = self.members.entry(service.clone()).or_default();
+            if let Some(now) = now {
+                let subsets = Arc::make_mut(members).entry(now.workload.clone());
+                subsets.or_default().push(name.clone());
+            }
+        }
+        self.members.retain(|_, members| !members.is_empty());
     }
 }
 
@@ -97,7 +182,7 @@ impl Subscriber for Follower {
 #[cfg(test)]
 mod tests {
     use tulle_model::http::{Alternative, MatchKind, Routes, Rule};
-    use tulle_xds::{RejectedResource, routes_name};
+    use tulle_xds::RejectedResource;
 
     use super::*;
 
@@ -116,9 +201,13 @@ mod tests {
         ServiceKey::new("shop", "web")
     }
 
+    fn name() -> String {
+        ConfigurationName::Routes(key()).to_string()
+    }
+
     fn updated(path: MatchKind) -> Delta<Configuration> {
         Delta {
-            updated: vec![(routes_name(&key()), routes(path))],
+            updated: vec![(name(), routes(path))],
             ..Delta::default()
         }
     }
@@ -135,7 +224,7 @@ mod tests {
         assert!(all.routes(&key()).is_some() && !is_broken(&all));
         let before = all.generation();
         all.change(Delta {
-            removed: vec![routes_name(&key())],
+            removed: vec![name()],
             ..Delta::default()
         });
         assert!(all.routes(&key()).is_none());
@@ -151,12 +240,70 @@ mod tests {
         assert!(!is_broken(&all));
         all.change(Delta {
             rejected: vec![RejectedResource {
-                name: routes_name(&key()),
+                name: name(),
                 addresses: Vec::new(),
                 reason: "of the future".to_owned(),
             }],
             ..Delta::default()
         });
         assert!(is_broken(&all));
+    }
+
+    #[test]
+    fn endpoints_are_in_subsets_until_they_are_not() {
+        let all = Configurations::default();
+        let uid = |number| Uid::new(format!("web-{number}"));
+        let member = |number, subsets: &[&str]| {
+            let subsets = subsets.iter().map(|name| (key(), (*name).to_owned()));
+            let member = Configuration::Membership(Box::new(Membership {
+                workload: uid(number),
+                subsets: subsets.collect(),
+            }));
+            (member.name().to_string(), member)
+        };
+        let change = |updated, removed| {
+            all.change(Delta {
+                updated,
+                removed,
+                ..Delta::default()
+            });
+            let members = all.members(&key());
+            let mut members: Vec<_> = members
+                .iter()
+                .map(|(uid, names)| format!("{uid}: {}", names.join(" ")))
+                .collect();
+            members.sort();
+            members
+        };
+        let both = vec![member(1, &["v1", "all"]), member(2, &["v2"])];
+        assert_eq!(change(both, vec![]), ["web-1: v1 all", "web-2: v2"]);
+        let other = change(vec![member(1, &["v2"])], vec![]);
+        assert_eq!(other, ["web-1: v2", "web-2: v2"]);
+        let (gone, _) = member(2, &[]);
+        assert_eq!(change(vec![], vec![gone]), ["web-1: v2"]);
+    }
+
+    #[test]
+    fn traffic_that_is_not_understood_is_not_led_as_usual() {
+        let all = Configurations::default();
+        let name = ConfigurationName::Traffic(key()).to_string();
+        assert!(all.traffic(&key()).is_none());
+        all.change(Delta {
+            rejected: vec![RejectedResource {
+                name: name.clone(),
+                addresses: Vec::new(),
+                reason: "of the future".to_owned(),
+            }],
+            ..Delta::default()
+        });
+        assert!(matches!(
+            all.traffic(&key()).as_deref(),
+            Some(Traffic::Broken)
+        ));
+        all.change(Delta {
+            removed: vec![name],
+            ..Delta::default()
+        });
+        assert!(all.traffic(&key()).is_none());
     }
 }

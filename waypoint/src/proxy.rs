@@ -4,11 +4,13 @@
 //!  15008 ─ front.rs   TLS, HTTP/2: who is it
 //!            └─ stream.rs   one CONNECT: what is meant, and is it behind this waypoint
 //!                 ├─ requests.rs   each to an endpoint of its own ─┐
-//!                 └─ tcp.rs        anything else: the bytes        ├─ upstream.rs  endpoints and tunnels; connections.rs  HTTP inside them
+//!                 └─ tcp.rs        anything else: the bytes        ├─ destinations.rs  who is meant, and what is said of that; upstream.rs  endpoints and tunnels; connections.rs  HTTP inside them
 //!                                                                  ┘
 //! ```
 
+mod affinity;
 mod connections;
+mod destinations;
 mod exchange;
 mod front;
 mod io;
@@ -20,6 +22,7 @@ mod tcp;
 mod upload;
 mod upstream;
 
+pub(crate) use destinations::Destinations;
 pub(crate) use exchange::is_grpc;
 pub(crate) use front::{Front, Shared};
 pub(crate) use stream::Context;

@@ -6,8 +6,9 @@ use std::{cell::Cell, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Version, header};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, LabelSetEncoder},
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, LabelSetEncoder},
+    metrics::{counter::Counter, family::Family, gauge::ConstGauge, histogram::Histogram},
     registry::Registry,
 };
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ use tulle_telemetry::{
     put_source, service_labels,
 };
 
-use crate::proxy::{Context, Hop, is_grpc};
+use crate::proxy::{Context, Destinations, Hop, is_grpc};
 
 /// What is counted. Clones share it.
 #[derive(Clone, Debug)]
@@ -32,6 +33,7 @@ pub(crate) struct Metrics {
     sent: Family<ConnectionLabels, Counter>,
     refused: Family<Reason, Counter>,
     handshakes_failed: Family<Reason, Counter>,
+    ejections: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,7 +52,22 @@ impl Default for Metrics {
             sent: Family::default(),
             refused: Family::default(),
             handshakes_failed: Family::default(),
+            ejections: Counter::default(),
         }
+    }
+}
+
+/// Tells how many endpoints are left alone at the moment.
+#[derive(Debug)]
+pub(crate) struct Ejected(pub(crate) Arc<Destinations>);
+
+impl Collector for Ejected {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let ejected = ConstGauge::new(i64::try_from(self.0.ejected()).unwrap_or(i64::MAX));
+        let help = "Endpoints that are left alone for failing";
+        let kind = ejected.metric_type();
+        let encoder = encoder.encode_descriptor("tulle_endpoints_ejected", help, None, kind)?;
+        ejected.encode(encoder)
     }
 }
 
@@ -247,6 +264,16 @@ impl Metrics {
             "Handshakes of clients that failed, by reason",
             self.handshakes_failed.clone(),
         );
+        tulle.register(
+            "endpoint_ejections",
+            "How often an endpoint was left alone for failing",
+            self.ejections.clone(),
+        );
+    }
+
+    /// An endpoint is left alone.
+    pub(crate) fn ejected(&self) {
+        self.ejections.inc();
     }
 
     /// Counts what was refused.

@@ -8,12 +8,12 @@ use super::{is_workload_level, network_label, network_of, service_host};
 use crate::{
     mesh::Mesh,
     objects::{Objects, Table, in_namespace},
-    routes,
+    routes, traffic,
     translate::{self, selects},
 };
 use tulle_manifest::{
-    EndpointSlice, Kind, Labels, Metadata, Object, ObjectId, ObjectKey, PeerAuthentication,
-    Service, ServiceEntry,
+    DestinationRule, EndpointSlice, Kind, Labels, Metadata, Object, ObjectId, ObjectKey,
+    PeerAuthentication, Service, ServiceEntry,
 };
 
 /// Objects whose resources have to be computed again.
@@ -155,18 +155,76 @@ impl Dirty {
                     self.hosts_named(mesh, objects, key, &service.spec.hosts);
                 }
             }
+            Kind::DestinationRule => {
+                let old = objects.destination_rules().get(key).map(AsRef::as_ref);
+                let new = match new {
+                    Some(Object::DestinationRule(new)) => Some(new.as_ref()),
+                    Some(_) | None => None,
+                };
+                for rule in [old, new].into_iter().flatten() {
+                    self.destination_rule(mesh, objects, rule);
+                }
+            }
             // No resource is made of them yet.
-            Kind::DestinationRule | Kind::Telemetry | Kind::NodeStatus => {}
+            Kind::Telemetry | Kind::NodeStatus => {}
+        }
+    }
+
+    /// What a rule for a host is about, and if it tells endpoints apart, those too.
+    fn destination_rule(&mut self, mesh: &Mesh, objects: &Objects, rule: &DestinationRule) {
+        let host = full_name(mesh, rule.metadata.namespace(), &rule.spec.host);
+        let services = objects.services().keys();
+        let services = services.filter(|key| traffic::is_about(&host, &service_host(mesh, key)));
+        let entries = objects.service_entries().iter();
+        let entries = entries.filter(|(_, entry)| {
+            let mut hosts = translate::entry_hosts(entry);
+            hosts.any(|of| traffic::is_about(&host, of))
+        });
+        let (services, entries): (Vec<_>, Vec<_>) = (services.collect(), entries.collect());
+        for (kind, key) in services
+            .iter()
+            .map(|key| (Kind::Service, *key))
+            .chain(entries.iter().map(|(key, _)| (Kind::ServiceEntry, *key)))
+        {
+            let key = key.clone();
+            self.routed.insert(ObjectId { kind, key });
+        }
+        if rule.spec.subsets.is_empty() {
+            return;
+        }
+        for key in services {
+            self.endpoints_of_service(objects, key);
+        }
+        for (key, entry) in entries {
+            self.service_entries.insert(key.clone());
+            self.endpoints_of(mesh, objects, entry);
+        }
+    }
+
+    /// What is an endpoint of entries for a host.
+    pub(super) fn endpoints_of_host(&mut self, mesh: &Mesh, objects: &Objects, host: &str) {
+        for (key, entry) in objects.entries_of(host) {
+            self.service_entries.insert(key.clone());
+            self.endpoints_of(mesh, objects, entry);
+        }
+    }
+
+    /// What is an endpoint of a service.
+    pub(super) fn endpoints_of_service(&mut self, objects: &Objects, key: &ObjectKey) {
+        for slice in objects.slices_of(key) {
+            self.pods.extend(pods_of(slice));
+        }
+        let service = objects.services().get(key);
+        let selector = service.map(|service| &service.spec.selector);
+        if let Some(selector) = selector.filter(|selector| !selector.is_empty()) {
+            self.selected(objects, Some(&key.namespace), selector);
         }
     }
 
     /// Services and entries that have one of these hosts now. One that comes later is computed then.
     fn hosts_named(&mut self, mesh: &Mesh, objects: &Objects, by: &ObjectKey, hosts: &[String]) {
         for host in hosts {
-            let host = match host.contains(['.', '*']) {
-                true => host.clone(),
-                false => service_host(mesh, &ObjectKey::new(&*by.namespace, host.as_str())),
-            };
+            let host = full_name(mesh, &by.namespace, host);
             let domain = format!(".svc.{}", mesh.cluster_domain);
             let of_kubernetes = host
                 .strip_suffix(&domain)
@@ -404,6 +462,14 @@ impl Dirty {
         let machines = machines.filter(|(_, machine)| selects(selector, &machine.labels()));
         self.workload_entries
             .extend(machines.map(|(key, _)| key.clone()));
+    }
+}
+
+/// A host as it is named everywhere.
+fn full_name(mesh: &Mesh, namespace: &str, host: &str) -> String {
+    match host.contains(['.', '*']) {
+        true => host.to_owned(),
+        false => service_host(mesh, &ObjectKey::new(namespace, host)),
     }
 }
 

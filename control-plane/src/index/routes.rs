@@ -1,13 +1,18 @@
-//! Which services' routes have to be computed again.
+//! What waypoints are told of services besides: which services' routes, and how traffic is led, has to be computed again; and of which subsets
+//! workloads are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tulle_manifest::{Kind, ObjectId, ObjectKey};
-use tulle_model::ServiceKey;
-use tulle_xds::{Configuration, routes_name};
+use tulle_manifest::{Kind, Labels, ObjectId, ObjectKey};
+use tulle_model::{ServiceKey, Uid};
+use tulle_xds::{Address, Configuration, ConfigurationName};
 
 use super::{Index, service_host};
-use crate::routes::{self, Attached};
+use crate::{
+    routes::{self, Attached},
+    traffic::Rules,
+    translate,
+};
 
 /// What a change has touched, of what routes depend on.
 pub(super) struct DirtyRoutes {
@@ -19,8 +24,16 @@ pub(super) struct DirtyRoutes {
     pub(super) granting: BTreeSet<String>,
 }
 
+/// Objects that workloads were made of.
+pub(super) struct Touched {
+    pub(super) pods: BTreeSet<ObjectKey>,
+    pub(super) service_entries: BTreeSet<ObjectKey>,
+    pub(super) workload_entries: BTreeSet<ObjectKey>,
+}
+
 impl Index {
-    /// The routes of services that have changed, of those whose routes have, and of those whose routes send requests there.
+    /// The routes of services that have changed, of those whose routes have, and of those whose routes send requests there; and how traffic to
+    /// them is led.
     pub(super) fn routes(&self, dirty: DirtyRoutes) -> Vec<(String, Option<Configuration>)> {
         let DirtyRoutes {
             services,
@@ -50,14 +63,88 @@ impl Index {
             }
         }
         let attached = Attached::of(self);
-        let routes = keys.into_iter().map(|key| {
-            let name = routes_name(&key);
+        let rules = Rules::of(self);
+        let mut configurations = Vec::new();
+        for key in keys {
             let parent = self.object_of(&key);
-            let routes = parent.and_then(|parent| attached.routes(self, key, &parent));
+            let routes = parent.and_then(|parent| attached.routes(self, key.clone(), &parent));
             let routes = routes.map(|routes| Configuration::Routes(Box::new(routes)));
-            (name, routes)
-        });
-        routes.collect()
+            let traffic = rules.rule(&key).map(Box::new).map(Configuration::Traffic);
+            let names = [
+                (ConfigurationName::Routes(key.clone()), routes),
+                (ConfigurationName::Traffic(key), traffic),
+            ];
+            configurations.extend(names.map(|(name, made)| (name.to_string(), made)));
+        }
+        configurations
+    }
+
+    /// Of which subsets the workloads of a transaction are, or are no longer.
+    pub(super) fn memberships(
+        &mut self,
+        touched: &Touched,
+        addresses: &[(String, Option<Address>)],
+    ) -> Vec<(String, Option<Configuration>)> {
+        let mut members = std::mem::take(&mut self.members);
+        let rules = Rules::of(self);
+        let mut configurations = Vec::new();
+        if rules.have_subsets() || !members.is_empty() {
+            let labels = self.labels(touched);
+            for (uid, address) in addresses {
+                let membership = match (address, labels.get(uid)) {
+                    (Some(Address::Workload(workload)), Some(labels)) => {
+                        let services = workload.services.keys();
+                        rules.membership(&workload.uid, services, labels)
+                    }
+                    _ => None,
+                };
+                let changed = match &membership {
+                    Some(_) => {
+                        members.insert(uid.clone());
+                        true
+                    }
+                    None => members.remove(uid),
+                };
+                if changed {
+                    let name = ConfigurationName::Membership(Uid::new(uid.as_str()));
+                    let made = membership.map(Box::new).map(Configuration::Membership);
+                    configurations.push((name.to_string(), made));
+                }
+            }
+        }
+        self.members = members;
+        configurations
+    }
+
+    /// The labels of workloads that are made of these, by UID.
+    fn labels(&self, touched: &Touched) -> BTreeMap<String, Labels> {
+        let objects = &self.objects;
+        let mut labels = BTreeMap::new();
+        for key in &touched.pods {
+            if let Some(pod) = objects.pods().get(key) {
+                let uid = translate::workload_uid(&self.mesh, &key.namespace, &key.name);
+                labels.insert(uid, pod.metadata.labels.clone());
+            }
+        }
+        for key in &touched.service_entries {
+            let entry = objects.service_entries().get(key);
+            for (entry, endpoint) in entry.into_iter().flat_map(|entry| {
+                translate::entry_endpoints(entry)
+                    .into_iter()
+                    .map(move |e| (entry, e))
+            }) {
+                let address = &endpoint.spec.address;
+                let uid = translate::entry_endpoint_uid(&self.mesh, entry, address);
+                labels.insert(uid, endpoint.spec.labels.clone());
+            }
+        }
+        for key in &touched.workload_entries {
+            if let Some(entry) = objects.workload_entries().get(key) {
+                let uid = translate::workload_entry_uid(&self.mesh, &key.namespace, &key.name);
+                labels.insert(uid, entry.described().labels.clone());
+            }
+        }
+        labels
     }
 
     /// The name of a Service of Kubernetes.

@@ -163,6 +163,7 @@ impl<'a> Backends<'a> {
                 Ok(BackendService {
                     key: translate::service_key(self.index.mesh(), service),
                     port: Some(at_port(service, reference.port)?),
+                    subset: None,
                 })
             }
             ("networking.istio.io", "Hostname") => {
@@ -180,6 +181,7 @@ impl<'a> Backends<'a> {
                 Ok(BackendService {
                     key: ServiceKey::new(known.key.namespace, reference.name),
                     port: Some(port.ok_or(BadBackend::NoPort)?),
+                    subset: None,
                 })
             }
             _ => Err(BadBackend::Kind),

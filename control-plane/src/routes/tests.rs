@@ -375,7 +375,8 @@ fn what_a_rule_of_istio_says_is_sent() {
     };
     let port = backends[0].service.as_ref().unwrap().port;
     assert_eq!((backends[0].weight, port), (30, Some(80)));
-    assert_eq!(backends[1].service, None, "subsets are not told apart yet");
+    let subset = &backends[1].service.as_ref().unwrap().subset;
+    assert_eq!(subset.as_deref(), Some("v1"));
     let Action::Redirect(redirect) = &redirect.action else {
         panic!("{redirect:?}");
     };

@@ -187,11 +187,8 @@ impl Written<'_> {
         }
     }
 
-    /// The service that is meant; a part of its endpoints is not told apart yet, and is nobody.
+    /// The service that is meant, or some of its endpoints. Where there are no such, waypoints refuse.
     fn destination(&self, to: &Destination) -> Option<BackendService> {
-        if to.subset.is_some() {
-            return None;
-        }
         let host = self.index.full_name(self.namespace, &to.host);
         let known = references::meant(self.index, self.namespace, &host)?;
         let port = match &to.port {
@@ -201,6 +198,7 @@ impl Written<'_> {
         Some(BackendService {
             key: ServiceKey::new(known.key.namespace, host),
             port,
+            subset: to.subset.clone().filter(|subset| !subset.is_empty()),
         })
     }
 

@@ -1,7 +1,6 @@
 //! What is told of policies and rules that only waypoints read: condition `WaypointAccepted`.
 //!
-//! But for VirtualServices none of them is in force, as no waypoint reads them yet, and each says so. A RequestAuthentication refuses what it
-//! would have checked.
+//! A Telemetry is not in force, as no waypoint reads it yet, and says so. A RequestAuthentication refuses what it would have checked.
 
 use tulle_manifest::{
     DestinationRule, Kind, ObjectId, ObjectKey, RequestAuthentication, TargetRef, Telemetry,
@@ -12,7 +11,7 @@ use super::{Condition, NOT_YET, WAYPOINT_ACCEPTED, accepted, in_words, not_enfor
 use crate::{
     index::Index,
     references::{self, Subsets, Unenforced},
-    routes,
+    routes, traffic,
     translate::Finding,
     validate::Fault,
 };
@@ -57,7 +56,7 @@ pub(super) fn destination_rule(index: &Index, rule: &DestinationRule) -> Conditi
         Kind::DestinationRule,
         rule.metadata.key(),
         about,
-        &[],
+        &traffic::undone(&rule.spec),
     )
 }
 
@@ -108,7 +107,7 @@ fn condition(
     missing: &[Finding],
 ) -> Condition {
     let otherwise = match kind {
-        Kind::VirtualService => Condition {
+        Kind::VirtualService | Kind::DestinationRule => Condition {
             kind: WAYPOINT_ACCEPTED,
             holds: true,
             reason: match missing.is_empty() {
@@ -117,6 +116,7 @@ fn condition(
             },
             message: match missing.is_empty() {
                 true => "enforced as written".to_owned(),
+                false if kind == Kind::DestinationRule => "enforced, but for some of it".to_owned(),
                 false => "enforced so that what cannot be done is refused".to_owned(),
             },
         },

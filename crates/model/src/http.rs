@@ -154,6 +154,8 @@ pub struct BackendService {
     pub key: ServiceKey,
     /// One of its ports; `None`: the one that the client has asked for.
     pub port: Option<u16>,
+    /// Some of its endpoints, by the name of a [subset](crate::traffic::Subset); `None`: all.
+    pub subset: Option<String>,
 }
 
 /// The place to ask. What is `None` stays as it was.

@@ -17,6 +17,7 @@ pub mod http;
 mod service;
 mod spiffe;
 mod text;
+pub mod traffic;
 mod workload;
 
 pub use address::{InvalidNetworkAddress, NetworkAddress};

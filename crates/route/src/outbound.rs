@@ -21,7 +21,7 @@ use super::{
     service::{self, At, Endpoint, Purpose},
     waypoint,
 };
-use tulle_state::{Destination, ServiceRecord, Snapshot, Workload};
+use tulle_state::{Destination, Select, ServiceRecord, Snapshot, Workload};
 
 mod named;
 
@@ -157,6 +157,7 @@ pub fn outbound(
         destination,
         exclude,
         random,
+        selector: None,
     };
     match snapshot.destination(network, destination.ip(), namespace) {
         Destination::Service(record) => decision.service(record),
@@ -166,7 +167,7 @@ pub fn outbound(
     }
 }
 
-/// Decides where a waypoint, `source`, forwards what it serves. `exclude` is that of [`outbound`].
+/// Decides where a waypoint, `source`, forwards what it serves, where `selector` chooses the endpoint. `exclude` is that of [`outbound`].
 ///
 /// # Errors
 /// When there is nowhere to go.
@@ -176,6 +177,7 @@ pub fn forward(
     served: &Served,
     exclude: &[Uid],
     random: &mut Rng,
+    selector: &mut dyn Select,
 ) -> Result<Route, RouteError> {
     let mut decision = Decision {
         snapshot,
@@ -183,6 +185,7 @@ pub fn forward(
         destination: served.destination,
         exclude,
         random,
+        selector: Some(selector),
     };
     match &served.target {
         Target::Service { record, .. } => decision.service(record),
@@ -203,6 +206,8 @@ struct Decision<'a> {
     destination: SocketAddr,
     exclude: &'a [Uid],
     random: &'a mut Rng,
+    /// Who chooses the endpoint of a service, if that is not left to chance.
+    selector: Option<&'a mut dyn Select>,
 }
 
 impl Decision<'_> {
@@ -227,7 +232,11 @@ impl Decision<'_> {
             port,
             purpose: Purpose::Destination,
         };
-        let Some(endpoint) = service::choose(record, request, self.random) else {
+        let endpoint = match &mut self.selector {
+            Some(selector) => service::choose(record, request, *selector),
+            None => service::choose(record, request, self.random),
+        };
+        let Some(endpoint) = endpoint else {
             return Err(RouteError::NoEndpoint {
                 service: service.key.clone(),
                 port,

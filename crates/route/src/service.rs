@@ -2,11 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use fastrand::Rng;
 use tulle_model::{Service, Uid};
 
 use super::address;
-use tulle_state::{ServiceRecord, Workload};
+use tulle_state::{Select, ServiceRecord, Workload};
 
 /// What is asked of a service.
 #[derive(Clone, Copy)]
@@ -48,10 +47,10 @@ pub(super) enum At<'a> {
 }
 
 /// Chooses an endpoint. One that can be reached from here at once is preferred to one that cannot.
-pub(super) fn choose<'a>(
+pub(super) fn choose<'a, S: Select + ?Sized>(
     record: &'a ServiceRecord,
     request: Request<'_>,
-    random: &mut Rng,
+    selector: &mut S,
 ) -> Option<Endpoint<'a>> {
     let service = &record.service;
     let candidate = |workload: &Workload| {
@@ -61,8 +60,8 @@ pub(super) fn choose<'a>(
     let reachable = |w: &Workload| !matches!(place(service, w, request), At::OutOfReach);
     let endpoints = &record.endpoints;
     let workload = endpoints
-        .choose(request.source, random, |w| candidate(w) && reachable(w))
-        .or_else(|| endpoints.choose(request.source, random, candidate))?;
+        .choose(request.source, selector, |w| candidate(w) && reachable(w))
+        .or_else(|| endpoints.choose(request.source, selector, candidate))?;
     Some(Endpoint {
         workload,
         port: target_port(service, workload, request)?,

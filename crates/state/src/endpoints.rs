@@ -5,10 +5,13 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use fastrand::Rng;
 use tulle_model::{Health, HealthPolicy, LoadBalancing, LoadBalancingMode, RoutingScope, Uid};
 
 use super::workload::{Place, Workload};
+pub use group::{Group, Select};
+
+mod group;
+mod ring;
 
 /// All endpoints of a service, and those that may be chosen, grouped by preference.
 ///
@@ -51,20 +54,18 @@ impl Endpoints {
 
     /// Those that clients may choose, in order of UID.
     pub fn choosable(&self) -> &[Arc<Workload>] {
-        &self.choosable.members
+        self.choosable.members()
     }
 
     pub(crate) fn shared_members(&self) -> Members {
         Arc::clone(&self.members)
     }
 
-    /// Chooses an endpoint for `source` among those that are `usable`.
-    ///
-    /// Weighted at random within the best group that has a usable endpoint.
-    pub fn choose(
+    /// Lets `selector` choose an endpoint for `source` among those that are `usable`, within the best group where it finds one.
+    pub fn choose<S: Select + ?Sized>(
         &self,
         source: &Workload,
-        random: &mut Rng,
+        selector: &mut S,
         usable: impl Fn(&Workload) -> bool,
     ) -> Option<&Arc<Workload>> {
         let scopes = &self.load_balancing.routing_preference;
@@ -75,12 +76,12 @@ impl Endpoints {
             LoadBalancingMode::Standard
             | LoadBalancingMode::Passthrough
             | LoadBalancingMode::Strict
-            | LoadBalancingMode::Failover => return self.choosable.choose(random, usable),
+            | LoadBalancingMode::Failover => return selector.select(&self.choosable, &usable),
         };
         if ranks.seen_from.is_where(source) {
-            return ranks.choose(random, usable);
+            return ranks.choose(selector, &usable);
         }
-        let uid = self.rank(source).choose(random, usable)?.uid.clone();
+        let uid = self.rank(source).choose(selector, &usable)?.uid.clone();
         self.member(&uid)
     }
 
@@ -93,7 +94,7 @@ impl Endpoints {
         let strict = self.load_balancing.mode == LoadBalancingMode::Strict;
         let scopes = &self.load_balancing.routing_preference;
         let mut groups: BTreeMap<usize, Vec<Arc<Workload>>> = BTreeMap::new();
-        for workload in &self.choosable.members {
+        for workload in self.choosable.members() {
             let rank = if strict {
                 usize::from(scopes.iter().all(|scope| agrees(*scope, source, workload)))
             } else {
@@ -186,14 +187,13 @@ struct Ranked {
 }
 
 impl Ranked {
-    fn choose(
+    fn choose<S: Select + ?Sized>(
         &self,
-        random: &mut Rng,
-        usable: impl Fn(&Workload) -> bool,
+        selector: &mut S,
+        usable: &dyn Fn(&Workload) -> bool,
     ) -> Option<&Arc<Workload>> {
-        self.groups
-            .iter()
-            .find_map(|group| group.choose(random, &usable))
+        let mut groups = self.groups.iter();
+        groups.find_map(|group| selector.select(group, usable))
     }
 }
 
@@ -220,74 +220,6 @@ impl Position {
             && self.cluster_id == workload.cluster_id
     }
 }
-
-/// Endpoints that are equally good except for their weight.
-#[derive(Debug, Default)]
-struct Group {
-    members: Box<[Arc<Workload>]>,
-    /// Sum of the weights up to and including each member; empty when all weigh the same.
-    cumulative: Box<[u64]>,
-}
-
-impl Group {
-    /// A few tries at random, then a look at each. Both are fair among the usable ones, so the mix is.
-    fn choose(
-        &self,
-        random: &mut Rng,
-        usable: impl Fn(&Workload) -> bool,
-    ) -> Option<&Arc<Workload>> {
-        for _ in 0..TRIES {
-            let workload = self.any(random)?;
-            if usable(workload) {
-                return Some(workload);
-            }
-        }
-        let (mut chosen, mut total) = (None, 0_u64);
-        for workload in self.members.iter().filter(|workload| usable(workload)) {
-            let weight = u64::from(workload.capacity);
-            total += weight;
-            if random.u64(0..total) < weight {
-                chosen = Some(workload);
-            }
-        }
-        chosen
-    }
-
-    fn any(&self, random: &mut Rng) -> Option<&Arc<Workload>> {
-        let index = match self.cumulative.last() {
-            Some(total) => {
-                let point = random.u64(0..*total);
-                self.cumulative.partition_point(|sum| *sum <= point)
-            }
-            None if self.members.is_empty() => return None,
-            None => random.usize(0..self.members.len()),
-        };
-        self.members.get(index)
-    }
-}
-
-impl FromIterator<Arc<Workload>> for Group {
-    fn from_iter<I: IntoIterator<Item = Arc<Workload>>>(members: I) -> Self {
-        let members: Box<[Arc<Workload>]> = members.into_iter().collect();
-        let first = members.first().map(|member| member.capacity);
-        let cumulative = if members.iter().all(|m| Some(m.capacity) == first) {
-            Box::default()
-        } else {
-            let sums = members.iter().scan(0_u64, |sum, member| {
-                *sum += u64::from(member.capacity);
-                Some(*sum)
-            });
-            sums.collect()
-        };
-        Self {
-            members,
-            cumulative,
-        }
-    }
-}
-
-/// Enough to find a usable endpoint where half are usable, in 15 of 16 cases.
-const TRIES: usize = 4;
 
 #[cfg(test)]
 mod tests;

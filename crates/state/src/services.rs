@@ -43,6 +43,18 @@ impl ServiceRecord {
         }
     }
 
+    /// The same with some of its endpoints only.
+    #[must_use]
+    pub fn restricted(&self, keep: impl Fn(&Workload) -> bool) -> Self {
+        let members = self.endpoints.members().iter();
+        let members = members.filter(|member| keep(member)).cloned().collect();
+        Self {
+            service: Arc::clone(&self.service),
+            identities: Arc::clone(&self.identities),
+            endpoints: Arc::new(Endpoints::new(members, &self.service.load_balancing)),
+        }
+    }
+
     /// Whether clients of a namespace may see the service.
     pub fn is_visible_to(&self, namespace: &str) -> bool {
         match self.service.visibility {

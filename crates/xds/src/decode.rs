@@ -19,6 +19,7 @@ mod authorization;
 mod configuration;
 mod gateway;
 mod service;
+mod traffic;
 mod workload;
 
 /// Reads an `istio.workload.Address` message.
@@ -50,6 +51,12 @@ pub fn configuration(bytes: &[u8]) -> Result<Configuration, InvalidResource> {
     Ok(match kind {
         mesh::configuration::Kind::Routes(value) => {
             Configuration::Routes(configuration::routes(value)?.into())
+        }
+        mesh::configuration::Kind::Traffic(value) => {
+            Configuration::Traffic(traffic::rule(value)?.into())
+        }
+        mesh::configuration::Kind::Membership(value) => {
+            Configuration::Membership(traffic::membership(value)?.into())
         }
     })
 }
@@ -105,6 +112,14 @@ pub enum InvalidResource {
     Key {
         /// Which field.
         field: &'static str,
+    },
+    /// A share above 100.
+    #[error("{field} {value} is not a share in percent")]
+    Percent {
+        /// Which field.
+        field: &'static str,
+        /// The number received.
+        value: u32,
     },
     /// A status that no response has.
     #[error("{value} is not a status of a response")]

@@ -13,6 +13,7 @@ mod authorization;
 mod configuration;
 mod gateway;
 mod service;
+mod traffic;
 mod workload;
 
 /// Writes an `istio.workload.Address` message.
@@ -34,6 +35,10 @@ pub fn configuration(value: &Configuration) -> Vec<u8> {
     let kind = match value {
         Configuration::Routes(value) => {
             mesh::configuration::Kind::Routes(configuration::routes(value))
+        }
+        Configuration::Traffic(value) => mesh::configuration::Kind::Traffic(traffic::rule(value)),
+        Configuration::Membership(value) => {
+            mesh::configuration::Kind::Membership(traffic::membership(value))
         }
     };
     mesh::Configuration { kind: Some(kind) }.encode_to_vec()

@@ -30,6 +30,6 @@ mod resource;
 mod subscriber;
 
 pub use client::{ClientConfig, ClientMetrics, NodeConfig, run_client};
-pub use resource::{Address, Configuration, ResourceType, routes_name, service_of_routes};
+pub use resource::{Address, Configuration, ConfigurationName, ResourceType};
 pub use server::{Authorizer, Node, Server, ServerConfig, ServerMetrics, StreamScope};
 pub use subscriber::{Delta, RejectedResource, Subscriber};

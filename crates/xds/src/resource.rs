@@ -1,6 +1,12 @@
 //! The kinds of resource and how they are named.
 
-use tulle_model::{Authorization, Service, ServiceKey, Workload, http::Routes};
+use std::fmt;
+
+use tulle_model::{
+    Authorization, Service, ServiceKey, Uid, Workload,
+    http::Routes,
+    traffic::{Membership, TrafficRule},
+};
 
 /// One resource of the address stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,28 +44,60 @@ impl From<Service> for Address {
 pub enum Configuration {
     /// Routes of a service, named `routes/<namespace>/<hostname>`.
     Routes(Box<Routes>),
+    /// How traffic to a service is led, named `traffic/<namespace>/<hostname>`.
+    Traffic(Box<TrafficRule>),
+    /// Which subsets a workload is in, named `subsets/<uid>`.
+    Membership(Box<Membership>),
+}
+
+/// What a [`Configuration`] is about, which is its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConfigurationName {
+    /// The routes of a service.
+    Routes(ServiceKey),
+    /// How traffic to it is led.
+    Traffic(ServiceKey),
+    /// The subsets of a workload.
+    Membership(Uid),
 }
 
 impl Configuration {
     /// The resource name.
-    pub fn name(&self) -> String {
+    pub fn name(&self) -> ConfigurationName {
         match self {
-            Self::Routes(routes) => routes_name(&routes.service),
+            Self::Routes(routes) => ConfigurationName::Routes(routes.service.clone()),
+            Self::Traffic(rule) => ConfigurationName::Traffic(rule.service.clone()),
+            Self::Membership(member) => ConfigurationName::Membership(member.workload.clone()),
         }
     }
 }
 
-/// The resource name of a service's routes.
-pub fn routes_name(service: &ServiceKey) -> String {
-    format!("{ROUTES}{service}")
+impl ConfigurationName {
+    /// Reads a resource name; `None` if it is none of these.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (kind, of) = name.split_once('/')?;
+        match kind {
+            ROUTES => Some(Self::Routes(of.parse().ok()?)),
+            TRAFFIC => Some(Self::Traffic(of.parse().ok()?)),
+            SUBSETS => Some(Self::Membership(Uid::new(of))),
+            _ => None,
+        }
+    }
 }
 
-/// The service whose routes have this name, if it is such a name.
-pub fn service_of_routes(name: &str) -> Option<ServiceKey> {
-    name.strip_prefix(ROUTES)?.parse().ok()
+impl fmt::Display for ConfigurationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Routes(service) => write!(f, "{ROUTES}/{service}"),
+            Self::Traffic(service) => write!(f, "{TRAFFIC}/{service}"),
+            Self::Membership(uid) => write!(f, "{SUBSETS}/{uid}"),
+        }
+    }
 }
 
-const ROUTES: &str = "routes/";
+const ROUTES: &str = "routes";
+const TRAFFIC: &str = "traffic";
+const SUBSETS: &str = "subsets";
 
 /// The resource name of a policy.
 pub(crate) fn policy_name(policy: &Authorization) -> String {

@@ -12,6 +12,7 @@ mod policies;
 mod requests;
 mod routes;
 mod served;
+mod traffic;
 mod world;
 
 fn main() -> ExitCode {
@@ -30,6 +31,10 @@ fn main() -> ExitCode {
         case!(routes::let_pages_call),
         case!(routes::are_followed),
         case!(routes::of_istio),
+        case!(traffic::subsets),
+        case!(traffic::failing_endpoints_are_left_alone),
+        case!(traffic::what_is_alike_stays_together),
+        case!(traffic::limits_hold),
         case!(conformance::mesh_http),
         case!(conformance::mesh_grpc),
         case!(policies::hold),

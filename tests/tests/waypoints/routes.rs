@@ -651,7 +651,7 @@ spec:
         ("/old", &[][..], "404"),
         ("/r/17", &by_one, "404"),
         ("/abort", &[], "418"),
-        ("/subset", &[], "500"),
+        ("/subset", &[], "503"),
         ("/", &[], "404"),
     ] {
         let answer = connection.get(path, headers).await?;

@@ -7,7 +7,7 @@ use hyper::client::conn::{http1, http2};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use tulle_hbone::Outlook;
-use tulle_model::{SpiffeId, Uid};
+use tulle_model::{SpiffeId, Uid, traffic::Limits};
 
 use super::upload::Upload;
 
@@ -37,6 +37,25 @@ struct Connections {
 pub(super) struct Kept {
     pub(super) sender: http1::SendRequest<Upload>,
     pub(super) tunnel: Option<Outlook>,
+    served: u32,
+}
+
+/// For how long, and for how many requests, a connection is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    /// Without a request.
+    pub(super) unused: Duration,
+    pub(super) requests: u32,
+}
+
+impl Keep {
+    /// As limits say; not longer than is usual.
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            unused: limits.idle_timeout.map_or(UNUSED, |idle| idle.min(UNUSED)),
+            requests: limits.per_connection.unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// Whether nothing new is to be begun: the tunnel that a connection is in has heard a goodbye.
@@ -51,6 +70,7 @@ struct SharedConnection {
     in_flight: InFlight,
     /// When it last got a request.
     used: Instant,
+    served: u32,
 }
 
 /// Counts what is on a connection: itself, and each clone.
@@ -74,41 +94,64 @@ pub(super) struct Own {
     pub(super) sender: http1::SendRequest<Upload>,
     pub(super) key: HttpKey,
     pub(super) tunnel: Option<Outlook>,
-    /// Whether it has served another request: then it may have ended meanwhile.
-    pub(super) reused: bool,
+    /// Requests that it has served before: if there were any, it may have ended meanwhile.
+    pub(super) served: u32,
+    pub(super) keep: Keep,
+}
+
+impl Own {
+    /// Takes one that was kept.
+    pub(super) fn again(kept: Kept, key: HttpKey, keep: Keep) -> Self {
+        Self {
+            sender: kept.sender,
+            tunnel: kept.tunnel,
+            key,
+            served: kept.served,
+            keep,
+        }
+    }
 }
 
 impl HttpPool {
     /// One of HTTP/1 that nobody uses.
-    pub(super) fn idle(&self, key: &HttpKey) -> Option<Kept> {
+    pub(super) fn idle(&self, key: &HttpKey, keep: Keep) -> Option<Kept> {
         let mut connections = self.0.borrow_mut();
         let idle = &mut connections.get_mut(key)?.idle;
         loop {
             let (kept, since) = idle.pop()?;
-            if since.elapsed() >= UNUSED {
+            if since.elapsed() >= keep.unused {
                 // The others have been idle for longer.
                 return None;
             }
-            if !is_ending(&kept.tunnel) {
+            if !is_ending(&kept.tunnel) && kept.served < keep.requests {
                 return Some(kept);
             }
         }
     }
 
     /// A place on one of HTTP/2 that has one.
-    pub(super) fn place(&self, key: &HttpKey) -> Option<Place> {
+    pub(super) fn place(&self, key: &HttpKey, keep: Keep) -> Option<Place> {
         let mut connections = self.0.borrow_mut();
-        let mut shared = connections.get_mut(key)?.shared.iter_mut();
-        let free = shared.find(|shared| {
+        let shared = &mut connections.get_mut(key)?.shared;
+        let free = shared.iter().position(|shared| {
+            let requests = Rc::strong_count(&shared.in_flight) - 1;
             !shared.sender.is_closed()
                 && !is_ending(&shared.tunnel)
-                && Rc::strong_count(&shared.in_flight) <= ON_ONE
+                && requests < ON_ONE
+                && (requests > 0 || shared.used.elapsed() < keep.unused)
         })?;
-        free.used = Instant::now();
-        Some(Place {
-            sender: free.sender.clone(),
-            _in_flight: Rc::clone(&free.in_flight),
-        })
+        let found = shared.get_mut(free)?;
+        found.used = Instant::now();
+        found.served = found.served.saturating_add(1);
+        let place = Place {
+            sender: found.sender.clone(),
+            _in_flight: Rc::clone(&found.in_flight),
+        };
+        // Its last request: it ends with that.
+        if found.served >= keep.requests {
+            shared.swap_remove(free);
+        }
+        Some(place)
     }
 
     /// Takes a new one of HTTP/2 in, and a place on it.
@@ -117,16 +160,20 @@ impl HttpPool {
         key: HttpKey,
         sender: http2::SendRequest<Upload>,
         tunnel: Option<Outlook>,
+        keep: Keep,
     ) -> Place {
         let in_flight = InFlight::default();
-        let mut connections = self.0.borrow_mut();
-        let shared = &mut connections.entry(key).or_default().shared;
-        shared.push(SharedConnection {
-            sender: sender.clone(),
-            tunnel,
-            in_flight: Rc::clone(&in_flight),
-            used: Instant::now(),
-        });
+        if keep.requests > 1 {
+            let mut connections = self.0.borrow_mut();
+            let shared = &mut connections.entry(key).or_default().shared;
+            shared.push(SharedConnection {
+                sender: sender.clone(),
+                tunnel,
+                in_flight: Rc::clone(&in_flight),
+                used: Instant::now(),
+                served: 1,
+            });
+        }
         Place {
             sender,
             _in_flight: in_flight,
@@ -136,14 +183,20 @@ impl HttpPool {
     /// Takes back a connection whose response has been read to its end.
     pub(super) fn give_back(&self, lease: Lease) {
         let Lease::Http1(own) = lease else { return };
-        if is_ending(&own.tunnel) {
+        let served = own.served.saturating_add(1);
+        if is_ending(&own.tunnel) || served >= own.keep.requests {
             return;
         }
         let mut connections = self.0.borrow_mut();
         let idle = &mut connections.entry(own.key).or_default().idle;
         if idle.len() < IDLE {
             let (sender, tunnel) = (own.sender, own.tunnel);
-            idle.push((Kept { sender, tunnel }, Instant::now()));
+            let kept = Kept {
+                sender,
+                tunnel,
+                served,
+            };
+            idle.push((kept, Instant::now()));
         }
     }
 
@@ -170,5 +223,5 @@ impl HttpPool {
 const IDLE: usize = 128;
 /// Servers close connections that are idle for long; most wait longer than this.
 const UNUSED: Duration = Duration::from_secs(50);
-/// Requests on one HTTP/2 connection to an endpoint: what many servers allow.
+/// Requests at one time on one HTTP/2 connection to an endpoint: what many servers allow.
 const ON_ONE: usize = 100;

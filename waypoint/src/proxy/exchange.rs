@@ -16,10 +16,11 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tulle_balance::Outcome as Done;
 use tulle_http::{Backend, Headers, Route};
 use tulle_model::Uid;
 
-use super::{connections::Lease, stream::Context, upstream::Hop};
+use super::{connections::Lease, destinations::Held, stream::Context, upstream::Reached};
 use crate::telemetry::{Outcome, Requested};
 
 /// A request on its way. What became of it is written when this is dropped.
@@ -32,6 +33,8 @@ pub(super) struct Exchange {
     received: Rc<Cell<u64>>,
     /// What its response says besides.
     besides: Vec<(HeaderName, HeaderValue)>,
+    /// What counts as long as it is on its way.
+    held: Option<Held>,
     /// What the backend changes of its response.
     of_backend: Option<Headers>,
     /// The client has got all of it.
@@ -48,6 +51,7 @@ impl Exchange {
             outcome: Outcome::default(),
             received: Rc::default(),
             besides: Vec::new(),
+            held: None,
             of_backend: None,
             complete: false,
         }
@@ -80,8 +84,11 @@ impl Exchange {
     }
 
     /// What its response says, whoever gives it.
-    pub(super) fn says_besides(&mut self, headers: Vec<(HeaderName, HeaderValue)>) {
-        self.besides = headers;
+    pub(super) fn says_besides(
+        &mut self,
+        headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+    ) {
+        self.besides.extend(headers);
     }
 
     /// Makes of a response what the client is to see.
@@ -93,7 +100,7 @@ impl Exchange {
             route.response_headers.apply(headers);
         }
         for (name, value) in &self.besides {
-            match *name == header::VARY {
+            match *name == header::VARY || *name == header::SET_COOKIE {
                 true => headers.append(name, value.clone()),
                 false => headers.insert(name, value.clone()).is_some(),
             };
@@ -121,9 +128,22 @@ impl Exchange {
     }
 
     /// The endpoint that was chosen.
-    pub(super) fn goes_to(&mut self, hop: Hop) {
+    pub(super) fn goes_to(&mut self, reached: Reached) {
         self.outcome.attempts += 1;
-        self.outcome.hop = Some(hop);
+        self.outcome.hop = Some(reached.hop);
+        self.held = Some(reached.held);
+    }
+
+    /// How the endpoint has done. What is decided at the end of a response is told then.
+    pub(super) fn endpoint_did(&self, outcome: Done) {
+        if let Some(held) = &self.held {
+            held.ended(&self.context.peer.front.shared, outcome);
+        }
+    }
+
+    /// No endpoint has it to do any more.
+    pub(super) fn leaves_endpoint(&mut self) {
+        self.held = None;
     }
 
     /// The answer's head.
@@ -147,6 +167,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let (true, Some(status)) = (self.complete, self.outcome.grpc_status) {
+            self.endpoint_did(Done::Answered(http_status(status)));
+        }
         if !self.complete && self.outcome.flag.is_empty() {
             self.outcome.flag = "DC";
             self.outcome.details = "downstream_remote_disconnect";
@@ -288,7 +311,7 @@ impl Body for Answer {
     }
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     let status = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
     // What is none counts as unknown.
     Some(if status > LAST_STATUS {
@@ -296,6 +319,19 @@ fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     } else {
         status
     })
+}
+
+/// What a status of gRPC says of the server, in terms of HTTP.
+pub(super) fn http_status(grpc: u16) -> u16 {
+    match grpc {
+        // Unknown, internal, and data loss.
+        2 | 13 | 15 => 500,
+        // Deadline exceeded.
+        4 => 504,
+        // Unavailable.
+        14 => 503,
+        _ => 200,
+    }
 }
 
 /// Unauthenticated.

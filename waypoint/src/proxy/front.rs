@@ -24,7 +24,7 @@ use tulle_net::Netns;
 use tulle_state::{PolicyEpoch, Snapshot, SnapshotReader, Workload};
 use tulle_telemetry::describe;
 
-use super::{requests::Budget, stream, upstream::Upstreams};
+use super::{destinations::Destinations, requests::Budget, stream, upstream::Upstreams};
 use crate::{
     config::{Instance, ProxySettings},
     configuration::Configurations,
@@ -40,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) netns: Netns,
     pub(crate) configurations: Arc<Configurations>,
+    pub(crate) destinations: Arc<Destinations>,
 }
 
 impl Shared {

@@ -9,14 +9,14 @@ use tulle_telemetry::describe;
 use super::{
     io::{Stream, ToEndpoint},
     stream::Context,
-    upstream::Hop,
+    upstream::Reached,
 };
 use crate::telemetry::Connection;
 
 /// A connection to an endpoint.
 pub(super) struct Connected {
     pub(super) stream: Stream<ToEndpoint>,
-    hop: Hop,
+    reached: Reached,
 }
 
 /// Connects a client to an endpoint, and takes both to their end.
@@ -37,9 +37,9 @@ pub(super) async fn open(context: &Context) -> Option<Connected> {
             match context.check(&now) {
                 Err(denied) => denied.to_string(),
                 Ok(()) => match upstreams.connect(context, &mut Vec::new()).await {
-                    Ok((io, hop)) => {
+                    Ok((io, reached)) => {
                         let stream = Stream::new(io);
-                        return Some(Connected { stream, hop });
+                        return Some(Connected { stream, reached });
                     }
                     Err(error) => describe(&error),
                 },
@@ -52,9 +52,15 @@ pub(super) async fn open(context: &Context) -> Option<Connected> {
 
 /// Moves bytes until both have ended, or policy does not permit it any more.
 pub(super) async fn relay(context: &Context, stream: Stream<Tunnel>, connected: Connected) {
-    let record = Connection::open(context, Some(&connected.hop));
+    let Connected {
+        stream: endpoint,
+        reached,
+    } = connected;
+    // What there is counts until the end.
+    let Reached { hop, held: _held } = reached;
+    let record = Connection::open(context, Some(&hop));
     let mut epochs = context.peer.front.epochs();
-    let mut relay = Relay::new(stream, connected.stream, &record);
+    let mut relay = Relay::new(stream, endpoint, &record);
     let ended = loop {
         tokio::select! {
             ended = &mut relay => break ended,

@@ -18,14 +18,21 @@ use tokio::{
     task::spawn_local,
     time::{Instant, timeout},
 };
+use tulle_balance::Outcome;
 use tulle_hbone::{ConnectError, DialFuture, Outlook, Pool, tls};
-use tulle_model::{AppProtocol, SpiffeId, Uid, http::BackendService};
+use tulle_model::{
+    AppProtocol, SpiffeId, Uid,
+    http::BackendService,
+    traffic::{Balancing, HashOf, Limits, TrafficPolicy},
+};
 use tulle_net::connect::{ConnectOptions, connect};
 use tulle_route::{Named, Outbound, Route, RouteError, Served, baggage, connect_request, forward};
-use tulle_state::{ServiceRecord, Snapshot, Workload};
+use tulle_state::{Select, ServiceRecord, Snapshot, Workload};
 
 use super::{
-    connections::{HttpKey, HttpPool, Lease, Own, Place},
+    affinity,
+    connections::{HttpKey, HttpPool, Keep, Lease, Own, Place},
+    destinations::{Held, Needs, Target},
     front::Shared,
     io::{Stream, ToEndpoint},
     stream::{Context, Now},
@@ -59,6 +66,20 @@ pub(crate) struct Hop {
     pub(crate) service: Option<Arc<ServiceRecord>>,
 }
 
+/// How an endpoint is found.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    target: &'a Target,
+    policy: &'a TrafficPolicy,
+    hash: Option<u64>,
+}
+
+/// An endpoint that was reached, and what it has to do.
+pub(super) struct Reached {
+    pub(super) hop: Hop,
+    pub(super) held: Held,
+}
+
 /// An HTTP connection to an endpoint, for one request.
 pub(super) enum Sender {
     Http1(Own),
@@ -72,6 +93,12 @@ pub(super) enum Failed {
     Route(#[from] RouteError),
     #[error("there is no service {} with that port", .0.key)]
     Backend(BackendService),
+    #[error("the service has no subset {0:?}")]
+    Subset(String),
+    #[error("nothing may be sent to the service: {0}")]
+    Forbidden(String),
+    #[error("there is as much as there may be")]
+    Overflow,
     #[error("{name} cannot be resolved")]
     Name { name: Arc<str>, source: io::Error },
     #[error(transparent)]
@@ -92,7 +119,11 @@ impl Failed {
     /// Whether another endpoint may do better. Nothing of the request was sent.
     fn is_retryable(&self) -> bool {
         match self {
-            Self::Route(_) | Self::Backend(_) => false,
+            Self::Route(_)
+            | Self::Backend(_)
+            | Self::Subset(_)
+            | Self::Forbidden(_)
+            | Self::Overflow => false,
             // Unavailable: the app behind that endpoint was not reached.
             Self::Tunnel(error) => match error.root() {
                 ConnectError::Refused(status) => *status == StatusCode::SERVICE_UNAVAILABLE,
@@ -121,66 +152,95 @@ impl Upstreams {
         &self,
         context: &Context,
         exclude: &mut Vec<Uid>,
-    ) -> Result<(ToEndpoint, Hop), Failed> {
+    ) -> Result<(ToEndpoint, Reached), Failed> {
         let target = self.target(context, None)?;
+        let policy = target.policy()?;
+        let needs = Needs {
+            request: false,
+            connection: true,
+        };
+        let hash = match &policy.balancing {
+            Balancing::Hash(HashOf::SourceIp) => Some(affinity::of_address(context.peer.address)),
+            _ => None,
+        };
+        let held = target.hold(policy, needs).await?;
         let open = async |route, _: &Hop| {
-            let opened = self.open(context, route).await;
+            let opened = self.open(context, route, &policy.limits).await;
             opened.map(|(stream, _)| stream)
         };
-        self.first_reached(context, &target, exclude, open).await
+        let way = Way {
+            target: &target,
+            policy,
+            hash,
+        };
+        self.first_reached(context, way, held, exclude, open).await
     }
 
     /// An HTTP connection to an endpoint of a backend, or of what the client asked for, in the version that the client or the backend
-    /// speaks. Those that were tried in vain are added to `exclude`.
+    /// speaks. What has the same `hash` is alike. Those that were tried in vain are added to `exclude`.
     pub(super) async fn http(
         &self,
         context: &Context,
         backend: Option<&BackendService>,
-        version: Version,
+        (version, hash): (Version, Option<u64>),
         exclude: &mut Vec<Uid>,
-    ) -> Result<(Sender, Hop), Failed> {
+    ) -> Result<(Sender, Reached), Failed> {
         let target = self.target(context, backend)?;
-        let speaks_http2 = matches!(target.protocol(), AppProtocol::Http2 | AppProtocol::Grpc);
-        let http2 = version == Version::HTTP_2 || speaks_http2;
-        let sender = async |route, hop: &Hop| self.sender(context, route, hop, http2).await;
-        self.first_reached(context, &target, exclude, sender).await
+        let policy = target.policy()?;
+        let protocol = target.served.protocol();
+        let speaks_http2 = matches!(protocol, AppProtocol::Http2 | AppProtocol::Grpc);
+        let http2 = version == Version::HTTP_2 || speaks_http2 || policy.upgrade;
+        let needs = Needs {
+            request: true,
+            connection: !http2,
+        };
+        let held = target.hold(policy, needs).await?;
+        let limits = &policy.limits;
+        let sender = async |route, hop: &Hop| self.sender(context, route, hop, http2, limits).await;
+        let way = Way {
+            target: &target,
+            policy,
+            hash,
+        };
+        self.first_reached(context, way, held, exclude, sender)
+            .await
     }
 
     /// What is meant, as it is now.
-    fn target(
+    ///
+    /// # Errors
+    /// There is no such backend.
+    pub(super) fn target(
         &self,
         context: &Context,
         backend: Option<&BackendService>,
-    ) -> Result<Served, Failed> {
+    ) -> Result<Target, Failed> {
         let now = context.now().unwrap_or_else(|| context.last());
-        let Some(backend) = backend else {
-            return Ok(now.served.clone());
-        };
-        let snapshot = self.shared.snapshots.load();
-        let port = backend.port.unwrap_or(context.destination.port());
-        let target = tulle_route::backend(&snapshot, &now.own, &backend.key, port);
-        target.ok_or_else(|| Failed::Backend(backend.clone()))
+        Target::find(&self.shared, &now, context.destination.port(), backend)
     }
 
     /// Chooses endpoints until one is reached.
     async fn first_reached<T>(
         &self,
         context: &Context,
-        target: &Served,
+        way: Way<'_>,
+        mut held: Held,
         exclude: &mut Vec<Uid>,
         reach: impl AsyncFn(Outbound, &Hop) -> Result<T, Failed>,
-    ) -> Result<(T, Hop), Failed> {
+    ) -> Result<(T, Reached), Failed> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let route = match (self.route(context, target, exclude).await, last.take()) {
+            let route = match (self.route(context, way, exclude).await, last.take()) {
                 (Ok(route), _) => route,
                 // No other endpoint: what the first one said is worth more.
                 (Err(_), Some(failed)) | (Err(failed), None) => return Err(failed),
             };
-            let hop = Hop::of(&route, target);
+            let hop = Hop::of(&route, &way.target.served);
+            held.is_for(hop.uid().as_ref());
             match reach(route, &hop).await {
-                Ok(reached) => return Ok((reached, hop)),
+                Ok(reached) => return Ok((reached, Reached { hop, held })),
                 Err(failed) if failed.is_retryable() => {
+                    held.ended(&self.shared, Outcome::Lost);
                     exclude.extend(hop.uid());
                     last = Some(failed);
                 }
@@ -200,19 +260,36 @@ impl Upstreams {
         let known = |uid: &Uid| snapshot.workload(uid).is_some();
         self.tunnels.retain(|key| known(&key.destination));
         self.connections.forget(known);
+        self.shared.destinations.forget_gone(snapshot);
     }
 
     /// Where the next connection goes.
     async fn route(
         &self,
         context: &Context,
-        target: &Served,
+        way: Way<'_>,
         exclude: &[Uid],
     ) -> Result<Outbound, Failed> {
         let snapshot = self.shared.snapshots.load();
-        let mut random = fastrand::Rng::new();
         let now = context.now().unwrap_or_else(|| context.last());
-        match forward(&snapshot, &now.own, target, exclude, &mut random)? {
+        let mut random = fastrand::Rng::new();
+        let found = {
+            let served = &way.target.served;
+            let mut forward = |selector: &mut dyn Select| {
+                forward(&snapshot, &now.own, served, exclude, &mut random, selector)
+            };
+            match way.target.picker(way.policy, way.hash) {
+                None => forward(&mut fastrand::Rng::new()),
+                Some(mut picker) => match forward(&mut picker) {
+                    // Those that are left alone are better than none.
+                    Err(RouteError::NoEndpoint { .. }) if picker.spares_none() => {
+                        forward(&mut picker)
+                    }
+                    found => found,
+                },
+            }
+        };
+        match found? {
             Route::To(outbound) => Ok(outbound),
             // The rare way, and a long one.
             Route::ByName(named) => Box::pin(self.named(&now, &snapshot, &named, exclude)).await,
@@ -251,7 +328,9 @@ impl Upstreams {
         route: Outbound,
         hop: &Hop,
         http2: bool,
+        limits: &Limits,
     ) -> Result<Sender, Failed> {
+        let keep = Keep::new(limits);
         let key = HttpKey {
             destination: hop.uid(),
             address: hop.address,
@@ -261,21 +340,16 @@ impl Upstreams {
                 Outbound::Passthrough { .. } | Outbound::Plain { .. } => SmallVec::new(),
             },
         };
-        if http2 && let Some(place) = self.connections.place(&key) {
+        if http2 && let Some(place) = self.connections.place(&key, keep) {
             return Ok(Sender::Http2(place));
         }
-        while !http2 && let Some(mut kept) = self.connections.idle(&key) {
+        while !http2 && let Some(mut kept) = self.connections.idle(&key, keep) {
             // It is busy with the end of its last response for a moment; for longer if its last request has not been sent to the end.
             if matches!(timeout(MOMENT, kept.sender.ready()).await, Ok(Ok(()))) {
-                return Ok(Sender::Http1(Own {
-                    sender: kept.sender,
-                    tunnel: kept.tunnel,
-                    key,
-                    reused: true,
-                }));
+                return Ok(Sender::Http1(Own::again(kept, key, keep)));
             }
         }
-        let (stream, tunnel) = self.open(context, route).await?;
+        let (stream, tunnel) = self.open(context, route, limits).await?;
         let stream = Stream::new(stream);
         let address = hop.address;
         let failed = |source| Failed::Http { address, source };
@@ -289,7 +363,8 @@ impl Upstreams {
                 .await
                 .map_err(failed)?;
             spawn_local(run(connection, address));
-            return Ok(Sender::Http2(self.connections.share(key, sender, tunnel)));
+            let place = self.connections.share(key, sender, tunnel, keep);
+            return Ok(Sender::Http2(place));
         }
         let started = http1::Builder::new()
             .max_buf_size(HEADERS as usize)
@@ -302,12 +377,36 @@ impl Upstreams {
             sender,
             key,
             tunnel,
-            reused: false,
+            served: 0,
+            keep,
         }))
     }
 
-    /// A connection to an endpoint, and whether the tunnel goes on that it is in.
+    /// A connection to an endpoint, in the time that there is, and whether the tunnel goes on that it is in.
     async fn open(
+        &self,
+        context: &Context,
+        route: Outbound,
+        limits: &Limits,
+    ) -> Result<(ToEndpoint, Option<Outlook>), Failed> {
+        let Some(limit) = limits.connect_timeout else {
+            return self.open_at(context, route).await;
+        };
+        let address = match &route {
+            Outbound::Passthrough { addr } | Outbound::Plain { addr, .. } => *addr,
+            Outbound::Hbone { next_hop, .. } => *next_hop,
+        };
+        let opened = timeout(limit, self.open_at(context, route)).await;
+        opened.unwrap_or_else(|_| {
+            Err(Failed::Connect {
+                address,
+                source: io::ErrorKind::TimedOut.into(),
+            })
+        })
+    }
+
+    /// A connection to an endpoint, and whether the tunnel goes on that it is in.
+    async fn open_at(
         &self,
         context: &Context,
         route: Outbound,

@@ -180,7 +180,19 @@ fn read_by_waypoints() -> impl Strategy<Value = String> {
                  spec: {{targetRefs: [{{kind: Service, name: {target}}}], jwtRules: [{{issuer: '{issuer}'}}]}}\n"
             )
         ),
-        (name(), namespace(), name(), prop_oneof![Just("v1"), Just("v 1")]).prop_map(
+        (
+            name(),
+            prop_oneof![Just("a"), Just("b"), Just("istio-system")],
+            prop_oneof![
+                Just("x"),
+                Just("y"),
+                Just("x.a.svc.cluster.local"),
+                Just("h.example"),
+                Just("'*.a.svc.cluster.local'"),
+                Just("'*'"),
+            ],
+            prop_oneof![Just("v1"), Just("v 1")]
+        ).prop_map(
             |(name, namespace, host, subset)| format!(
                 "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
                  metadata: {{name: {name}, namespace: {namespace}}}\n\

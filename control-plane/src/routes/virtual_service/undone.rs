@@ -1,6 +1,6 @@
 //! What a VirtualService says that is not done yet, and what becomes of it.
 
-use tulle_manifest::virtual_service::{Destination, HeaderOperations, VirtualServiceSpec};
+use tulle_manifest::virtual_service::{HeaderOperations, VirtualServiceSpec};
 
 use crate::translate::Finding;
 
@@ -48,9 +48,6 @@ pub fn undone(spec: &VirtualServiceSpec) -> Vec<Finding> {
         }
         for (number, to) in rule.route.iter().enumerate() {
             let path = format!("{path}.route[{number}]");
-            if has_subset(&to.destination) {
-                tell(format!("{path}.destination.subset"), SUBSET);
-            }
             let headers = to
                 .headers
                 .as_ref()
@@ -60,24 +57,11 @@ pub fn undone(spec: &VirtualServiceSpec) -> Vec<Finding> {
                 tell(format!("{path}.headers.request.set"), message);
             }
         }
-        let mirrors = rule
-            .mirror
-            .iter()
-            .chain(rule.mirrors.iter().map(|mirror| &mirror.destination));
-        if mirrors.into_iter().any(has_subset) {
-            tell(format!("{path}.mirror.subset"), SUBSET);
-        }
     }
     found
-}
-
-fn has_subset(to: &Destination) -> bool {
-    to.subset.is_some()
 }
 
 fn sets_host(operations: &HeaderOperations) -> bool {
     let mut names = operations.set.keys();
     names.any(|name| matches!(name.to_ascii_lowercase().as_str(), "host" | ":authority"))
 }
-
-const SUBSET: &str = "subsets are not told apart yet: its share is refused";

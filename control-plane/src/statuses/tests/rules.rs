@@ -90,7 +90,13 @@ fn nothing_that_only_waypoints_read_looks_as_if_it_were_in_force() {
             "DestinationRule",
             "shop",
             "host: s".to_owned(),
-            "False NotEnforced",
+            "True Accepted",
+        ),
+        (
+            "DestinationRule",
+            "shop",
+            "host: s, trafficPolicy: {tls: {mode: SIMPLE}}".to_owned(),
+            "True UnsupportedValue",
         ),
         (
             "DestinationRule",

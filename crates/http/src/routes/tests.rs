@@ -180,6 +180,7 @@ fn requests_are_shared_by_weight() {
         service: Some(BackendService {
             key: ServiceKey::new("shop", name),
             port: Some(80),
+            subset: None,
         }),
         request_headers: model::HeaderChanges::default(),
         response_headers: model::HeaderChanges::default(),

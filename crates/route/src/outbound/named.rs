@@ -59,6 +59,7 @@ impl Named {
             destination,
             exclude,
             random,
+            selector: None,
         };
         let known = snapshot.destination(&source.network, ip, &source.namespace);
         match known {

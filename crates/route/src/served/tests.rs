@@ -90,7 +90,8 @@ fn a_workload_is_where_it_is() {
     let (snapshot, local) = world();
     let served = served(&snapshot, &local, "10.0.0.3:8080").unwrap();
     let mut random = fastrand::Rng::with_seed(1);
-    let route = forward(&snapshot, &local, &served, &[], &mut random).unwrap();
+    let mut chance = random.fork();
+    let route = forward(&snapshot, &local, &served, &[], &mut random, &mut chance).unwrap();
     let Route::To(Outbound::Hbone { next_hop, .. }) = route else {
         panic!("{route:?}");
     };

@@ -1,5 +1,7 @@
 use std::collections::HashMap;
 
+use fastrand::Rng;
+
 use super::*;
 use crate::intern::Interner;
 use tulle_testkit::sample::pod;
@@ -8,6 +10,10 @@ fn workload(uid: &str, change: impl FnOnce(&mut tulle_model::Workload)) -> Arc<W
     let mut workload = pod(uid, "10.0.0.1");
     change(&mut workload);
     Arc::new(Interner::default().workload(workload))
+}
+
+pub(super) fn weighing(uid: &str, weight: u32) -> Arc<Workload> {
+    workload(uid, |workload| workload.capacity = weight)
 }
 
 fn endpoints(members: &[Arc<Workload>], load_balancing: LoadBalancing) -> Endpoints {

@@ -196,7 +196,7 @@ fn decode_policy(resource: &Resource) -> Result<Authorization, Rejection> {
 fn decode_configuration(resource: &Resource) -> Result<Configuration, Rejection> {
     let body = body(resource, ResourceType::Configuration)?;
     let value = decode::configuration(body).map_err(|error| reject(&with_source(&error)))?;
-    if value.name() == resource.name {
+    if value.name().to_string() == resource.name {
         Ok(value)
     } else {
         Err(reject(NAME_MISMATCH))

@@ -14,7 +14,7 @@ use tulle_proto::mesh as wire;
 
 use super::InvalidResource;
 
-type Decoded<T> = Result<T, InvalidResource>;
+pub(super) type Decoded<T> = Result<T, InvalidResource>;
 
 pub(super) fn routes(value: wire::Routes) -> Decoded<Routes> {
     let rules = all(value.rules, rule)?;
@@ -104,6 +104,7 @@ fn backend(value: wire::Backend) -> Decoded<Backend> {
                 0 => None,
                 value => Some(port("backend", value)?),
             },
+            subset: text(value.subset),
         }),
     };
     Ok(Backend {
@@ -227,19 +228,19 @@ fn cors(value: wire::Cors) -> Decoded<Cors> {
     })
 }
 
-fn all<T, U>(values: Vec<T>, one: impl FnMut(T) -> Decoded<U>) -> Decoded<Vec<U>> {
+pub(super) fn all<T, U>(values: Vec<T>, one: impl FnMut(T) -> Decoded<U>) -> Decoded<Vec<U>> {
     values.into_iter().map(one).collect()
 }
 
-fn text(value: String) -> Option<String> {
+pub(super) fn text(value: String) -> Option<String> {
     (!value.is_empty()).then_some(value)
 }
 
-fn milliseconds(value: u64) -> Option<Duration> {
+pub(super) fn milliseconds(value: u64) -> Option<Duration> {
     (value > 0).then(|| Duration::from_millis(value))
 }
 
-fn port(field: &'static str, value: u32) -> Decoded<u16> {
+pub(super) fn port(field: &'static str, value: u32) -> Decoded<u16> {
     let port = u16::try_from(value).ok().filter(|port| *port > 0);
     port.ok_or(InvalidResource::Port { field, value })
 }

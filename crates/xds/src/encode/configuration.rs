@@ -94,6 +94,9 @@ fn backend(value: &Backend) -> wire::Backend {
         namespace: name(|key| &key.namespace),
         hostname: name(|key| &key.hostname),
         port: u32::from(service.and_then(|service| service.port).unwrap_or_default()),
+        subset: service
+            .and_then(|service| service.subset.clone())
+            .unwrap_or_default(),
         request_headers: changes(&value.request_headers),
         response_headers: changes(&value.response_headers),
     }
@@ -209,7 +212,7 @@ fn cors(value: &Cors) -> wire::Cors {
 }
 
 /// Of which 0 says that there is no limit.
-fn milliseconds(value: Option<Duration>) -> u64 {
+pub(super) fn milliseconds(value: Option<Duration>) -> u64 {
     value.map_or(0, |value| {
         u64::try_from(value.as_millis()).unwrap_or(u64::MAX)
     })

@@ -4,16 +4,18 @@ use std::{rc::Rc, time::Duration};
 
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
+use tulle_balance::Outcome as Done;
 use tulle_http::Route;
-use tulle_model::{Uid, http::BackendService};
+use tulle_model::{Uid, http::BackendService, traffic::Balancing};
 use tulle_route::RouteError;
 use tulle_telemetry::describe;
 
 use super::{
     super::{
+        affinity::Affinity,
         connections::Lease,
-        exchange::{Answer, Exchange},
+        exchange::{Answer, Exchange, grpc_status, http_status},
         stream::Context,
         upload::{Source, Upload},
         upstream::{Failed, Sender},
@@ -21,7 +23,7 @@ use super::{
     limits,
     prepare::{for_http1, for_http2},
     reply::{answer, own, unreachable},
-    retry::{Policy, Tried},
+    retry::{Counted, Policy, Tried},
 };
 
 /// Where a request goes, and how long it may take.
@@ -58,6 +60,7 @@ pub(super) async fn forward(
     let own_limit = limits::grpc_timeout(&head.headers).filter(|_| exchange.is_grpc());
     let limit = [plan.timeout, own_limit].into_iter().flatten().min();
     let deadline = limit.and_then(|limit| exchange.limited_from().checked_add(limit));
+    let hash = alike(context, &plan, &mut exchange, &head);
     let attempts = plan.policy.attempts();
     if attempts > 0 {
         source.keep(KEPT);
@@ -79,7 +82,7 @@ pub(super) async fn forward(
             &plan,
             &mut exchange,
             (head.clone(), source.upload()),
-            until,
+            (until, hash),
             &mut exclude,
         ));
         let tried = match until {
@@ -88,6 +91,9 @@ pub(super) async fn forward(
         };
         // Of the try that has just ended.
         drop(counted.take());
+        if let Some(did) = done(&exchange, &tried) {
+            exchange.endpoint_did(did);
+        }
         let failure = match tried {
             Ok(Ok((response, lease))) => {
                 let wanted = plan.policy.wants(&Tried::answered(&response));
@@ -113,7 +119,7 @@ pub(super) async fn forward(
             Failure::Lost { reused, .. } => *reused && unsent == 0 && is_idempotent(&head.method),
             _ => false,
         };
-        let is_possible = !is_over && source.is_whole();
+        let is_possible = !is_over && source.is_whole() && !failure.is_wanted();
         let mut pause = Duration::ZERO;
         let tries_again = if is_possible && is_free {
             unsent += 1;
@@ -121,7 +127,7 @@ pub(super) async fn forward(
         } else if is_possible && again < attempts && plan.policy.wants(&failure.tried()) {
             again += 1;
             pause = plan.policy.pause(again, fastrand::f64());
-            counted = budget.again();
+            counted = again_at(context, &plan);
             counted.is_some()
         } else {
             false
@@ -136,11 +142,15 @@ pub(super) async fn forward(
             exclude.extend(exchange.endpoint());
         }
         drop(failure);
+        exchange.leaves_endpoint();
         if !pause.is_zero() {
             sleep(pause).await;
         }
     }
 }
+
+/// A response, and what it comes by.
+type Answered = (Response<Incoming>, Option<Lease>);
 
 /// Why a try has not led to an answer.
 pub(super) enum Failure {
@@ -162,10 +172,18 @@ pub(super) enum Failure {
         whole: bool,
     },
     /// With what is worth another try.
-    Answered(Box<(Response<Incoming>, Option<Lease>)>),
+    Answered(Box<Answered>),
 }
 
 impl Failure {
+    /// Whether operators want it so.
+    fn is_wanted(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable(Failed::Overflow | Failed::Forbidden(_) | Failed::Subset(_))
+        )
+    }
+
     fn tried(&self) -> Tried<'_> {
         match self {
             Self::Unreachable(_) | Self::Unsent { .. } => Tried::Unreachable,
@@ -175,6 +193,68 @@ impl Failure {
             Self::Answered(answered) => Tried::answered(&answered.0),
         }
     }
+}
+
+/// How an endpoint has done, as far as that is known by now.
+fn done(exchange: &Exchange, tried: &Result<Result<Answered, Failure>, Elapsed>) -> Option<Done> {
+    match tried {
+        Ok(Ok((response, _))) => {
+            let status = response.status().as_u16();
+            match (exchange.is_grpc(), grpc_status(response.headers())) {
+                (true, Some(status)) => Some(Done::Answered(http_status(status))),
+                // What it comes to is said at its end.
+                (true, None) if status == 200 => None,
+                (_, _) => Some(Done::Answered(status)),
+            }
+        }
+        Ok(Err(Failure::Lost { .. })) | Err(_) => Some(Done::Lost),
+        // Told already, or nothing was asked of it.
+        Ok(Err(Failure::Unreachable(_) | Failure::Unsent { .. } | Failure::TimedOut { .. })) => {
+            None
+        }
+        Ok(Err(Failure::Answered(_))) => None,
+    }
+}
+
+/// What counts a try that is not the first.
+enum Again {
+    OfThread { _counted: Counted },
+    OfService { _counted: tulle_balance::Retry },
+}
+
+/// One more try, if there may be one: as is said of the service, or as is usual.
+fn again_at(context: &Rc<Context>, plan: &Plan<'_>) -> Option<Again> {
+    let front = &context.peer.front;
+    let target = front
+        .upstreams
+        .target(context, plan.backend.as_ref())
+        .ok()?;
+    let policy = target.policy().ok()?;
+    match target.retry(&policy.limits) {
+        Some(counted) => Some(Again::OfService {
+            _counted: counted.ok()?,
+        }),
+        None => Some(Again::OfThread {
+            _counted: front.retries.again()?,
+        }),
+    }
+}
+
+/// What makes a request like others, if that counts.
+fn alike(
+    context: &Rc<Context>,
+    plan: &Plan<'_>,
+    exchange: &mut Exchange,
+    head: &Parts,
+) -> Option<u64> {
+    let upstreams = &context.peer.front.upstreams;
+    let target = upstreams.target(context, plan.backend.as_ref()).ok()?;
+    let Balancing::Hash(of) = &target.policy().ok()?.balancing else {
+        return None;
+    };
+    let affinity = Affinity::of(of, head, context.peer.address);
+    exchange.says_besides(affinity.cookie);
+    affinity.hash
 }
 
 /// The answer to the client when no try has led to one.
@@ -216,23 +296,33 @@ async fn one(
     plan: &Plan<'_>,
     exchange: &mut Exchange,
     (mut head, body): (Parts, Upload),
-    until: Option<Instant>,
+    (until, hash): (Option<Instant>, Option<u64>),
     exclude: &mut Vec<Uid>,
-) -> Result<(Response<Incoming>, Option<Lease>), Failure> {
+) -> Result<Answered, Failure> {
     let upstreams = &context.peer.front.upstreams;
     let before = exclude.len();
     let mut found = upstreams
-        .http(context, plan.backend.as_ref(), head.version, exclude)
+        .http(
+            context,
+            plan.backend.as_ref(),
+            (head.version, hash),
+            exclude,
+        )
         .await;
     // None but those that have failed before: then one of them.
     if before > 0 && matches!(found, Err(Failed::Route(RouteError::NoEndpoint { .. }))) {
         exclude.clear();
         found = upstreams
-            .http(context, plan.backend.as_ref(), head.version, exclude)
+            .http(
+                context,
+                plan.backend.as_ref(),
+                (head.version, hash),
+                exclude,
+            )
             .await;
     }
-    let (sender, hop) = found.map_err(Failure::Unreachable)?;
-    exchange.goes_to(hop);
+    let (sender, reached) = found.map_err(Failure::Unreachable)?;
+    exchange.goes_to(reached);
     if let Some(until) = until {
         limits::put_grpc_timeout(&mut head.headers, until);
     }
@@ -242,7 +332,7 @@ async fn one(
 pub(super) async fn send(
     sender: Sender,
     mut request: Request<Upload>,
-) -> Result<(Response<Incoming>, Option<Lease>), Failure> {
+) -> Result<Answered, Failure> {
     match sender {
         Sender::Http1(mut own) => {
             for_http1(&mut request);
@@ -253,11 +343,11 @@ pub(super) async fn send(
                 }
                 Err(mut failed) => Err(match failed.take_message() {
                     Some(_) => Failure::Unsent {
-                        reused: own.reused,
+                        reused: own.served > 0,
                         error: failed.into_error(),
                     },
                     None => Failure::Lost {
-                        reused: own.reused,
+                        reused: own.served > 0,
                         refused: false,
                         error: failed.into_error(),
                     },

@@ -63,8 +63,10 @@ async fn deliver(
 ) -> bool {
     let upstreams = &context.peer.front.upstreams;
     let mut exclude = Vec::new();
-    let found = upstreams.http(context, Some(service), head.version, &mut exclude);
-    let Ok((sender, _)) = found.await else {
+    // Each is like nothing else.
+    let version = (head.version, None);
+    let found = upstreams.http(context, Some(service), version, &mut exclude);
+    let Ok((sender, _reached)) = found.await else {
         return false;
     };
     let Ok((response, lease)) = send(sender, Request::from_parts(head, body)).await else {

@@ -106,15 +106,22 @@ pub(super) fn unreachable(mut exchange: Exchange, failed: &Failed) -> Response<A
         Failed::Route(RouteError::NoEndpoint { .. }) => {
             ("UH", "no_healthy_upstream", "no healthy upstream")
         }
-        Failed::Route(_) | Failed::Backend(_) => {
+        Failed::Route(_) | Failed::Backend(_) | Failed::Subset(_) => {
             ("NC", "cluster_not_found", "no way to an endpoint")
         }
-        Failed::Name { .. } => ("DF", "dns_resolution_failed", "no healthy upstream"),
-        Failed::Tunnel(error) if matches!(error.root(), ConnectError::PoolFull) => (
-            "UO",
-            "overflow",
-            "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+        Failed::Forbidden(_) => (
+            "NC",
+            "destination_rule_not_followed",
+            "what is said of the service cannot be done",
         ),
+        Failed::Overflow => {
+            exchange.says_besides([OVERLOADED]);
+            ("UO", "overflow", OVERFLOW)
+        }
+        Failed::Name { .. } => ("DF", "dns_resolution_failed", "no healthy upstream"),
+        Failed::Tunnel(error) if matches!(error.root(), ConnectError::PoolFull) => {
+            ("UO", "overflow", OVERFLOW)
+        }
         Failed::Tunnel(_) | Failed::Connect { .. } | Failed::Http { .. } => (
             "UF",
             "upstream_reset_before_response_started{connection_failure}",
@@ -167,6 +174,13 @@ fn decimal(room: &mut [u8; 20], number: u128) -> &[u8] {
     room.get(start..).unwrap_or_default()
 }
 
+const OVERFLOW: &str =
+    "upstream connect error or disconnect/reset before headers. reset reason: overflow";
+/// Whoever reads it does not try again.
+const OVERLOADED: (HeaderName, HeaderValue) = (
+    HeaderName::from_static("x-envoy-overloaded"),
+    HeaderValue::from_static("true"),
+);
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 #[cfg(test)]

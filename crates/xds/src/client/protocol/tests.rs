@@ -280,7 +280,7 @@ fn what_waypoints_are_told_is_delivered_to_who_asked_for_it() {
         alternatives: Vec::new(),
         rules: Vec::new(),
     }));
-    let (name, url) = (routes.name(), ResourceType::Configuration.url());
+    let (name, url) = (routes.name().to_string(), ResourceType::Configuration.url());
     let body = encode::configuration(&routes);
     let sent = response(url, vec![resource(url, &name, "v", body)], &[]);
 

@@ -32,6 +32,7 @@ fn everything() -> Routes {
         service: Some(BackendService {
             key: ServiceKey::new("shop", "v2.shop"),
             port: Some(8080),
+            subset: Some("v2".to_owned()),
         }),
         request_headers: changes("a"),
         response_headers: changes("b"),
