@@ -31,7 +31,7 @@ use std::{
 use tulle_model::{
     ApplicationTunnel, Authorization, GatewayAddress, PolicyKey, ServiceKey, Workload,
 };
-use tulle_xds::{Address, store::Transaction};
+use tulle_xds::{Address, Configuration, ConfigurationName, store::Transaction};
 
 use crate::{
     mesh::Mesh,
@@ -64,6 +64,8 @@ pub struct Index {
     reports: Reports,
     /// The policies that each object was sent to waypoints as.
     targeted: BTreeMap<ObjectId, BTreeSet<PolicyKey>>,
+    /// The resources that each RequestAuthentication was sent as.
+    tokens: BTreeMap<ObjectKey, BTreeSet<PolicyKey>>,
     /// The workloads that are in subsets, by UID.
     members: BTreeSet<String>,
 }
@@ -76,6 +78,7 @@ impl Index {
             objects: Objects::default(),
             reports: Reports::default(),
             targeted: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             members: BTreeSet::new(),
         }
     }
@@ -133,6 +136,7 @@ impl Index {
         }
         for key in &dirty.request_authentications {
             self.for_waypoints(Kind::RequestAuthentication, key, &mut transaction);
+            self.tokens(key, &mut transaction);
         }
         for key in &dirty.peer_authentications {
             let policy = self.derived(key);
@@ -178,7 +182,8 @@ impl Index {
             service_entries: dirty.service_entries,
             workload_entries: dirty.workload_entries,
         };
-        transaction.configurations = self.routes(dirty_routes);
+        let routes = self.routes(dirty_routes);
+        transaction.configurations.extend(routes);
         let memberships = self.memberships(&touched, &transaction.addresses);
         transaction.configurations.extend(memberships);
         transaction
@@ -222,6 +227,7 @@ impl Index {
         let sent = match kind {
             Kind::RequestAuthentication => {
                 let policy = self.objects.request_authentications().get(key);
+                let policy = policy.filter(|_| !self.is_in_order(kind, key));
                 policy.map(|policy| translate::unchecked_tokens(&self.mesh, policy))
             }
             _ => {
@@ -249,6 +255,39 @@ impl Index {
             .into_iter()
             .map(|policy| (policy.key.to_string(), Some(policy)));
         transaction.policies.extend(sent);
+    }
+
+    /// Which tokens are valid, and no longer, as a RequestAuthentication says.
+    fn tokens(&mut self, key: &ObjectKey, transaction: &mut Transaction) {
+        let kind = Kind::RequestAuthentication;
+        let policy = self.objects.request_authentications().get(key);
+        let policy = policy.filter(|_| self.is_in_order(kind, key));
+        let sent = policy.map(|policy| translate::tokens(&self.mesh, policy));
+        let sent = sent.unwrap_or_default();
+        let keys: BTreeSet<PolicyKey> = sent.iter().map(|policy| policy.key.clone()).collect();
+        let before = match keys.is_empty() {
+            true => self.tokens.remove(key),
+            false => self.tokens.insert(key.clone(), keys.clone()),
+        };
+        let gone = before.into_iter().flatten();
+        let gone = gone.filter(|key| !keys.contains(key));
+        let gone = gone.map(|key| (ConfigurationName::Tokens(key).to_string(), None));
+        transaction.configurations.extend(gone);
+        let sent = sent.into_iter().map(|policy| {
+            let made = Configuration::Tokens(Box::new(policy));
+            (made.name().to_string(), Some(made))
+        });
+        transaction.configurations.extend(sent);
+    }
+
+    /// Whether nothing is so wrong with an object that it is left out.
+    fn is_in_order(&self, kind: Kind, key: &ObjectKey) -> bool {
+        let id = ObjectId {
+            kind,
+            key: key.clone(),
+        };
+        let mut problems = self.reports.problems_of(&id).iter();
+        !problems.any(|problem| problem.fault.refuses())
     }
 
     fn derived(&mut self, key: &ObjectKey) -> Option<Authorization> {

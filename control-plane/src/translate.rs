@@ -9,6 +9,7 @@ mod port;
 mod report;
 mod service;
 mod service_entry;
+mod tokens;
 mod waypoint;
 mod workload;
 
@@ -25,6 +26,7 @@ pub use service_entry::{
     ListedEndpoint, claimed_addresses, claims_nonsense, endpoint_metadata, entry_endpoint_uid,
     entry_endpoints, entry_hosts, entry_key, entry_mappings, entry_service, service_mappings,
 };
+pub use tokens::tokens;
 pub use waypoint::{
     Binding, CONTROLLERS, Gateways, Traffic, Unbound, WaypointReport, asked as asked_waypoint,
     binding, gateway_of, inbound_binding, is_waypoint,

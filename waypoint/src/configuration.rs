@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,8 +13,9 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tracing::warn;
 use tulle_http::RouteTable;
+use tulle_jwt::Issuers;
 use tulle_model::{
-    Authorization, ServiceKey, Uid,
+    Authorization, PolicyKey, PolicyTarget, ServiceKey, Uid,
     traffic::{Membership, TrafficRule},
 };
 use tulle_state::StateWriter;
@@ -34,7 +36,12 @@ struct Said {
     routes: HashMap<ServiceKey, Arc<ServiceRoutes>>,
     traffic: HashMap<ServiceKey, Arc<Traffic>>,
     members: HashMap<ServiceKey, Arc<Members>>,
+    /// By what they are about.
+    tokens: HashMap<Target, HashMap<PolicyKey, Tokens>>,
 }
+
+/// What a policy is about, and the namespace that both are of.
+pub(crate) type Target = (Arc<str>, PolicyTarget);
 
 /// The routes of a service.
 #[derive(Debug)]
@@ -50,6 +57,23 @@ pub(crate) enum Traffic {
     Rule(Box<TrafficRule>),
     /// That cannot be understood. It may want TLS: nothing is sent.
     Broken,
+}
+
+/// Which tokens are valid.
+#[derive(Clone)]
+pub(crate) enum Tokens {
+    Issuers(Arc<Issuers>),
+    /// That cannot be understood: nobody has a valid one, nor none.
+    Broken,
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Issuers(_) => "Issuers",
+            Self::Broken => "Broken",
+        })
+    }
 }
 
 /// The names of the subsets of each endpoint that is in one.
@@ -80,6 +104,13 @@ impl Configurations {
             .unwrap_or_default()
     }
 
+    /// Which tokens are valid in requests to any of these; nothing is said of that if it is empty.
+    pub(crate) fn tokens(&self, targets: &[Target]) -> Vec<Tokens> {
+        let said = self.said.load();
+        let of = targets.iter().filter_map(|target| said.tokens.get(target));
+        of.flat_map(HashMap::values).cloned().collect()
+    }
+
     fn change(&self, delta: Delta<Configuration>) {
         let mut said = Said::clone(&self.said.load());
         let mut memberships = self.memberships.lock();
@@ -90,6 +121,7 @@ impl Configurations {
                 Some(ConfigurationName::Membership(uid)) => {
                     said.member(memberships.remove(&uid), None);
                 }
+                Some(ConfigurationName::Tokens(policy)) => said.tokens(policy, None),
                 None => {}
             }
         }
@@ -114,6 +146,10 @@ impl Configurations {
                     let before = memberships.insert(uid, (*new).clone());
                     said.member(before, Some(&new));
                 }
+                Configuration::Tokens(policy) => {
+                    let issuers = Arc::new(Issuers::new(&policy));
+                    said.tokens(policy.key, Some(Tokens::Issuers(issuers)));
+                }
             }
         }
         for rejected in delta.rejected {
@@ -129,6 +165,9 @@ impl Configurations {
                 }
                 Some(ConfigurationName::Traffic(service)) => {
                     said.traffic.insert(service, Arc::new(Traffic::Broken));
+                }
+                Some(ConfigurationName::Tokens(policy)) => {
+                    said.tokens(policy, Some(Tokens::Broken));
                 }
                 // It is in no subset then.
                 Some(ConfigurationName::Membership(_)) | None => {}
@@ -156,6 +195,20 @@ impl Said {
             }
         }
         self.members.retain(|_, members| !members.is_empty());
+    }
+
+    /// Other tokens are valid than before. One without a target is about nothing.
+    fn tokens(&mut self, policy: PolicyKey, now: Option<Tokens>) {
+        let Some(target) = policy.target() else {
+            return;
+        };
+        let of_target = self.tokens.entry((Arc::clone(&policy.namespace), target));
+        let of_target = of_target.or_default();
+        match now {
+            Some(now) => drop(of_target.insert(policy, now)),
+            None => drop(of_target.remove(&policy)),
+        }
+        self.tokens.retain(|_, policies| !policies.is_empty());
     }
 }
 

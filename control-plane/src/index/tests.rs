@@ -133,10 +133,44 @@ fn policies_for_waypoints_go_with_their_targets() {
     let (web, db) = ("shop/target_Service_web_p", "shop/target_Service_db_p");
     after(upserts(&policy(allow, "web db")), &[db, web]);
     after(upserts(&policy(allow, "db")), &[db]);
+    // Keys that are none: it is not in order, and refuses.
+    let broken = policy(jwt, "web").replace("]}", "], jwtRules: [{issuer: a, jwks: x}]}");
     let tokens = "shop/target_Service_web_jwt_p";
-    after(upserts(&policy(jwt, "web")), &[db, tokens]);
+    after(upserts(&broken), &[db, tokens]);
+    after(upserts(&policy(jwt, "web")), &[db]);
+    after(upserts(&broken), &[db, tokens]);
     after(removals(&policy(allow, "db")), &[tokens]);
     after(removals(&policy(jwt, "web")), &[]);
+}
+
+#[test]
+fn what_is_said_of_tokens_goes_with_its_targets() {
+    let said = |targets: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\n\
+             metadata: {{name: p, namespace: shop}}\nspec: {{targetRefs: [{targets}]}}\n"
+        )
+    };
+    let mut index = index();
+    let mut client = Client::default();
+    let (web, db) = (
+        "{kind: Service, name: web}",
+        "{group: gateway.networking.k8s.io, kind: Gateway, name: db}",
+    );
+    let tokens = |target: &str| format!("tokens/shop/target_{target}_jwt_p");
+    for (changes, expected) in [
+        (upserts(&said(web)), vec![tokens("Service_web")]),
+        (
+            upserts(&said(&format!("{web}, {db}"))),
+            vec![tokens("Gateway_db"), tokens("Service_web")],
+        ),
+        (upserts(&said(db)), vec![tokens("Gateway_db")]),
+        (removals(&said(db)), vec![]),
+    ] {
+        client.take(index.apply(changes));
+        let held: Vec<&String> = client.configurations.keys().collect();
+        assert_eq!(held, expected.iter().collect::<Vec<_>>());
+    }
 }
 
 #[test]

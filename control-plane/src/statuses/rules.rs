@@ -1,6 +1,6 @@
 //! What is told of policies and rules that only waypoints read: condition `WaypointAccepted`.
 //!
-//! A Telemetry is not in force, as no waypoint reads it yet, and says so. A RequestAuthentication refuses what it would have checked.
+//! A Telemetry is not in force, as no waypoint reads it yet, and says so.
 
 use tulle_manifest::{
     DestinationRule, Kind, ObjectId, ObjectKey, RequestAuthentication, TargetRef, Telemetry,
@@ -29,7 +29,12 @@ pub(super) fn request_authentication(index: &Index, policy: &RequestAuthenticati
         true => Err(unseen),
         false => Ok(judged),
     };
-    condition(index, Kind::RequestAuthentication, key, about, &[])
+    let unfetched = spec.jwt_rules.iter().enumerate();
+    let unfetched = unfetched.filter(|(_, rule)| rule.jwks.is_none());
+    let unfetched: Vec<Finding> = unfetched
+        .map(|(number, _)| Finding::new(format!("spec.jwtRules[{number}]"), UNFETCHED))
+        .collect();
+    condition(index, Kind::RequestAuthentication, key, about, &unfetched)
 }
 
 /// What is told of a Telemetry. Without targets it is for its namespace, or, in the root namespace, for all.
@@ -107,7 +112,7 @@ fn condition(
     missing: &[Finding],
 ) -> Condition {
     let otherwise = match kind {
-        Kind::VirtualService | Kind::DestinationRule => Condition {
+        Kind::VirtualService | Kind::DestinationRule | Kind::RequestAuthentication => Condition {
             kind: WAYPOINT_ACCEPTED,
             holds: true,
             reason: match missing.is_empty() {
@@ -120,9 +125,6 @@ fn condition(
                 false => "enforced so that what cannot be done is refused".to_owned(),
             },
         },
-        Kind::RequestAuthentication => {
-            not_enforced(format!("in order, and not enforced: {UNCHECKED}"))
-        }
         _ => not_enforced(format!("in order, and not enforced: {NOT_YET}")),
     };
     let problems = index.reports().problems_of(&ObjectId { kind, key });
@@ -159,4 +161,5 @@ fn condition(
     told
 }
 
-const UNCHECKED: &str = "waypoints check no tokens yet, and refuse all requests to the targets";
+const UNFETCHED: &str =
+    "keys are not fetched yet, and each token of the issuer is refused: write them in jwks";

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 use tulle_model::{
     Action, Authorization, Clause, HeaderMatch, HttpMatch, Match, PolicyKey, PolicyTarget, Rule,
-    Scope, TargetKind,
+    Scope, TargetKind, TokenMatch, token::TokenField,
 };
 
 use super::{Finding, PolicyReport, report::unreadable};
@@ -113,25 +113,37 @@ pub fn targeted(mesh: &Mesh, policy: &AuthorizationPolicy) -> (Vec<Authorization
     (sent, report)
 }
 
-/// What stands for a RequestAuthentication, for each target: as long as waypoints check no tokens, nobody may be taken to have a valid
-/// one, nor not to have an invalid one.
+/// What stands for a RequestAuthentication that is not in order, for each target: nobody may be taken to have a valid token, nor not to have
+/// an invalid one.
 pub fn unchecked_tokens(mesh: &Mesh, policy: &RequestAuthentication) -> Vec<Authorization> {
-    let spec = &policy.spec;
-    let targets = targets(
-        mesh,
-        &policy.metadata,
-        &spec.target_refs,
-        spec.target_ref.as_ref(),
-    );
-    let name = format!("jwt_{}", policy.metadata.name);
     let refusal = |target| Authorization {
-        key: PolicyKey::for_target(policy.metadata.namespace(), &name, &target),
+        key: token_key(policy, &target),
         scope: Scope::WorkloadSelector,
         action: Action::Deny,
         rules: vec![Rule::default()],
         dry_run: false,
     };
-    targets.into_iter().map(refusal).collect()
+    token_targets(mesh, policy)
+        .into_iter()
+        .map(refusal)
+        .collect()
+}
+
+/// What a RequestAuthentication names that it can be about.
+pub(super) fn token_targets(mesh: &Mesh, policy: &RequestAuthentication) -> Vec<PolicyTarget> {
+    let spec = &policy.spec;
+    targets(
+        mesh,
+        &policy.metadata,
+        &spec.target_refs,
+        spec.target_ref.as_ref(),
+    )
+}
+
+/// The name of what is made of it for one of those.
+pub(super) fn token_key(policy: &RequestAuthentication, target: &PolicyTarget) -> PolicyKey {
+    let name = format!("jwt_{}", policy.metadata.name);
+    PolicyKey::for_target(policy.metadata.namespace(), &name, target)
 }
 
 /// What a policy names that can be a target of one of its namespace.
@@ -296,6 +308,12 @@ impl Translation<'_> {
                 remote_ips: values.remote_addresses("remoteIpBlocks", &source.remote_ip_blocks),
                 not_remote_ips: values
                     .remote_addresses("notRemoteIpBlocks", &source.not_remote_ip_blocks),
+                tokens: token(TokenMatch {
+                    field: TokenField::Principal,
+                    values: values.of_requests("requestPrincipals", &source.request_principals),
+                    not_values: values
+                        .of_requests("notRequestPrincipals", &source.not_request_principals),
+                }),
                 ..HttpMatch::default()
             }),
             ..Match::default()
@@ -381,11 +399,24 @@ impl Translation<'_> {
                         })
                     });
                 }
-                None => {
-                    let message =
-                        format!("{key} cannot be checked by node proxies, nor by waypoints yet");
-                    values.inexact("key", message);
-                }
+                None => match values::token(key).filter(|_| sees_requests) {
+                    Some(field) => {
+                        found.http = requests(HttpMatch {
+                            tokens: token(TokenMatch {
+                                field,
+                                values: values.of_requests("values", wanted),
+                                not_values: values.of_requests("notValues", refused),
+                            }),
+                            ..HttpMatch::default()
+                        });
+                    }
+                    None => {
+                        let message = format!(
+                            "{key} cannot be checked by node proxies, nor by waypoints yet"
+                        );
+                        values.inexact("key", message);
+                    }
+                },
             },
         }
         exact &= values.exact;
@@ -412,6 +443,15 @@ impl Translation<'_> {
                 .push(Finding::new(format!("{path}.{field}"), message));
         }
         unknown.is_empty()
+    }
+}
+
+/// What is said of a token, if anything is.
+fn token(condition: TokenMatch) -> Vec<TokenMatch> {
+    let says_nothing = condition.values.is_empty() && condition.not_values.is_empty();
+    match says_nothing {
+        true => Vec::new(),
+        false => vec![condition],
     }
 }
 

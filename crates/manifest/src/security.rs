@@ -164,6 +164,10 @@ pub struct SourceMatch {
     pub remote_ip_blocks: Vec<String>,
     #[serde(default, deserialize_with = "or_default")]
     pub not_remote_ip_blocks: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub request_principals: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub not_request_principals: Vec<String>,
     #[serde(flatten)]
     pub unknown: UnknownFields,
 }

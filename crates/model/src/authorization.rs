@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
 
+use crate::token::TokenField;
+
 /// Key of a policy, written `<namespace>/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKey {
@@ -220,6 +222,18 @@ pub struct HttpMatch {
     pub remote_ips: Vec<IpNet>,
     pub not_remote_ips: Vec<IpNet>,
     pub headers: Vec<HeaderMatch>,
+    pub tokens: Vec<TokenMatch>,
+}
+
+/// What the valid token of a request must be. Without one, all fields are absent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenMatch {
+    /// Which field. It may have several values, of which each counts.
+    pub field: TokenField,
+    /// One of these. What is absent is none of them.
+    pub values: Vec<StringMatch>,
+    /// And none of these.
+    pub not_values: Vec<StringMatch>,
 }
 
 /// What a header must be.

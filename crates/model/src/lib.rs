@@ -17,13 +17,14 @@ pub mod http;
 mod service;
 mod spiffe;
 mod text;
+pub mod token;
 pub mod traffic;
 mod workload;
 
 pub use address::{InvalidNetworkAddress, NetworkAddress};
 pub use authorization::{
     Action, Authorization, Clause, HeaderMatch, HttpMatch, Match, PathMatch, PolicyKey,
-    PolicyTarget, Rule, Scope, ServiceAccountMatch, StringMatch, TargetKind,
+    PolicyTarget, Rule, Scope, ServiceAccountMatch, StringMatch, TargetKind, TokenMatch,
 };
 pub use gateway::{Destination, GatewayAddress, WeightedWaypoint};
 pub use service::{

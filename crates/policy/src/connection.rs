@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use tulle_model::SpiffeId;
+use tulle_model::{SpiffeId, token::TokenField};
 
 /// What a policy may ask about a connection.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,8 @@ pub struct Request<'a> {
     pub remote_ip: IpAddr,
     /// The values of a header, by its name in lower case.
     pub header: &'a dyn Fn(&str) -> Vec<&'a [u8]>,
+    /// The values of a field of its valid token; none without such a token.
+    pub token: &'a dyn Fn(&TokenField) -> Vec<&'a str>,
 }
 
 impl fmt::Debug for Request<'_> {

@@ -18,7 +18,7 @@ use std::{ops::Range, sync::Arc};
 use ipnet::IpNet;
 use tulle_model::{
     Action, Authorization, Clause, HttpMatch, Match, PathMatch, PolicyKey, Rule, Scope,
-    ServiceAccountMatch, StringMatch,
+    ServiceAccountMatch, StringMatch, token::TokenField,
 };
 
 use crate::{Connection, Request, connection::Facts};
@@ -38,6 +38,7 @@ pub struct CompiledPolicy {
     nets: Box<[IpNet]>,
     ports: Box<[u16]>,
     headers: Box<[Arc<str>]>,
+    tokens: Box<[TokenField]>,
 }
 
 impl CompiledPolicy {
@@ -58,6 +59,7 @@ impl CompiledPolicy {
             nets: compiler.nets.into(),
             ports: compiler.ports.into(),
             headers: compiler.headers.into(),
+            tokens: compiler.tokens.into(),
         }
     }
 
@@ -133,7 +135,8 @@ impl CompiledPolicy {
             | Subject::Method
             | Subject::Path
             | Subject::RemoteIp
-            | Subject::Header(_) => {
+            | Subject::Header(_)
+            | Subject::Token(_) => {
                 let Some(request) = &facts.request else {
                     // Nobody knows what a request would be: nothing is permitted for it, and nothing that is refused depends on it.
                     return self.action == Action::Deny;
@@ -154,6 +157,13 @@ impl CompiledPolicy {
                 let name = self.headers.get(name as usize);
                 let values = name.map(|name| (request.header)(name)).unwrap_or_default();
                 self.any_value(test.negated, &entries, &values)
+            }
+            // Whoever issued the token has said all of them.
+            Subject::Token(field) => {
+                let field = self.tokens.get(field as usize);
+                let values = field.map(|field| (request.token)(field));
+                let mut values = values.unwrap_or_default().into_iter();
+                values.any(|value| self.any_text(entries.clone(), value.as_bytes()))
             }
             _ => false,
         }
@@ -226,6 +236,8 @@ enum Subject {
     RemoteIp,
     /// By its place in the pool of names.
     Header(u32),
+    /// By its place in the pool of fields.
+    Token(u32),
 }
 
 #[derive(Debug)]
@@ -256,6 +268,7 @@ struct Compiler {
     nets: Vec<IpNet>,
     ports: Vec<u16>,
     headers: Vec<Arc<str>>,
+    tokens: Vec<TokenField>,
 }
 
 /// Each function writes one construct, given where to go when it holds or fails, and returns where to enter it.
@@ -270,6 +283,7 @@ impl Compiler {
             nets: Vec::new(),
             ports: Vec::new(),
             headers: Vec::new(),
+            tokens: Vec::new(),
         }
     }
 
@@ -379,6 +393,13 @@ impl Compiler {
             self.headers.push(Arc::clone(&header.name));
             for (negated, texts) in both(&header.values, &header.not_values) {
                 list(Subject::Header(name), negated, self.texts(texts));
+            }
+        }
+        for token in &one.tokens {
+            let field = position(self.tokens.len());
+            self.tokens.push(token.field.clone());
+            for (negated, texts) in both(&token.values, &token.not_values) {
+                list(Subject::Token(field), negated, self.texts(texts));
             }
         }
     }

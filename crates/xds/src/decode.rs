@@ -19,6 +19,7 @@ mod authorization;
 mod configuration;
 mod gateway;
 mod service;
+mod token;
 mod traffic;
 mod workload;
 
@@ -54,6 +55,9 @@ pub fn configuration(bytes: &[u8]) -> Result<Configuration, InvalidResource> {
         }
         mesh::configuration::Kind::Traffic(value) => {
             Configuration::Traffic(traffic::rule(value)?.into())
+        }
+        mesh::configuration::Kind::Tokens(value) => {
+            Configuration::Tokens(token::policy(value)?.into())
         }
         mesh::configuration::Kind::Membership(value) => {
             Configuration::Membership(traffic::membership(value)?.into())

@@ -13,6 +13,7 @@ mod authorization;
 mod configuration;
 mod gateway;
 mod service;
+mod token;
 mod traffic;
 mod workload;
 
@@ -37,6 +38,7 @@ pub fn configuration(value: &Configuration) -> Vec<u8> {
             mesh::configuration::Kind::Routes(configuration::routes(value))
         }
         Configuration::Traffic(value) => mesh::configuration::Kind::Traffic(traffic::rule(value)),
+        Configuration::Tokens(value) => mesh::configuration::Kind::Tokens(token::policy(value)),
         Configuration::Membership(value) => {
             mesh::configuration::Kind::Membership(traffic::membership(value))
         }

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use tulle_model::{
-    Authorization, Service, ServiceKey, Uid, Workload,
+    Authorization, PolicyKey, Service, ServiceKey, Uid, Workload,
     http::Routes,
+    token::TokenPolicy,
     traffic::{Membership, TrafficRule},
 };
 
@@ -48,6 +49,8 @@ pub enum Configuration {
     Traffic(Box<TrafficRule>),
     /// Which subsets a workload is in, named `subsets/<uid>`.
     Membership(Box<Membership>),
+    /// Which tokens are valid, named `tokens/<namespace>/<policy>`.
+    Tokens(Box<TokenPolicy>),
 }
 
 /// What a [`Configuration`] is about, which is its name.
@@ -59,6 +62,8 @@ pub enum ConfigurationName {
     Traffic(ServiceKey),
     /// The subsets of a workload.
     Membership(Uid),
+    /// Which tokens are valid.
+    Tokens(PolicyKey),
 }
 
 impl Configuration {
@@ -68,6 +73,7 @@ impl Configuration {
             Self::Routes(routes) => ConfigurationName::Routes(routes.service.clone()),
             Self::Traffic(rule) => ConfigurationName::Traffic(rule.service.clone()),
             Self::Membership(member) => ConfigurationName::Membership(member.workload.clone()),
+            Self::Tokens(policy) => ConfigurationName::Tokens(policy.key.clone()),
         }
     }
 }
@@ -80,6 +86,7 @@ impl ConfigurationName {
             ROUTES => Some(Self::Routes(of.parse().ok()?)),
             TRAFFIC => Some(Self::Traffic(of.parse().ok()?)),
             SUBSETS => Some(Self::Membership(Uid::new(of))),
+            TOKENS => of.parse().ok().map(Self::Tokens),
             _ => None,
         }
     }
@@ -91,6 +98,7 @@ impl fmt::Display for ConfigurationName {
             Self::Routes(service) => write!(f, "{ROUTES}/{service}"),
             Self::Traffic(service) => write!(f, "{TRAFFIC}/{service}"),
             Self::Membership(uid) => write!(f, "{SUBSETS}/{uid}"),
+            Self::Tokens(policy) => write!(f, "{TOKENS}/{policy}"),
         }
     }
 }
@@ -98,6 +106,7 @@ impl fmt::Display for ConfigurationName {
 const ROUTES: &str = "routes";
 const TRAFFIC: &str = "traffic";
 const SUBSETS: &str = "subsets";
+const TOKENS: &str = "tokens";
 
 /// The resource name of a policy.
 pub(crate) fn policy_name(policy: &Authorization) -> String {
@@ -136,6 +145,10 @@ impl ResourceType {
     }
 }
 
+/// The extension of a match that has conditions on tokens.
+pub(crate) const TOKEN: &str = "tulle.mesh.v1.token";
+/// Its type.
+pub(crate) const TOKEN_URL: &str = "type.googleapis.com/tulle.mesh.v1.TokenConditions";
 /// The extension of a match that has conditions on requests.
 pub(crate) const HTTP: &str = "tulle.mesh.v1.http";
 /// Its type.

@@ -3,6 +3,8 @@
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use hyper::StatusCode;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
+use serde_json::json;
 use tokio::{io::AsyncReadExt, time::timeout};
 use tulle_lab::{Mesh, sandbox::Sandbox};
 
@@ -89,7 +91,7 @@ pub(crate) async fn hold(sandbox: Sandbox) -> Result<()> {
             ),
             true,
         ),
-        // What is asked of tokens cannot be checked: under ALLOW it permits nothing, under DENY it refuses all.
+        // A request without a token is nobody's.
         (
             "allows a token",
             format!(
@@ -101,6 +103,13 @@ pub(crate) async fn hold(sandbox: Sandbox) -> Result<()> {
             "refuses a token",
             format!(
                 "{SERVICE}, action: DENY, rules: [{{from: [{{source: {{requestPrincipals: ['*']}}}}]}}]"
+            ),
+            true,
+        ),
+        (
+            "refuses who has none",
+            format!(
+                "{SERVICE}, action: DENY, rules: [{{from: [{{source: {{notRequestPrincipals: ['*']}}}}]}}]"
             ),
             false,
         ),
@@ -123,12 +132,12 @@ pub(crate) async fn hold(sandbox: Sandbox) -> Result<()> {
     }
     mesh.remove("AuthorizationPolicy", "shop", "p").await?;
     permitted("there is no policy", &mut connection, true).await?;
-    // Tokens are not checked yet.
+    // Keys that are none: nobody knows which tokens are valid.
     let jwt = format!("{SERVICE}, jwtRules: [{{issuer: a, jwks: '{{}}'}}]");
     mesh.apply(&policy("RequestAuthentication", &jwt)).await?;
-    permitted("tokens are to be checked", &mut connection, false).await?;
+    permitted("it is not in order", &mut connection, false).await?;
     mesh.remove("RequestAuthentication", "shop", "p").await?;
-    permitted("no tokens are to be checked", &mut connection, true).await
+    permitted("it is gone", &mut connection, true).await
 }
 
 /// What is asked of a request is asked of what is forwarded, however it was spelled, and of each request.
@@ -293,6 +302,143 @@ pub(crate) async fn are_told(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// Tokens of end users: who has signed them, for whom, and what they say.
+pub(crate) async fn see_tokens(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = start(&sandbox).await?;
+    let _servers = [Server::start(mesh.pod(ONE))?, Server::start(mesh.pod(TWO))?];
+    let (issuer, stranger) = (Issuer::new()?, Issuer::new()?);
+    let keys = issuer.keys()?;
+    mesh.apply(&policy(
+        "RequestAuthentication",
+        &format!(
+            "{SERVICE}, jwtRules: [{{issuer: i, audiences: [shop], jwks: '{keys}', \
+             outputClaimToHeaders: [{{header: x-user, claim: user.name}}]}}]"
+        ),
+    ))
+    .await?;
+    mesh.apply(&policy(
+        "AuthorizationPolicy",
+        &format!(
+            "{SERVICE}, action: ALLOW, rules: [\
+             {{from: [{{source: {{requestPrincipals: ['i/*']}}}}], when: [{{key: 'request.auth.claims[groups]', values: [admin]}}]}}, \
+             {{to: [{{operation: {{paths: [/open]}}}}]}}]"
+        ),
+    ))
+    .await?;
+    let mut connection = Client::connect(client(&mesh), service(80), false).await?;
+    permitted("a token is needed", &mut connection, false).await?;
+    let claims = |audience: &str, group: &str| json!({"iss": "i", "sub": "s", "aud": audience, "groups": ["x", group], "user": {"name": "eve"}});
+    let good = issuer.sign(&claims("shop", "admin"))?;
+    let mut expired = claims("shop", "admin");
+    expired["exp"] = json!(1_000_000);
+    for (what, token, status, text) in [
+        ("a valid one", good.clone(), 200, "eve"),
+        (
+            "another group",
+            issuer.sign(&claims("shop", "y"))?,
+            403,
+            "RBAC: access denied",
+        ),
+        (
+            "another audience",
+            issuer.sign(&claims("other", "admin"))?,
+            403,
+            "Audiences in Jwt are not allowed",
+        ),
+        (
+            "another key",
+            stranger.sign(&claims("shop", "admin"))?,
+            401,
+            "Jwt verification fails",
+        ),
+        (
+            "another issuer",
+            issuer.sign(&json!({"iss": "j"}))?,
+            401,
+            "Jwt issuer is not configured",
+        ),
+        (
+            "its time is over",
+            issuer.sign(&expired)?,
+            401,
+            "Jwt is expired",
+        ),
+    ] {
+        for path in ["/", "/open"] {
+            let bearer = format!("Bearer {token}");
+            let headers = [("authorization", &*bearer), ("x-user", "root")];
+            let answer = connection.get(path, &headers).await?;
+            let open = path == "/open" && text == "RBAC: access denied";
+            let status = if open { 200 } else { status };
+            ensure!(
+                answer.status.as_u16() == status,
+                "{what} {path}: {answer:?}"
+            );
+            ensure!(
+                open || answer.text.contains(text),
+                "{what} {path}: {answer:?}"
+            );
+            let challenge = answer.headers.get("www-authenticate");
+            ensure!(
+                challenge.is_some() != (status == 200 || text.starts_with("RBAC")),
+                "{what}: {answer:?}"
+            );
+            // What endpoints are told of users is from tokens alone, and the token is not for them.
+            ensure!(
+                !answer.text.contains("root") && !answer.text.contains("Bearer"),
+                "{what}: {answer:?}"
+            );
+        }
+    }
+    let answer = connection
+        .get(&format!("/?access_token={good}&q=1"), &[])
+        .await?;
+    ensure!(
+        answer.status.as_u16() == 200 && answer.saw("/uri") == "/?q=1",
+        "{answer:?}"
+    );
+    let answer = connection.get("/open", &[("x-user", "root")]).await?;
+    ensure!(
+        answer.status.as_u16() == 200 && !answer.text.contains("root"),
+        "{answer:?}"
+    );
+    // Keys that are exchanged count at once, also for a token that was valid before.
+    let keys = stranger.keys()?;
+    mesh.apply(&policy(
+        "RequestAuthentication",
+        &format!("{SERVICE}, jwtRules: [{{issuer: i, jwks: '{keys}'}}]"),
+    ))
+    .await?;
+    let bearer = format!("Bearer {good}");
+    let connection = tokio::sync::Mutex::new(connection);
+    eventually("the old key is not good any more", async || {
+        let mut connection = connection.lock().await;
+        let answer = connection.get("/", &[("authorization", &bearer)]).await;
+        answer.is_ok_and(|answer| answer.status == StatusCode::UNAUTHORIZED)
+    })
+    .await
+}
+
+/// Who signs tokens.
+struct Issuer(EncodingKey);
+
+impl Issuer {
+    fn new() -> Result<Self> {
+        let pem = rcgen::KeyPair::generate()?.serialize_pem();
+        Ok(Self(EncodingKey::from_ec_pem(pem.as_bytes())?))
+    }
+
+    /// Its public key, as JSON.
+    fn keys(&self) -> Result<String> {
+        let key = Jwk::from_encoding_key(&self.0, Algorithm::ES256)?;
+        Ok(json!({ "keys": [key] }).to_string())
+    }
+
+    fn sign(&self, claims: &serde_json::Value) -> Result<String> {
+        Ok(encode(&Header::new(Algorithm::ES256), claims, &self.0)?)
+    }
+}
+
 /// CVE-2026-31837, GHSA-fgw5-hp8f-xfhc: keys that cannot be had make no token good, and nobody fetches them from wherever a policy says.
 pub(crate) async fn keys_are_fetched_by_nobody(sandbox: Sandbox) -> Result<()> {
     let mut mesh = start(&sandbox).await?;
@@ -303,11 +449,15 @@ pub(crate) async fn keys_are_fetched_by_nobody(sandbox: Sandbox) -> Result<()> {
     ensure!(connection.get("/", &[]).await?.status == StatusCode::OK);
     let jwt = format!("{SERVICE}, jwtRules: [{{issuer: a, jwksUri: 'http://{at}/keys'}}]");
     mesh.apply(&policy("RequestAuthentication", &jwt)).await?;
-    permitted("keys are to be had", &mut connection, false).await?;
     // {"alg":"none"} and {"iss":"a"}, without a signature; and nothing that looks like one.
     for token in ["Bearer eyJhbGciOiJub25lIn0.eyJpc3MiOiJhIn0.", "Bearer x"] {
-        let answer = connection.get("/", &[("authorization", token)]).await?;
-        ensure!(answer.status == StatusCode::FORBIDDEN, "{answer:?}");
+        let connection = tokio::sync::Mutex::new(&mut connection);
+        eventually("the token is refused", async || {
+            let mut connection = connection.lock().await;
+            let answer = connection.get("/", &[("authorization", token)]).await;
+            answer.is_ok_and(|answer| answer.status == StatusCode::UNAUTHORIZED)
+        })
+        .await?;
     }
     let asked = tokio::select! {
         biased;

@@ -1,8 +1,9 @@
 //! What policies with targets say about a request or connection.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Method, Request, header};
+use tulle_jwt::{Issuers, Refused, Token};
 
 use tulle_model::{PolicyKey, PolicyTarget, TargetKind, http::BackendService};
 use tulle_policy::{Connection, Denied, PolicySet};
@@ -13,6 +14,7 @@ use super::{
     front::Shared,
     stream::{Context, Now},
 };
+use crate::configuration::Tokens;
 
 impl Context {
     /// Whether policy permits a connection in which no HTTP is spoken.
@@ -23,12 +25,18 @@ impl Context {
         now.policies.check(&self.connection()).map(drop)
     }
 
-    /// Whether policy permits a request, as it is forwarded.
+    /// Which token a request has, and whether policy permits it with that. Of the request becomes what endpoints are to see.
     ///
     /// # Errors
-    /// As of a connection.
-    pub(super) fn check_request<B>(&self, now: &Now, request: &Request<B>) -> Result<(), Denied> {
-        self.ask(&now.policies, &self.connection(), request)
+    /// As of a connection, or that its token is not valid.
+    pub(super) fn check_request<B>(
+        &self,
+        now: &Now,
+        request: &mut Request<B>,
+    ) -> Result<(), Refusal> {
+        let token = token(&now.tokens, request)?;
+        let asked = self.ask(&now.policies, &self.connection(), request, token.as_deref());
+        Ok(asked?)
     }
 
     fn ask<B>(
@@ -36,6 +44,7 @@ impl Context {
         policies: &PolicySet,
         connection: &Connection<'_>,
         request: &Request<B>,
+        token: Option<&Token>,
     ) -> Result<(), Denied> {
         let uri = request.uri();
         let host = uri.authority().map_or("", |authority| authority.as_str());
@@ -45,6 +54,7 @@ impl Context {
             path: uri.path(),
             remote_ip: remote_ip(request.headers()).unwrap_or(self.peer.address.ip()),
             header: &|name| values(request, name),
+            token: &|field| token.map(|token| token.values(field)).unwrap_or_default(),
         };
         policies.check_request(connection, facts).map(drop)
     }
@@ -53,13 +63,13 @@ impl Context {
     /// routes of one service does not thereby permit what another refuses.
     ///
     /// # Errors
-    /// As of a connection.
+    /// As of a request that is sent there.
     pub(super) fn check_backend<B>(
         &self,
         now: &Now,
         backend: &BackendService,
         request: &Request<B>,
-    ) -> Result<(), Denied> {
+    ) -> Result<(), Refusal> {
         let shared = &self.peer.front.shared;
         let snapshot = shared.snapshots.load();
         let port = backend.port.unwrap_or(self.destination.port());
@@ -84,8 +94,19 @@ impl Context {
             destination_port: target.destination.port(),
             ..self.connection()
         };
-        let policies = about(shared, &snapshot, &target);
-        self.ask(&policies, &connection, request)
+        let (policies, tokens) = about(shared, &snapshot, &target);
+        // It sees what it would if it were called, without what is taken out of a request before.
+        let token = match tokens.is_empty() {
+            true => None,
+            false => {
+                let mut called = Request::new(());
+                *called.method_mut() = request.method().clone();
+                *called.uri_mut() = request.uri().clone();
+                *called.headers_mut() = request.headers().clone();
+                token(&tokens, &mut called)?
+            }
+        };
+        Ok(self.ask(&policies, &connection, request, token.as_deref())?)
     }
 
     fn connection(&self) -> Connection<'_> {
@@ -96,6 +117,51 @@ impl Context {
             destination_port: self.destination.port(),
         }
     }
+}
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Denied(Denied),
+    Token(Refused),
+    /// Nobody knows which tokens are valid.
+    Unknown,
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+/// The valid token of a request, if it has one.
+fn token<B>(tokens: &[Tokens], request: &mut Request<B>) -> Result<Option<Arc<Token>>, Refusal> {
+    if tokens.is_empty() {
+        return Ok(None);
+    }
+    let issuers = tokens.iter().map(|tokens| match tokens {
+        Tokens::Issuers(issuers) => Some(Arc::clone(issuers)),
+        Tokens::Broken => None,
+    });
+    let issuers: Option<Vec<_>> = issuers.collect();
+    let issuers = issuers.ok_or(Refusal::Unknown)?;
+    // A browser asks without saying who its user is.
+    if is_preflight(request) {
+        Issuers::forget(&issuers, request.headers_mut());
+        return Ok(None);
+    }
+    let mut uri = request.uri().clone();
+    let checked = Issuers::check(&issuers, request.headers_mut(), &mut uri, SystemTime::now());
+    *request.uri_mut() = uri;
+    checked.map_err(Refusal::Token)
+}
+
+/// Whether a browser asks what a page may ask (Fetch §4.8).
+fn is_preflight<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    request.method() == Method::OPTIONS
+        && headers.contains_key(header::ORIGIN)
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// The last address that those tell who passed a request on: the one that is nearest, and the only one that is not told by hearsay.
@@ -129,8 +195,12 @@ pub(super) fn told(denied: &Denied) -> String {
     }
 }
 
-/// The policies about a destination.
-pub(super) fn about(shared: &Shared, snapshot: &Snapshot, served: &Served) -> PolicySet {
+/// The policies about a destination, and the tokens that are valid there.
+pub(super) fn about(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    served: &Served,
+) -> (PolicySet, Vec<Tokens>) {
     let instance = &shared.instance;
     let own: Arc<str> = instance.namespace.as_str().into();
     let target = |kind, name: &str| PolicyTarget::new(kind, name);
@@ -149,7 +219,8 @@ pub(super) fn about(shared: &Shared, snapshot: &Snapshot, served: &Served) -> Po
             targets.push((namespace, target(kind, &service.name)));
         }
     }
-    snapshot.policies_about(&targets)
+    let tokens = shared.configurations.tokens(&targets);
+    (snapshot.policies_about(&targets), tokens)
 }
 
 #[cfg(test)]

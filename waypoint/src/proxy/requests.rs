@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, rc::Rc, time::Duration};
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -13,13 +13,12 @@ use tokio::time::sleep;
 use tulle_hbone::Tunnel;
 use tulle_http::{Action, Location, Route, location};
 use tulle_model::http::{ALL, Abort};
-use tulle_policy::Denied;
 use tulle_telemetry::describe;
 
 use super::{
     exchange::{Answer, Exchange},
     io::Stream,
-    policy,
+    policy::{self, Refusal},
     stream::{Context, Now},
     upload::Source,
     upstream::{CONNECTION_WINDOW, HEADERS, Local, MAX_HEADERS, STREAM_WINDOW},
@@ -118,8 +117,8 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
             }
         }
     }
-    if let Err(denied) = context.check_request(&now, &request) {
-        return refused(exchange, &denied);
+    if let Err(refusal) = context.check_request(&now, &mut request) {
+        return refused(exchange, &request, &refusal);
     }
     match taken {
         Taken::Itself => forward(&context, exchange, request, Plan::new(None, None)).await,
@@ -211,17 +210,37 @@ async fn routed(
     let service = backend.and_then(|backend| backend.service.clone());
     // As the backend sees it.
     if let Some(service) = &service
-        && let Err(denied) = context.check_backend(now, service, &request)
+        && let Err(refusal) = context.check_backend(now, service, &request)
     {
-        return refused(exchange, &denied);
+        return refused(exchange, &request, &refusal);
     }
     mirror::copies(context, now, route, &request);
     forward(context, exchange, request, Plan::new(Some(route), service)).await
 }
 
-fn refused(mut exchange: Exchange, denied: &Denied) -> Response<Answer> {
-    exchange.failed("-", "rbac_access_denied", Some(policy::told(denied)));
-    own(exchange, StatusCode::FORBIDDEN, "RBAC: access denied")
+fn refused<B>(mut exchange: Exchange, request: &Request<B>, refusal: &Refusal) -> Response<Answer> {
+    match refusal {
+        Refusal::Denied(denied) => {
+            exchange.failed("-", "rbac_access_denied", Some(policy::told(denied)));
+            own(exchange, StatusCode::FORBIDDEN, "RBAC: access denied")
+        }
+        Refusal::Token(why) => {
+            let text = why.to_string();
+            exchange.failed("-", "jwt_authn_access_denied", Some(text.clone()));
+            let challenge = reply::challenge(request.uri());
+            exchange.says_besides(challenge.map(|value| (header::WWW_AUTHENTICATE, value)));
+            let status = StatusCode::from_u16(why.status());
+            own(exchange, status.unwrap_or(StatusCode::UNAUTHORIZED), text)
+        }
+        Refusal::Unknown => {
+            exchange.failed("NC", "tokens_not_understood", None);
+            own(
+                exchange,
+                StatusCode::FORBIDDEN,
+                "which tokens are valid is not known",
+            )
+        }
+    }
 }
 
 fn unwritable(mut exchange: Exchange) -> Response<Answer> {

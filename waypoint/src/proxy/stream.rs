@@ -9,7 +9,7 @@ use tulle_policy::PolicySet;
 use tulle_route::{NotServed, Served, served};
 use tulle_state::{Snapshot, Workload};
 
-use crate::configuration::ServiceRoutes;
+use crate::configuration::{ServiceRoutes, Tokens};
 
 use super::{
     front::{Peer, Shared},
@@ -59,6 +59,8 @@ pub(crate) struct Now {
     pub(crate) own: Arc<Workload>,
     pub(crate) served: Served,
     pub(super) policies: PolicySet,
+    /// Which tokens of end users are valid.
+    pub(super) tokens: Vec<Tokens>,
     /// Of the service, if it has any.
     pub(super) routes: Option<Arc<ServiceRoutes>>,
 }
@@ -71,9 +73,11 @@ impl Now {
     ) -> Result<Self, Option<NotServed>> {
         let own = shared.own(snapshot).ok_or(None)?;
         let served = served(snapshot, own, authority)?;
+        let (policies, tokens) = policy::about(shared, snapshot, &served);
         Ok(Self {
             own: Arc::clone(own),
-            policies: policy::about(shared, snapshot, &served),
+            policies,
+            tokens,
             routes: served
                 .service()
                 .and_then(|record| shared.configurations.routes(&record.service.key)),

@@ -450,6 +450,7 @@ fn what_waypoints_can_check_is_translated_exactly() {
                 "x-a" => header.split('+').map(str::as_bytes).collect(),
                 _ => Vec::new(),
             },
+            token: &|_| Vec::new(),
         };
         compiled.matches_request(&connection, request)
     };
@@ -507,7 +508,7 @@ fn what_waypoints_cannot_check_permits_nothing() {
         (
             "action: ALLOW, rules: [{from: [{source: {requestPrincipals: ['*']}}]}]",
             false,
-            Outcome::Adjusted,
+            Outcome::Exact,
         ),
         (
             "action: ALLOW, rules: [{to: [{operation: {paths: ['/a/{**}/{*}']}}]}]",
@@ -516,6 +517,11 @@ fn what_waypoints_cannot_check_permits_nothing() {
         ),
         (
             "action: DENY, rules: [{when: [{key: 'request.auth.claims[a]', values: [b]}]}]",
+            false,
+            Outcome::Exact,
+        ),
+        (
+            "action: DENY, rules: [{when: [{key: 'request.auth.claims[a', values: [b]}]}]",
             false,
             Outcome::Adjusted,
         ),
@@ -545,4 +551,57 @@ fn what_waypoints_cannot_check_permits_nothing() {
     );
     assert!(sent.is_empty());
     assert_eq!(report.outcome, Outcome::NotSent);
+}
+
+#[test]
+fn what_waypoints_ask_of_tokens() {
+    let spec = "targetRefs: [{kind: Service, name: web}], action: ALLOW, rules: [\
+        {from: [{source: {requestPrincipals: ['i/*'], notRequestPrincipals: ['i/root']}}]}, \
+        {when: [{key: 'request.auth.claims[a][b]', values: [x, 'y*']}, {key: request.auth.audiences, notValues: [other]}]}, \
+        {when: [{key: request.auth.presenter, values: ['*']}]}, {when: [{key: request.auth.principal, values: [j/s]}]}]";
+    let (sent, report) = targeted(&Mesh::default(), &policy("a", spec));
+    assert_eq!(report.outcome, Outcome::Exact, "{report:?}");
+    let compiled = CompiledPolicy::compile(&sent[0]);
+    let connection = Connection {
+        identity: None,
+        source_ip: IpAddr::from([10, 0, 0, 1]),
+        destination_ip: IpAddr::from([10, 0, 0, 2]),
+        destination_port: 80,
+    };
+    let matches = |principal: &'static str, claims: &[(&str, &'static str)]| {
+        let request = tulle_policy::Request {
+            host: "",
+            method: "GET",
+            path: "/",
+            remote_ip: connection.source_ip,
+            header: &|_| Vec::new(),
+            token: &|field| match field {
+                TokenField::Principal => vec![principal],
+                TokenField::Claim(path) => {
+                    let values = claims.iter().filter(|(name, _)| *name == path.join("."));
+                    values.map(|(_, value)| *value).collect()
+                }
+            },
+        };
+        compiled.matches_request(&connection, request)
+    };
+    for (principal, claims, expected) in [
+        ("", &[][..], false),
+        ("i/s", &[], true),
+        ("i/root", &[], false),
+        ("", &[("a.b", "x")], true),
+        ("", &[("a.b", "z"), ("a.b", "yes")], true),
+        ("", &[("a.b", "z")], false),
+        ("", &[("a.b", "x"), ("aud", "other")], false),
+        ("", &[("a.b", "x"), ("aud", "web")], true),
+        ("", &[("azp", "app")], true),
+        ("j/s", &[], true),
+        ("j/t", &[], false),
+    ] {
+        assert_eq!(
+            matches(principal, claims),
+            expected,
+            "{principal} {claims:?}"
+        );
+    }
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tulle_model::{PathMatch, ServiceAccountMatch, StringMatch};
+use tulle_model::{PathMatch, ServiceAccountMatch, StringMatch, token::TokenField};
 
 use super::{Finding, Translation};
 
@@ -152,12 +152,30 @@ impl<'a, 'b> Values<'a, 'b> {
     }
 }
 
-/// `*`, `*suffix`, `prefix*`, or the text itself.
 /// The header that a condition is about, in lower case.
 pub(super) fn header(key: &str) -> Option<String> {
     let name = key.strip_prefix("request.headers[")?.strip_suffix(']')?;
     let name = http::HeaderName::try_from(name).ok()?;
     Some(name.as_str().to_owned())
+}
+
+/// The field of a token that a condition is about.
+pub(super) fn token(key: &str) -> Option<TokenField> {
+    let claim = |name: &str| TokenField::Claim(vec![name.to_owned()]);
+    match key {
+        "request.auth.principal" => return Some(TokenField::Principal),
+        "request.auth.audiences" => return Some(claim("aud")),
+        "request.auth.presenter" => return Some(claim("azp")),
+        _ => {}
+    }
+    let names = key
+        .strip_prefix("request.auth.claims[")?
+        .strip_suffix(']')?;
+    let names: Vec<String> = names.split("][").map(str::to_owned).collect();
+    let are_names = names
+        .iter()
+        .all(|name| !name.is_empty() && !name.contains(['[', ']']));
+    are_names.then_some(TokenField::Claim(names))
 }
 
 /// A path, or a template of one: `{*}` for any element, and at the end or once `{**}` for all that follow.
@@ -178,6 +196,7 @@ fn path(text: &str) -> Option<PathMatch> {
         .then(|| PathMatch::Template(text.into()))
 }
 
+/// `*`, `*suffix`, `prefix*`, or the text itself.
 fn string(text: &str) -> Option<StringMatch> {
     let found = match (text.strip_prefix('*'), text.strip_suffix('*')) {
         (Some(""), _) => return Some(StringMatch::Presence),

@@ -4,12 +4,12 @@ use ipnet::IpNet;
 use prost::Message;
 use tulle_model::{
     Action, Authorization, Clause, HeaderMatch, HttpMatch, Match, PathMatch, PolicyKey, Rule,
-    Scope, ServiceAccountMatch, StringMatch,
+    Scope, ServiceAccountMatch, StringMatch, TokenMatch, token::TokenField,
 };
 use tulle_proto::{mesh, security as wire};
 
 use super::{InvalidResource, gateway::raw_range};
-use crate::resource::HTTP_URL;
+use crate::resource::{HTTP_URL, TOKEN_URL};
 
 pub(super) fn authorization(sent: wire::Authorization) -> Result<Authorization, InvalidResource> {
     if sent.name.is_empty() || sent.namespace.contains('/') {
@@ -61,20 +61,22 @@ fn clause(sent: wire::Clause) -> Clause {
     }
 }
 
-/// An extension may be one more condition, so a match that has any but the one that we know counts as not understood.
+/// An extension may be one more condition, so a match that has any but those that we know, each once, counts as not understood.
 fn conditions(sent: wire::Match) -> Match {
     let mut malformed = false;
     let lost = &mut malformed;
-    let extensions = keep(sent.extensions, http, lost);
-    let http = match <[HttpMatch; 1]>::try_from(extensions) {
-        Ok([http]) => Some(Box::new(http)),
-        Err(others) => {
-            *lost |= !others.is_empty();
-            None
-        }
-    };
+    let (mut requests, mut tokens) = (None, None);
+    for extension in keep(sent.extensions, extension, lost) {
+        *lost |= match extension {
+            Extension::Http(http) => requests.replace(http).is_some(),
+            Extension::Tokens(of) => tokens.replace(of).is_some(),
+        };
+    }
+    if let Some(tokens) = tokens {
+        requests.get_or_insert_default().tokens = tokens;
+    }
     Match {
-        http,
+        http: requests.map(Box::new),
         namespaces: keep(sent.namespaces, string, lost),
         not_namespaces: keep(sent.not_namespaces, string, lost),
         principals: keep(sent.principals, string, lost),
@@ -99,9 +101,37 @@ fn keep<W, M>(sent: Vec<W>, convert: impl Fn(W) -> Option<M>, lost: &mut bool) -
     kept
 }
 
-fn http(sent: wire::Extension) -> Option<HttpMatch> {
-    let config = sent.config.filter(|config| config.type_url == HTTP_URL)?;
-    let sent = mesh::HttpConditions::decode(&*config.value).ok()?;
+enum Extension {
+    Http(HttpMatch),
+    Tokens(Vec<TokenMatch>),
+}
+
+fn extension(sent: wire::Extension) -> Option<Extension> {
+    let config = sent.config?;
+    match config.type_url.as_str() {
+        HTTP_URL => http(&config.value).map(Extension::Http),
+        TOKEN_URL => tokens(&config.value).map(Extension::Tokens),
+        _ => None,
+    }
+}
+
+fn tokens(sent: &[u8]) -> Option<Vec<TokenMatch>> {
+    use mesh::token_match::Field;
+    let sent = mesh::TokenConditions::decode(sent).ok()?;
+    all(sent.tokens, |sent| {
+        Some(TokenMatch {
+            field: match sent.field? {
+                Field::Principal(mesh::Present {}) => TokenField::Principal,
+                Field::Claim(path) => TokenField::Claim(path.names),
+            },
+            values: all(sent.values, text)?,
+            not_values: all(sent.not_values, text)?,
+        })
+    })
+}
+
+fn http(sent: &[u8]) -> Option<HttpMatch> {
+    let sent = mesh::HttpConditions::decode(sent).ok()?;
     let texts = |sent: Vec<mesh::TextMatch>| all(sent, text);
     Some(HttpMatch {
         hosts: texts(sent.hosts)?,
@@ -119,6 +149,7 @@ fn http(sent: wire::Extension) -> Option<HttpMatch> {
                 not_values: texts(sent.not_values)?,
             })
         })?,
+        tokens: Vec::new(),
     })
 }
 

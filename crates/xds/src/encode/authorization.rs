@@ -4,12 +4,12 @@ use ipnet::IpNet;
 use prost::Message;
 use tulle_model::{
     Action, Authorization, Clause, HeaderMatch, HttpMatch, Match, PathMatch, Rule, Scope,
-    ServiceAccountMatch, StringMatch,
+    ServiceAccountMatch, StringMatch, TokenMatch, token::TokenField,
 };
 use tulle_proto::{mesh, security as wire};
 
 use super::gateway::ip;
-use crate::resource::{HTTP, HTTP_URL};
+use crate::resource::{HTTP, HTTP_URL, TOKEN, TOKEN_URL};
 
 pub(super) fn authorization(value: &Authorization) -> wire::Authorization {
     let scope = match value.scope {
@@ -64,11 +64,36 @@ fn conditions(value: &Match) -> wire::Match {
         not_destination_ports: ports(&value.not_destination_ports),
         service_accounts: accounts(&value.service_accounts),
         not_service_accounts: accounts(&value.not_service_accounts),
-        extensions: value.http.as_deref().map(extension).into_iter().collect(),
+        extensions: extensions(value.http.as_deref()),
     }
 }
 
-fn extension(value: &HttpMatch) -> wire::Extension {
+/// Of requests, and besides of their tokens.
+fn extensions(value: Option<&HttpMatch>) -> Vec<wire::Extension> {
+    let of_tokens = value.filter(|value| !value.tokens.is_empty());
+    let of_tokens = of_tokens.map(|value| tokens(&value.tokens));
+    value.map(http).into_iter().chain(of_tokens).collect()
+}
+
+fn tokens(value: &[TokenMatch]) -> wire::Extension {
+    use mesh::token_match::Field;
+    let token = |value: &TokenMatch| mesh::TokenMatch {
+        field: Some(match &value.field {
+            TokenField::Principal => Field::Principal(mesh::Present {}),
+            TokenField::Claim(names) => Field::Claim(mesh::ClaimPath {
+                names: names.clone(),
+            }),
+        }),
+        values: texts(&value.values),
+        not_values: texts(&value.not_values),
+    };
+    let conditions = mesh::TokenConditions {
+        tokens: value.iter().map(token).collect(),
+    };
+    extension(TOKEN, TOKEN_URL, &conditions)
+}
+
+fn http(value: &HttpMatch) -> wire::Extension {
     let header = |value: &HeaderMatch| mesh::HeaderMatch {
         name: value.name.as_ref().to_owned(),
         values: texts(&value.values),
@@ -85,10 +110,14 @@ fn extension(value: &HttpMatch) -> wire::Extension {
         not_remote_ips: value.not_remote_ips.iter().map(network).collect(),
         headers: value.headers.iter().map(header).collect(),
     };
+    extension(HTTP, HTTP_URL, &conditions)
+}
+
+fn extension(name: &str, url: &str, conditions: &impl Message) -> wire::Extension {
     wire::Extension {
-        name: HTTP.to_owned(),
+        name: name.to_owned(),
         config: Some(prost_types::Any {
-            type_url: HTTP_URL.to_owned(),
+            type_url: url.to_owned(),
             value: conditions.encode_to_vec(),
         }),
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tulle_hbone::ConnectError;
@@ -99,6 +99,23 @@ pub(super) fn grpc(mut exchange: Exchange, status: &str, text: &str) -> Response
     response.map(|()| Answer::own(Bytes::new(), exchange))
 }
 
+/// Who asks with a token that is not valid is told what it was for (RFC 6750 §3).
+pub(super) fn challenge(uri: &Uri) -> Option<HeaderValue> {
+    let whole = format!(
+        "{}://{}{}",
+        uri.scheme_str().unwrap_or("http"),
+        uri.authority().map_or("", |authority| authority.as_str()),
+        uri.path()
+    );
+    // Paths are of visible letters alone, but for quotes.
+    let realm: String = whole
+        .chars()
+        .filter(|c| !matches!(c, '"' | '\\'))
+        .take(REALM)
+        .collect();
+    HeaderValue::try_from(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")).ok()
+}
+
 /// No endpoint was reached.
 pub(super) fn unreachable(mut exchange: Exchange, failed: &Failed) -> Response<Answer> {
     let why = Some(describe(failed));
@@ -174,6 +191,8 @@ fn decimal(room: &mut [u8; 20], number: u128) -> &[u8] {
     room.get(start..).unwrap_or_default()
 }
 
+/// Letters of what a token was for.
+const REALM: usize = 256;
 const OVERFLOW: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: overflow";
 /// Whoever reads it does not try again.

@@ -9,7 +9,8 @@ use tulle_model::{
     HeaderMatch, Health, HealthPolicy, HttpMatch, IpFamilies, LoadBalancing, LoadBalancingMode,
     Locality, Match, NetworkAddress, NetworkMode, PathMatch, PolicyKey, PortMapping, RoutingScope,
     Rule, Scope, Service, ServiceAccountMatch, ServiceKey, ServicePort, SpiffeId, StringMatch,
-    TrustDomain, TunnelProtocol, Uid, Vip, Visibility, WeightedWaypoint, Workload, WorkloadType,
+    TokenMatch, TrustDomain, TunnelProtocol, Uid, Vip, Visibility, WeightedWaypoint, Workload,
+    WorkloadType, token::TokenField,
 };
 
 pub(crate) fn workload() -> impl Strategy<Value = Workload> {
@@ -148,13 +149,23 @@ fn http() -> impl Strategy<Value = HttpMatch> {
             values,
             not_values,
         });
+    let field = prop_oneof![
+        Just(TokenField::Principal),
+        vec("[a-z]{1,3}", 0..3).prop_map(TokenField::Claim),
+    ];
+    let token = (field, strings(), strings()).prop_map(|(field, values, not_values)| TokenMatch {
+        field,
+        values,
+        not_values,
+    });
     (
         (strings(), strings(), strings(), strings()),
         (paths.clone(), paths),
         (ranges(), ranges()),
         vec(header, 0..2),
+        vec(token, 0..2),
     )
-        .prop_map(|(strings, paths, ranges, headers)| HttpMatch {
+        .prop_map(|(strings, paths, ranges, headers, tokens)| HttpMatch {
             hosts: strings.0,
             not_hosts: strings.1,
             methods: strings.2,
@@ -164,6 +175,7 @@ fn http() -> impl Strategy<Value = HttpMatch> {
             remote_ips: ranges.0,
             not_remote_ips: ranges.1,
             headers,
+            tokens,
         })
 }
 

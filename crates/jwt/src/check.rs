@@ -1,0 +1,227 @@
+//! The token of a request.
+
+use std::{sync::Arc, time::SystemTime};
+
+use hashbrown::HashMap;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use jsonwebtoken::dangerous::insecure_decode_claims;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tulle_model::token::{TokenPlace, TokenPolicy, TokenRule};
+
+use crate::{Token, claims::Times, keys::Keys, place};
+
+/// Those whose tokens are valid, as one policy says.
+pub struct Issuers(Vec<Issuer>);
+
+struct Issuer {
+    rule: TokenRule,
+    keys: Keys,
+    payload_header: Option<HeaderName>,
+    claim_headers: Vec<(HeaderName, String)>,
+    /// Tokens that were found to be signed by it. Looking at a signature costs far more than all else.
+    seen: Mutex<HashMap<String, Seen>>,
+}
+
+#[derive(Clone)]
+struct Seen {
+    token: Arc<Token>,
+    times: Times,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It is not signed by the issuer that it names, or is no token at all.
+    #[error("Jwt verification fails")]
+    Signature,
+    /// It names no issuer that is known here.
+    #[error("Jwt issuer is not configured")]
+    Issuer,
+    /// Its time is over.
+    #[error("Jwt is expired")]
+    Expired,
+    /// Its time has not come.
+    #[error("Jwt not yet valid")]
+    Early,
+    /// It is for others.
+    #[error("Audiences in Jwt are not allowed")]
+    Audience,
+}
+
+/// Who a token says that it is of.
+#[derive(Deserialize)]
+struct Claimed {
+    iss: Option<String>,
+}
+
+/// What a rule finds in a request.
+enum Found {
+    Missing,
+    /// And the token as it was sent.
+    Valid(Arc<Token>, String),
+    Refused(Refused),
+}
+
+impl Issuers {
+    /// Reads keys and names. A name of a header that is none is no header.
+    pub fn new(policy: &TokenPolicy) -> Self {
+        let issuers = policy.rules.iter().map(|rule| {
+            let header = |name: &str| HeaderName::try_from(name).ok();
+            let claims = rule.claim_headers.iter();
+            let claims = claims.filter_map(|(name, claim)| Some((header(name)?, claim.clone())));
+            Issuer {
+                keys: Keys::new(&rule.keys),
+                payload_header: rule.payload_header.as_deref().and_then(header),
+                claim_headers: claims.collect(),
+                rule: rule.clone(),
+                seen: Mutex::default(),
+            }
+        });
+        Self(issuers.collect())
+    }
+
+    /// Checks the token of a request as all of these say together, and makes of it what endpoints are to see. `None` if it has no token.
+    ///
+    /// A request is refused unless one rule finds a valid token, or each finds a valid one or none.
+    ///
+    /// # Errors
+    /// [`Refused`], for which the answer is 401, or 403.
+    pub fn check(
+        all: &[Arc<Self>],
+        headers: &mut HeaderMap,
+        uri: &mut Uri,
+        now: SystemTime,
+    ) -> Result<Option<Arc<Token>>, Refused> {
+        let issuers = || all.iter().flat_map(|issuers| &issuers.0);
+        let found: Vec<Found> = issuers()
+            .map(|issuer| issuer.look(headers, uri, now))
+            .collect();
+        Self::forget(all, headers);
+        let mut valid = None;
+        let mut refused = None;
+        for (issuer, found) in issuers().zip(found) {
+            match found {
+                Found::Missing => {}
+                Found::Refused(why) => refused = refused.or(Some(why)),
+                Found::Valid(token, sent) => {
+                    issuer.tell(&token, &sent, headers);
+                    if !issuer.rule.forward {
+                        for place in &issuer.rule.places {
+                            place::remove(place, headers, uri);
+                        }
+                    }
+                    valid.get_or_insert(token);
+                }
+            }
+        }
+        match (valid, refused) {
+            (Some(token), _) => Ok(Some(token)),
+            (None, Some(why)) => Err(why),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Takes out of a request what tells endpoints of claims: nobody but who checks tokens does.
+    pub fn forget(all: &[Arc<Self>], headers: &mut HeaderMap) {
+        for issuer in all.iter().flat_map(|issuers| &issuers.0) {
+            let claims = issuer.claim_headers.iter().map(|(name, _)| name);
+            for name in claims.chain(&issuer.payload_header) {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
+impl Issuer {
+    /// All tokens at its places have to be valid: nobody knows which of them a server looks at.
+    fn look(&self, headers: &HeaderMap, uri: &Uri, now: SystemTime) -> Found {
+        let places = self.rule.places.iter();
+        let tokens = places.flat_map(|place: &TokenPlace| place::tokens(place, headers, uri));
+        let mut found = Found::Missing;
+        for sent in tokens {
+            match self.verify(&sent, now) {
+                Ok(token) => {
+                    if matches!(found, Found::Missing) {
+                        found = Found::Valid(token, sent);
+                    }
+                }
+                Err(why) => return Found::Refused(why),
+            }
+        }
+        found
+    }
+
+    fn verify(&self, sent: &str, now: SystemTime) -> Result<Arc<Token>, Refused> {
+        let Seen { token, times } = self.opened(sent)?;
+        if times.is_early(now) {
+            return Err(Refused::Early);
+        }
+        if times.is_late(now) {
+            return Err(Refused::Expired);
+        }
+        match token.is_for(&self.rule.audiences) {
+            true => Ok(token),
+            false => Err(Refused::Audience),
+        }
+    }
+
+    fn opened(&self, sent: &str) -> Result<Seen, Refused> {
+        if let Some(seen) = self.seen.lock().get(sent) {
+            return Ok(seen.clone());
+        }
+        // Only a claim as long as nobody has looked at the signature.
+        let claimed = insecure_decode_claims::<Claimed>(sent).map_err(|_| Refused::Signature)?;
+        if claimed.iss.as_ref() != Some(&self.rule.issuer) {
+            return Err(Refused::Issuer);
+        }
+        let claims = self.keys.open(sent).ok_or(Refused::Signature)?;
+        let token = Token::new(claims, &self.rule);
+        let times = token.times().map_err(|_| Refused::Signature)?;
+        let seen = Seen {
+            token: Arc::new(token),
+            times,
+        };
+        if sent.len() <= LONGEST {
+            let mut all = self.seen.lock();
+            // Those that are still used come back.
+            if all.len() >= MOST {
+                all.clear();
+            }
+            all.insert(sent.to_owned(), seen.clone());
+        }
+        Ok(seen)
+    }
+
+    /// Tells an endpoint what it wants to know of a token.
+    fn tell(&self, token: &Token, sent: &str, headers: &mut HeaderMap) {
+        let payload = sent.split('.').nth(1).unwrap_or_default();
+        if let (Some(name), Ok(value)) = (&self.payload_header, HeaderValue::try_from(payload)) {
+            headers.insert(name, value);
+        }
+        for (name, claim) in &self.claim_headers {
+            let value = token.scalar(claim).map(HeaderValue::try_from);
+            if let Some(Ok(value)) = value {
+                headers.insert(name, value);
+            }
+        }
+    }
+}
+
+impl Refused {
+    /// What the client is answered.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Audience => 403,
+            Self::Signature | Self::Issuer | Self::Expired | Self::Early => 401,
+        }
+    }
+}
+
+/// Tokens of an issuer that are remembered.
+const MOST: usize = 512;
+/// Bytes of one that is remembered.
+const LONGEST: usize = 4096;
+
+#[cfg(test)]
+mod tests;

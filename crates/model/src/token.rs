@@ -1,0 +1,58 @@
+//! Which tokens of end users (JSON Web Tokens, RFC 7519) are valid.
+
+use crate::PolicyKey;
+
+/// What a RequestAuthentication says of the tokens in requests to one of its targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenPolicy {
+    /// Its name and target.
+    pub key: PolicyKey,
+    /// A token is valid if one of these takes it.
+    pub rules: Vec<TokenRule>,
+}
+
+/// Whose tokens are valid, where they are, and what becomes of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenRule {
+    /// Who issues them: claim `iss`.
+    pub issuer: String,
+    /// Claim `aud` has one of these; whatever it has, if there are none.
+    pub audiences: Vec<String>,
+    /// Public keys (RFC 7517), as JSON; none is known if it is empty.
+    pub keys: String,
+    /// Where they are.
+    pub places: Vec<TokenPlace>,
+    /// A header that tells the endpoint the claims, as they are in the token.
+    pub payload_header: Option<String>,
+    /// Headers that tell it one claim each, whose name may be a path with dots.
+    pub claim_headers: Vec<(String, String)>,
+    /// The endpoint sees the token.
+    pub forward: bool,
+    /// Claims that are lists with spaces between their values, besides `scope` and `permission`.
+    pub lists: Vec<String>,
+}
+
+/// A place where a token may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenPlace {
+    /// In a header, by its name in lower case, behind a prefix.
+    Header {
+        /// Which.
+        name: String,
+        /// What comes before it.
+        prefix: String,
+    },
+    /// A parameter of the query.
+    Query(String),
+    /// A cookie.
+    Cookie(String),
+}
+
+/// What a condition on a valid token is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TokenField {
+    /// `iss/sub`.
+    Principal,
+    /// A claim, by its path.
+    Claim(Vec<String>),
+}
