@@ -8,10 +8,10 @@
 mod policy;
 mod undone;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tulle_manifest::{
-    DestinationRule, Kind, Labels, ObjectId,
+    DestinationRule, Kind, Labels, ObjectId, ObjectKey,
     destination_rule::{Subset as WrittenSubset, TrafficPolicy as Written},
 };
 use tulle_model::{
@@ -25,20 +25,24 @@ use crate::{
 };
 pub use undone::undone;
 
-/// The rules that are in order, by namespace and host.
+/// The rules by namespace and host.
 #[derive(Debug)]
 pub struct Rules<'a> {
     index: &'a Index,
+    /// Those that are not in order and want what must not be left out, as TLS: what they are about is refused. Others that are not in order
+    /// are left out.
+    broken: BTreeSet<&'a ObjectKey>,
     by_host: BTreeMap<&'a str, BTreeMap<String, Vec<&'a DestinationRule>>>,
 }
 
 /// What all rules for one host say, the oldest first.
-#[derive(Clone, Copy, Debug)]
-struct Merged<'r>(&'r [&'r DestinationRule]);
+#[derive(Debug)]
+struct Merged<'r>(Vec<&'r DestinationRule>);
 
 impl<'a> Rules<'a> {
     /// Those of an index.
     pub fn of(index: &'a Index) -> Self {
+        let mut broken = BTreeSet::new();
         let mut by_host = BTreeMap::<_, BTreeMap<String, Vec<&DestinationRule>>>::new();
         for (key, rule) in index.objects().destination_rules() {
             let id = ObjectId {
@@ -47,7 +51,10 @@ impl<'a> Rules<'a> {
             };
             let mut problems = index.reports().problems_of(&id).iter();
             if problems.any(|problem| problem.fault.refuses()) {
-                continue;
+                if !policy::wants_more(&rule.spec) {
+                    continue;
+                }
+                broken.insert(key);
             }
             let namespace = rule.metadata.namespace();
             let host = index.full_name(namespace, &rule.spec.host);
@@ -57,30 +64,23 @@ impl<'a> Rules<'a> {
         for rules in by_host.values_mut().flat_map(BTreeMap::values_mut) {
             rules.sort_by_key(|rule| age(&rule.metadata));
         }
-        Self { index, by_host }
+        Self {
+            index,
+            broken,
+            by_host,
+        }
     }
 
     /// How traffic to a service is led, if anything is said of that.
     pub fn rule(&self, service: &ServiceKey) -> Option<TrafficRule> {
-        let Merged(rules) = self.merged(service)?;
-        let mut said = rules
-            .iter()
-            .filter_map(|rule| rule.spec.traffic_policy.as_ref());
-        let general = said.next();
-        let mut subsets: Vec<Subset> = Vec::new();
-        for subset in Merged(rules).subsets() {
-            if subsets.iter().all(|known| known.name != subset.name) {
-                subsets.push(Subset {
-                    name: subset.name.clone(),
-                    policy: by_port(general, subset.traffic_policy.as_ref()),
-                });
-            }
+        let merged = self.merged(service)?;
+        let mut rule = merged.rule(service);
+        let of_merged = merged.0.iter();
+        let mut keys = of_merged.map(|rule| rule.metadata.key());
+        if let Some(broken) = keys.find(|key| self.broken.contains(key)) {
+            rule.refuse(&format!("DestinationRule {broken} is not in order"));
         }
-        Some(TrafficRule {
-            service: service.clone(),
-            general: by_port(general, None),
-            subsets,
-        })
+        Some(rule)
     }
 
     /// The subsets that an endpoint of these services is in; `None` if it is in none.
@@ -119,7 +119,7 @@ impl<'a> Rules<'a> {
         rules.any(|rule| !rule.spec.subsets.is_empty())
     }
 
-    fn merged(&self, service: &ServiceKey) -> Option<Merged<'_>> {
+    fn merged(&self, service: &ServiceKey) -> Option<Merged<'a>> {
         if self.by_host.is_empty() {
             return None;
         }
@@ -132,11 +132,10 @@ impl<'a> Rules<'a> {
         let reader = waypoint.unwrap_or(own);
         let mut namespaces = [waypoint, Some(own), Some(root)].into_iter().flatten();
         namespaces.find_map(|namespace| {
-            let rules = self.most_specific(namespace, &service.hostname)?;
-            rules
-                .iter()
-                .any(|rule| is_exported(rule, reader))
-                .then_some(Merged(rules))
+            let rules = self.most_specific(namespace, &service.hostname)?.iter();
+            let rules = rules.filter(|rule| is_exported(rule, reader));
+            let rules: Vec<&DestinationRule> = rules.copied().collect();
+            (!rules.is_empty()).then_some(Merged(rules))
         })
     }
 
@@ -154,8 +153,28 @@ impl<'a> Rules<'a> {
 }
 
 impl<'r> Merged<'r> {
-    fn subsets(self) -> impl Iterator<Item = &'r WrittenSubset> {
+    fn subsets(&self) -> impl Iterator<Item = &'r WrittenSubset> {
         self.0.iter().flat_map(|rule| &rule.spec.subsets)
+    }
+
+    fn rule(&self, service: &ServiceKey) -> TrafficRule {
+        let rules = self.0.iter();
+        let mut said = rules.filter_map(|rule| rule.spec.traffic_policy.as_ref());
+        let general = said.next();
+        let mut subsets: Vec<Subset> = Vec::new();
+        for subset in self.subsets() {
+            if subsets.iter().all(|known| known.name != subset.name) {
+                subsets.push(Subset {
+                    name: subset.name.clone(),
+                    policy: by_port(general, subset.traffic_policy.as_ref()),
+                });
+            }
+        }
+        TrafficRule {
+            service: service.clone(),
+            general: by_port(general, None),
+            subsets,
+        }
     }
 }
 

@@ -189,7 +189,10 @@ impl Dirty {
             let key = key.clone();
             self.routed.insert(ObjectId { kind, key });
         }
-        if rule.spec.subsets.is_empty() {
+        // It may stand before others that tell endpoints apart, or have done so.
+        let mut rules = objects.destination_rules().values();
+        let any = rules.any(|rule| !rule.spec.subsets.is_empty());
+        if rule.spec.subsets.is_empty() && !any {
             return;
         }
         for key in services {

@@ -142,10 +142,16 @@ fn condition(
             false => "Invalid",
         };
         let words = in_words(refusing().map(|problem| &problem.finding));
-        refused(
-            reason,
-            format!("left out as a whole, and not enforced: {words}"),
-        )
+        let effect = match kind {
+            Kind::RequestAuthentication => {
+                "not in order, so that all requests to its targets are refused"
+            }
+            Kind::DestinationRule => {
+                "left out as a whole; if it wants TLS, a tunnel or PROXY protocol, what it is about is refused"
+            }
+            _ => "left out as a whole, and not enforced",
+        };
+        refused(reason, format!("{effect}: {words}"))
     } else {
         match about {
             Err(why) => refused("UnsupportedValue", format!("not enforced: {why}")),

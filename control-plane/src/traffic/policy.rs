@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tulle_manifest::destination_rule::{
-    ClientTls, ConnectionPool, ConsistentHash, LoadBalancer, OutlierDetection, ProxyProtocol,
-    RetryBudget, TrafficPolicy as Written, Tunnel, Warmup as WrittenWarmup,
+    ClientTls, ConnectionPool, ConsistentHash, DestinationRuleSpec, LoadBalancer, OutlierDetection,
+    ProxyProtocol, RetryBudget, TrafficPolicy as Written, Tunnel, Warmup as WrittenWarmup,
 };
 use tulle_model::{
     http::ALL,
@@ -62,6 +62,24 @@ pub(super) fn merged(
         }
     }
     said.policy()
+}
+
+/// Whether a rule wants that endpoints are not asked as usual, wherever it says so.
+pub(super) fn wants_more(spec: &DestinationRuleSpec) -> bool {
+    let of_subsets = spec.subsets.iter();
+    let of_subsets = of_subsets.filter_map(|subset| subset.traffic_policy.as_ref());
+    let mut policies = of_subsets.chain(&spec.traffic_policy);
+    policies.any(|policy| {
+        let of_ports = policy.port_level_settings.iter();
+        let mut modes = of_ports.map(|of| &of.tls).chain([&policy.tls]);
+        let is_usual = |tls: &ClientTls| {
+            let mode = tls.mode.as_deref();
+            matches!(mode, None | Some("DISABLE" | "ISTIO_MUTUAL"))
+        };
+        modes.any(|tls| tls.as_ref().is_some_and(|tls| !is_usual(tls)))
+            || policy.tunnel.is_some()
+            || policy.proxy_protocol.is_some()
+    })
 }
 
 impl Said<'_> {

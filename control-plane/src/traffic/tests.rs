@@ -96,6 +96,12 @@ fn the_nearest_namespace_and_the_most_specific_host_decide() {
     }
     let hidden = "{host: web.shop.svc.cluster.local, exportTo: ['.']}";
     assert_eq!(chosen(&[written("a", "istio-system", 1, hidden)]), None);
+    let shown = balanced("web.shop.svc.cluster.local", "RANDOM");
+    let both = [
+        written("a", "istio-system", 1, hidden),
+        written("b", "istio-system", 2, &shown),
+    ];
+    assert_eq!(chosen(&both), Some(Balancing::Random));
 }
 
 #[test]
@@ -208,6 +214,30 @@ fn what_must_not_be_sent_otherwise_is_not_sent() {
     ] {
         assert_eq!(policy(written).refused.is_some(), refused, "{written}");
     }
+}
+
+#[test]
+fn what_is_not_in_order_never_sends_what_it_must_not() {
+    let with = |more: &str| {
+        let spec = format!(
+            "{{host: web, trafficPolicy: {{outlierDetection: {{consecutiveErrors: 5}}{more}}}}}"
+        );
+        rule(&[written("web", "shop", 1, &spec)])
+    };
+    assert_eq!(with(""), None, "it is left out");
+    let refused = with(", tls: {mode: SIMPLE}").unwrap();
+    let why = refused.general.any.refused.unwrap();
+    assert_eq!(why, "DestinationRule shop/web is not in order");
+    let port = ", portLevelSettings: [{port: {number: 81}, tls: {mode: MUTUAL}}]";
+    let refused = with(port).unwrap();
+    assert!(
+        refused
+            .general
+            .ports
+            .iter()
+            .all(|(_, policy)| policy.refused.is_some())
+    );
+    assert_eq!(with(", tls: {mode: ISTIO_MUTUAL}"), None);
 }
 
 #[test]

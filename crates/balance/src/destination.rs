@@ -91,11 +91,12 @@ impl Destination {
         now: Instant,
     ) -> Option<Duration> {
         let endpoint = &active.0;
-        if !outliers.is_enough(endpoint, outcome) {
+        let now = self.since(now);
+        // What was on its way when it was left alone says nothing of how it is when it is back.
+        if endpoint.is_ejected(now) || !outliers.is_enough(endpoint, outcome) {
             return None;
         }
         let _changing = self.changes.lock();
-        let now = self.since(now);
         let known = self.known.load();
         let all = known.endpoints.values().map(AsRef::as_ref);
         let lasts = outliers.eject(endpoint, all, now)?;

@@ -49,8 +49,7 @@ impl Endpoint {
         now < self.ejected_until()
     }
 
-    /// Leaves it alone. Its failures are forgotten.
-    pub(crate) fn eject(&self, until: Duration) {
+    pub(crate) fn forget_failures(&self) {
         for count in [
             &self.server_errors,
             &self.gateway_errors,
@@ -58,6 +57,10 @@ impl Endpoint {
         ] {
             count.store(0, Relaxed);
         }
+    }
+
+    /// Leaves it alone.
+    pub(crate) fn eject(&self, until: Duration) {
         let until = u64::try_from(until.as_micros()).unwrap_or(u64::MAX);
         self.until.store(until, Relaxed);
     }

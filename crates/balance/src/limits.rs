@@ -21,6 +21,8 @@ pub(crate) struct Counts {
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     open: AtomicU32,
+    /// As many as there may be, as of the last one who asked.
+    most: AtomicU32,
     pending: AtomicU32,
     closed: Notify,
 }
@@ -60,11 +62,11 @@ impl Destination {
         let of_share = limits.retry_share.map(|share| {
             let requests = u64::from(self.counts.requests.load(Relaxed));
             let most = requests * u64::from(share) / u64::from(ALL);
-            u32::try_from(most)
-                .unwrap_or(u32::MAX)
-                .max(limits.least_retries)
+            let most = u32::try_from(most).unwrap_or(u32::MAX);
+            most.max(limits.least_retries)
         });
-        let most = [limits.retries, of_share].into_iter().flatten().min()?;
+        // A share stands instead of a number.
+        let most = of_share.or(limits.retries)?;
         let added = add_below(&self.counts.retries, most);
         Some(added.map(|()| Retry(Arc::clone(self))))
     }
@@ -74,20 +76,34 @@ impl Destination {
     /// # Errors
     /// There are too many, and too many that wait.
     pub async fn connection(self: &Arc<Self>, limits: &Limits) -> Result<Connection, Overflow> {
-        let most = limits.connections.unwrap_or(u32::MAX);
-        if add_below(&self.gate.open, most).is_ok() {
-            return Ok(Connection(Arc::clone(self)));
+        if let Ok(connection) = self.connection_now(limits) {
+            return Ok(connection);
         }
         let _pending = Pending::new(&self.gate, limits.pending.unwrap_or(u32::MAX))?;
         loop {
             let mut closed = std::pin::pin!(self.gate.closed.notified());
             // From now on no end of another is missed.
             closed.as_mut().enable();
+            // There may be more by now than there might be at first.
+            let most = self.gate.most.load(Relaxed);
             if add_below(&self.gate.open, most).is_ok() {
                 return Ok(Connection(Arc::clone(self)));
             }
             closed.await;
         }
+    }
+
+    /// The same, without waiting.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn connection_now(self: &Arc<Self>, limits: &Limits) -> Result<Connection, Overflow> {
+        let most = limits.connections.unwrap_or(u32::MAX);
+        if self.gate.most.swap(most, Relaxed) < most {
+            self.gate.closed.notify_waiters();
+        }
+        add_below(&self.gate.open, most)?;
+        Ok(Connection(Arc::clone(self)))
     }
 }
 
@@ -162,8 +178,12 @@ mod tests {
         };
         assert_eq!(again(&limits), 3);
         limits.retries = Some(2);
-        assert_eq!(again(&limits), 2);
-        limits.retries = None;
+        assert_eq!(again(&limits), 3);
+        let number = Limits {
+            retry_share: None,
+            ..limits
+        };
+        assert_eq!(again(&number), 2);
         requests.truncate(1);
         limits.least_retries = 2;
         assert_eq!(again(&limits), 2);
@@ -187,9 +207,23 @@ mod tests {
             () = std::future::ready(()) => {}
         }
         assert_eq!(destination.connection(&limits).await.unwrap_err(), Overflow);
+        assert!(destination.connection_now(&limits).is_err());
         drop(first);
         let second = waiting.await.unwrap();
-        drop(second);
+        // Who waits is not bound to what there might be when it began.
+        let mut waiting = std::pin::pin!(destination.connection(&limits));
+        tokio::select! {
+            biased;
+            _ = waiting.as_mut() => panic!("there is one already"),
+            () = std::future::ready(()) => {}
+        }
+        let more = Limits {
+            connections: Some(3),
+            ..limits
+        };
+        let third = destination.connection_now(&more).unwrap();
+        waiting.await.unwrap();
+        drop((second, third));
         destination.connection(&limits).await.unwrap();
     }
 }

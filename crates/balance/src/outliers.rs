@@ -14,6 +14,8 @@ use crate::endpoint::Endpoint;
 pub enum Outcome {
     /// It answered, with a status of HTTP, or one that stands for that of gRPC.
     Answered(u16),
+    /// It took a connection, which is all that was asked of it.
+    Connected,
     /// It did not: there was no connection, or it ended, or it took too long.
     Lost,
 }
@@ -43,13 +45,14 @@ impl Judge for Outliers {
                 return reaches(&endpoint.local_failures, self.local_failures);
             }
             Outcome::Lost => true,
-            Outcome::Answered(_) => {
+            Outcome::Answered(_) | Outcome::Connected => {
                 endpoint.local_failures.store(0, Relaxed);
                 false
             }
         };
         let status = match outcome {
             Outcome::Answered(status) => status,
+            Outcome::Connected => 200,
             Outcome::Lost => 503,
         };
         let mut enough = false;
@@ -75,6 +78,8 @@ impl Judge for Outliers {
         if endpoint.is_ejected(now) {
             return None;
         }
+        // From here on it begins anew, whether it is left alone or not.
+        endpoint.forget_failures();
         let (mut there, mut ejected) = (0_u64, 1_u64);
         for other in all {
             there += 1;

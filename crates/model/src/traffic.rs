@@ -151,6 +151,18 @@ pub struct Membership {
 }
 
 impl TrafficRule {
+    /// Nothing is sent, for this reason.
+    pub fn refuse(&mut self, why: &str) {
+        let subsets = self.subsets.iter_mut();
+        let all = subsets.map(|subset| &mut subset.policy);
+        for policies in all.chain([&mut self.general]) {
+            let ports = policies.ports.iter_mut().map(|(_, policy)| policy);
+            for policy in ports.chain([&mut policies.any]) {
+                policy.refused = Some(why.to_owned());
+            }
+        }
+    }
+
     /// What holds for a port of the service, or of a subset of it; `None` if there is no such subset.
     pub fn policy(&self, port: u16, subset: Option<&str>) -> Option<&TrafficPolicy> {
         let policies = match subset {

@@ -327,10 +327,10 @@ pub(crate) async fn see_tokens(sandbox: Sandbox) -> Result<()> {
     .await?;
     let mut connection = Client::connect(client(&mesh), service(80), false).await?;
     permitted("a token is needed", &mut connection, false).await?;
-    let claims = |audience: &str, group: &str| json!({"iss": "i", "sub": "s", "aud": audience, "groups": ["x", group], "user": {"name": "eve"}});
+    let until = |expires: u32, audience: &str, group: &str| json!({"iss": "i", "sub": "s", "exp": expires, "aud": audience, "groups": ["x", group], "user": {"name": "eve"}});
+    let claims = |audience: &str, group: &str| until(u32::MAX, audience, group);
     let good = issuer.sign(&claims("shop", "admin"))?;
-    let mut expired = claims("shop", "admin");
-    expired["exp"] = json!(1_000_000);
+    let expired = until(1_000_000, "shop", "admin");
     for (what, token, status, text) in [
         ("a valid one", good.clone(), 200, "eve"),
         (

@@ -38,6 +38,7 @@ pub(super) struct Kept {
     pub(super) sender: http1::SendRequest<Upload>,
     pub(super) tunnel: Option<Outlook>,
     served: u32,
+    keep: Keep,
 }
 
 /// For how long, and for how many requests, a connection is kept.
@@ -71,6 +72,7 @@ struct SharedConnection {
     /// When it last got a request.
     used: Instant,
     served: u32,
+    keep: Keep,
 }
 
 /// Counts what is on a connection: itself, and each clone.
@@ -133,12 +135,13 @@ impl HttpPool {
     pub(super) fn place(&self, key: &HttpKey, keep: Keep) -> Option<Place> {
         let mut connections = self.0.borrow_mut();
         let shared = &mut connections.get_mut(key)?.shared;
+        shared.retain(|shared| {
+            let busy = Rc::strong_count(&shared.in_flight) > 1;
+            busy || shared.used.elapsed() < keep.unused
+        });
         let free = shared.iter().position(|shared| {
             let requests = Rc::strong_count(&shared.in_flight) - 1;
-            !shared.sender.is_closed()
-                && !is_ending(&shared.tunnel)
-                && requests < ON_ONE
-                && (requests > 0 || shared.used.elapsed() < keep.unused)
+            !shared.sender.is_closed() && !is_ending(&shared.tunnel) && requests < ON_ONE
         })?;
         let found = shared.get_mut(free)?;
         found.used = Instant::now();
@@ -172,6 +175,7 @@ impl HttpPool {
                 in_flight: Rc::clone(&in_flight),
                 used: Instant::now(),
                 served: 1,
+                keep,
             });
         }
         Place {
@@ -195,6 +199,7 @@ impl HttpPool {
                 sender,
                 tunnel,
                 served,
+                keep: own.keep,
             };
             idle.push((kept, Instant::now()));
         }
@@ -204,14 +209,14 @@ impl HttpPool {
     pub(super) fn forget(&self, known: impl Fn(&Uid) -> bool) {
         let now = Instant::now();
         self.0.borrow_mut().retain(|key, connections| {
-            let used = |since: &Instant| now.duration_since(*since) < UNUSED;
+            let used = |since: &Instant, keep: &Keep| now.duration_since(*since) < keep.unused;
             connections.idle.retain(|(kept, since)| {
-                !kept.sender.is_closed() && !is_ending(&kept.tunnel) && used(since)
+                !kept.sender.is_closed() && !is_ending(&kept.tunnel) && used(since, &kept.keep)
             });
             connections.shared.retain(|shared| {
                 let busy = Rc::strong_count(&shared.in_flight) > 1;
                 let ends = shared.sender.is_closed() || is_ending(&shared.tunnel);
-                !ends && (busy || used(&shared.used))
+                !ends && (busy || used(&shared.used, &shared.keep))
             });
             let empty = connections.idle.is_empty() && connections.shared.is_empty();
             !empty && key.destination.as_ref().is_none_or(&known)

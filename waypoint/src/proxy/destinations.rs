@@ -184,6 +184,11 @@ impl Target {
         }
     }
 
+    /// Whether it is some of the endpoints alone.
+    pub(super) fn is_part(&self) -> bool {
+        self.subset.is_some()
+    }
+
     /// Who chooses the endpoint; `None` where there is no choice.
     pub(super) fn picker<'a>(
         &'a self,
@@ -220,7 +225,11 @@ impl Target {
             held._request = Some(request.map_err(|_| Failed::Overflow)?);
         }
         if needs.connection && policy.limits.connections.is_some() {
-            let connection = known.connection(&policy.limits).await;
+            let connection = match needs.request {
+                true => known.connection(&policy.limits).await,
+                // Nobody looks after a client whose bytes wait.
+                false => known.connection_now(&policy.limits),
+            };
             held._connection = Some(connection.map_err(|_| Failed::Overflow)?);
         }
         Ok(held)

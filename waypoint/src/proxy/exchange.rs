@@ -35,6 +35,8 @@ pub(super) struct Exchange {
     besides: Vec<(HeaderName, HeaderValue)>,
     /// What counts as long as it is on its way.
     held: Option<Held>,
+    /// How the endpoint does is seen at the end of its response.
+    is_judged_at_end: bool,
     /// What the backend changes of its response.
     of_backend: Option<Headers>,
     /// The client has got all of it.
@@ -52,6 +54,7 @@ impl Exchange {
             received: Rc::default(),
             besides: Vec::new(),
             held: None,
+            is_judged_at_end: false,
             of_backend: None,
             complete: false,
         }
@@ -132,18 +135,25 @@ impl Exchange {
         self.outcome.attempts += 1;
         self.outcome.hop = Some(reached.hop);
         self.held = Some(reached.held);
+        self.is_judged_at_end = false;
     }
 
-    /// How the endpoint has done. What is decided at the end of a response is told then.
+    /// How the endpoint has done.
     pub(super) fn endpoint_did(&self, outcome: Done) {
         if let Some(held) = &self.held {
             held.ended(&self.context.peer.front.shared, outcome);
         }
     }
 
+    /// How the endpoint does is seen at the end of its response.
+    pub(super) fn is_judged_at_end(&mut self) {
+        self.is_judged_at_end = true;
+    }
+
     /// No endpoint has it to do any more.
     pub(super) fn leaves_endpoint(&mut self) {
         self.held = None;
+        self.is_judged_at_end = false;
     }
 
     /// The answer's head.
@@ -167,8 +177,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let (true, Some(status)) = (self.complete, self.outcome.grpc_status) {
-            self.endpoint_did(Done::Answered(http_status(status)));
+        if self.is_judged_at_end && self.complete {
+            let status = self.outcome.grpc_status.map_or(200, http_status);
+            self.endpoint_did(Done::Answered(status));
         }
         if !self.complete && self.outcome.flag.is_empty() {
             self.outcome.flag = "DC";
@@ -288,6 +299,8 @@ impl Body for Answer {
             }
             Some(Err(error)) => {
                 let why = tulle_telemetry::describe(error);
+                self.exchange.endpoint_did(Done::Lost);
+                self.exchange.leaves_endpoint();
                 self.exchange
                     .failed("UC", "upstream_reset_after_response_started", Some(why));
             }

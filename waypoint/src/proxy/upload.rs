@@ -88,6 +88,11 @@ impl Source {
         self.0.borrow_mut().room = room;
     }
 
+    /// Whether the client has sent all of it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.borrow().body.is_end_stream()
+    }
+
     /// Whether it can be sent from its beginning.
     pub(super) fn is_whole(&self) -> bool {
         self.0.borrow().is_whole

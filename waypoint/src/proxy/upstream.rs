@@ -26,7 +26,9 @@ use tulle_model::{
     traffic::{Balancing, HashOf, Limits, TrafficPolicy},
 };
 use tulle_net::connect::{ConnectOptions, connect};
-use tulle_route::{Named, Outbound, Route, RouteError, Served, baggage, connect_request, forward};
+use tulle_route::{
+    Named, Outbound, Route, RouteError, Served, Via, baggage, connect_request, forward,
+};
 use tulle_state::{Select, ServiceRecord, Snapshot, Workload};
 
 use super::{
@@ -116,6 +118,23 @@ pub(super) enum Failed {
 }
 
 impl Failed {
+    /// Whether an endpoint is to blame for it.
+    fn is_of_endpoint(&self) -> bool {
+        match self {
+            Self::Tunnel(error) => match error.root() {
+                ConnectError::Refused(status) => *status == StatusCode::SERVICE_UNAVAILABLE,
+                ConnectError::Certificate(_) | ConnectError::PoolFull => false,
+                _ => true,
+            },
+            Self::Name { .. } | Self::Connect { .. } | Self::Http { .. } => true,
+            Self::Route(_)
+            | Self::Backend(_)
+            | Self::Subset(_)
+            | Self::Forbidden(_)
+            | Self::Overflow => false,
+        }
+    }
+
     /// Whether another endpoint may do better. Nothing of the request was sent.
     fn is_retryable(&self) -> bool {
         match self {
@@ -173,7 +192,12 @@ impl Upstreams {
             policy,
             hash,
         };
-        self.first_reached(context, way, held, exclude, open).await
+        let (stream, reached) = self
+            .first_reached(context, way, held, exclude, open)
+            .await?;
+        // That is all that it is asked for.
+        reached.held.ended(&self.shared, Outcome::Connected);
+        Ok((stream, reached))
     }
 
     /// An HTTP connection to an endpoint of a backend, or of what the client asked for, in the version that the client or the backend
@@ -235,16 +259,32 @@ impl Upstreams {
                 // No other endpoint: what the first one said is worth more.
                 (Err(_), Some(failed)) | (Err(failed), None) => return Err(failed),
             };
+            // The endpoints behind another waypoint are not told apart there.
+            if way.target.is_part() && is_through_waypoint(&route) {
+                return Err(Failed::Forbidden(ELSEWHERE.to_owned()));
+            }
             let hop = Hop::of(&route, &way.target.served);
             held.is_for(hop.uid().as_ref());
-            match reach(route, &hop).await {
-                Ok(reached) => return Ok((reached, Reached { hop, held })),
-                Err(failed) if failed.is_retryable() => {
-                    held.ended(&self.shared, Outcome::Lost);
-                    exclude.extend(hop.uid());
+            // If time is over before it is reached, that one is not the next either.
+            let before = exclude.len();
+            exclude.extend(hop.uid());
+            let trying = Trying::new(self, held);
+            let reached = reach(route, &hop).await;
+            held = trying.end().ok_or_else(nowhere)?;
+            match reached {
+                Ok(reached) => {
+                    exclude.truncate(before);
+                    return Ok((reached, Reached { hop, held }));
+                }
+                Err(failed) => {
+                    if failed.is_of_endpoint() {
+                        held.ended(&self.shared, Outcome::Lost);
+                    }
+                    if !failed.is_retryable() {
+                        return Err(failed);
+                    }
                     last = Some(failed);
                 }
-                Err(failed) => return Err(failed),
             }
         }
         Err(last.unwrap_or_else(nowhere))
@@ -470,6 +510,46 @@ impl Upstreams {
     }
 }
 
+/// An endpoint that is being reached. If that is given up before it has ended, it is to blame if it had a while.
+struct Trying<'a> {
+    upstreams: &'a Upstreams,
+    held: Option<Held>,
+    since: Instant,
+}
+
+impl<'a> Trying<'a> {
+    fn new(upstreams: &'a Upstreams, held: Held) -> Self {
+        Self {
+            upstreams,
+            held: Some(held),
+            since: Instant::now(),
+        }
+    }
+
+    /// It was reached, or not.
+    fn end(mut self) -> Option<Held> {
+        self.held.take()
+    }
+}
+
+impl Drop for Trying<'_> {
+    fn drop(&mut self) {
+        if let Some(held) = &self.held
+            && self.since.elapsed() >= WHILE
+        {
+            held.ended(&self.upstreams.shared, Outcome::Lost);
+        }
+    }
+}
+
+/// Whether a route leads to the waypoint of what it is for.
+fn is_through_waypoint(route: &Outbound) -> bool {
+    match route {
+        Outbound::Hbone { via, .. } => *via != Via::Direct,
+        Outbound::Passthrough { .. } | Outbound::Plain { .. } => false,
+    }
+}
+
 async fn tcp(shared: &Shared, address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
     let options = ConnectOptions {
         keepalive: shared.settings.keepalive,
@@ -539,6 +619,9 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
+const ELSEWHERE: &str = "a subset of a service that has a waypoint of its own";
+/// What takes longer than this to be reached is to blame for it.
+const WHILE: Duration = Duration::from_secs(1);
 /// Endpoints that one request or connection tries.
 const ATTEMPTS: usize = 3;
 /// How long an idle connection may take to be ready.

@@ -191,12 +191,12 @@ fn read_by_waypoints() -> impl Strategy<Value = String> {
                 Just("'*.a.svc.cluster.local'"),
                 Just("'*'"),
             ],
-            prop_oneof![Just("v1"), Just("v 1")]
+            prop_oneof![Just("{name: v1, labels: {l: p}}"), Just("{name: 'v 1'}"), Just("")]
         ).prop_map(
             |(name, namespace, host, subset)| format!(
                 "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
                  metadata: {{name: {name}, namespace: {namespace}}}\n\
-                 spec: {{host: {host}, subsets: [{{name: {subset}, labels: {{l: p}}}}]}}\n"
+                 spec: {{host: {host}, subsets: [{subset}]}}\n"
             )
         ),
         (name(), namespace(), name()).prop_map(|(name, namespace, host)| format!(

@@ -172,7 +172,7 @@ fn messages_name_the_fields_and_what_is_missing() {
     let broken = "targetRefs: [{kind: Service, name: s}], jwtRules: [{issuer: a, jwks: x}]";
     let (_, message) = of("RequestAuthentication", "shop", broken);
     assert!(
-        message.contains("not enforced: spec.jwtRules[0].jwks: is no set of keys"),
+        message.contains("are refused: spec.jwtRules[0].jwks: is no set of keys"),
         "{message}"
     );
     let missing = "hosts: [s], http: [{route: [{destination: {host: x}}]}]";

@@ -76,7 +76,7 @@ fn conditions(sent: wire::Match) -> Match {
         requests.get_or_insert_default().tokens = tokens;
     }
     Match {
-        http: requests.map(Box::new),
+        http: requests,
         namespaces: keep(sent.namespaces, string, lost),
         not_namespaces: keep(sent.not_namespaces, string, lost),
         principals: keep(sent.principals, string, lost),
@@ -102,14 +102,14 @@ fn keep<W, M>(sent: Vec<W>, convert: impl Fn(W) -> Option<M>, lost: &mut bool) -
 }
 
 enum Extension {
-    Http(HttpMatch),
+    Http(Box<HttpMatch>),
     Tokens(Vec<TokenMatch>),
 }
 
 fn extension(sent: wire::Extension) -> Option<Extension> {
     let config = sent.config?;
     match config.type_url.as_str() {
-        HTTP_URL => http(&config.value).map(Extension::Http),
+        HTTP_URL => http(&config.value).map(Box::new).map(Extension::Http),
         TOKEN_URL => tokens(&config.value).map(Extension::Tokens),
         _ => None,
     }

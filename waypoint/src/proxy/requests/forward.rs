@@ -59,6 +59,7 @@ pub(super) async fn forward(
     let (head, source) = request.into_parts();
     let own_limit = limits::grpc_timeout(&head.headers).filter(|_| exchange.is_grpc());
     let limit = [plan.timeout, own_limit].into_iter().flatten().min();
+    let is_own_limit = own_limit.is_some() && own_limit == limit;
     let deadline = limit.and_then(|limit| exchange.limited_from().checked_add(limit));
     let hash = alike(context, &plan, &mut exchange, &head);
     let attempts = plan.policy.attempts();
@@ -91,8 +92,13 @@ pub(super) async fn forward(
         };
         // Of the try that has just ended.
         drop(counted.take());
-        if let Some(did) = done(&exchange, &tried) {
-            exchange.endpoint_did(did);
+        // What clients bring about by their own limits, or by sending slowly, is no fault of an endpoint.
+        let may_blame = source.has_ended() && !is_own_limit;
+        match done(&exchange, &tried) {
+            Seen::Now(Done::Lost) if !may_blame => {}
+            Seen::Now(did) => exchange.endpoint_did(did),
+            Seen::AtEnd => exchange.is_judged_at_end(),
+            Seen::Nothing => {}
         }
         let failure = match tried {
             Ok(Ok((response, lease))) => {
@@ -195,24 +201,34 @@ impl Failure {
     }
 }
 
-/// How an endpoint has done, as far as that is known by now.
-fn done(exchange: &Exchange, tried: &Result<Result<Answered, Failure>, Elapsed>) -> Option<Done> {
+/// What is known by now of how an endpoint has done.
+enum Seen {
+    Now(Done),
+    /// It is said at the end of its response.
+    AtEnd,
+    /// Nothing was asked of it, or it is told already.
+    Nothing,
+}
+
+fn done(exchange: &Exchange, tried: &Result<Result<Answered, Failure>, Elapsed>) -> Seen {
     match tried {
         Ok(Ok((response, _))) => {
             let status = response.status().as_u16();
             match (exchange.is_grpc(), grpc_status(response.headers())) {
-                (true, Some(status)) => Some(Done::Answered(http_status(status))),
-                // What it comes to is said at its end.
-                (true, None) if status == 200 => None,
-                (_, _) => Some(Done::Answered(status)),
+                (true, Some(status)) => Seen::Now(Done::Answered(http_status(status))),
+                (true, None) if status == 200 => Seen::AtEnd,
+                (_, _) => Seen::Now(Done::Answered(status)),
             }
         }
-        Ok(Err(Failure::Lost { .. })) | Err(_) => Some(Done::Lost),
-        // Told already, or nothing was asked of it.
-        Ok(Err(Failure::Unreachable(_) | Failure::Unsent { .. } | Failure::TimedOut { .. })) => {
-            None
+        Ok(Err(Failure::Lost { error, .. } | Failure::Unsent { error, .. })) if error.is_user() => {
+            Seen::Nothing
         }
-        Ok(Err(Failure::Answered(_))) => None,
+        // A server may close a connection that nobody uses.
+        Ok(Err(Failure::Unsent { reused: true, .. })) => Seen::Nothing,
+        Ok(Err(Failure::Lost { .. } | Failure::Unsent { .. })) | Err(_) => Seen::Now(Done::Lost),
+        Ok(Err(Failure::Unreachable(_) | Failure::TimedOut { .. } | Failure::Answered(_))) => {
+            Seen::Nothing
+        }
     }
 }
 

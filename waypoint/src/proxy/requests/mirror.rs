@@ -5,6 +5,7 @@ use std::{rc::Rc, time::Duration};
 use http::{Request, request::Parts};
 use http_body_util::BodyExt;
 use tokio::{task::spawn_local, time::timeout};
+use tulle_balance::Outcome;
 use tulle_http::Route;
 use tulle_model::http::{ALL, BackendService};
 
@@ -66,12 +67,14 @@ async fn deliver(
     // Each is like nothing else.
     let version = (head.version, None);
     let found = upstreams.http(context, Some(service), version, &mut exclude);
-    let Ok((sender, _reached)) = found.await else {
+    let Ok((sender, reached)) = found.await else {
         return false;
     };
     let Ok((response, lease)) = send(sender, Request::from_parts(head, body)).await else {
         return false;
     };
+    let did = Outcome::Answered(response.status().as_u16());
+    reached.held.ended(&context.peer.front.shared, did);
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         if frame.is_err() {
