@@ -17,10 +17,10 @@ use world::World;
 
 /// Run a whole mesh on this machine and watch it prove what it claims
 ///
-/// Two nodes and five pods are made out of network namespaces; a control plane and two node proxies run in them.
+/// Two nodes and some pods are made out of network namespaces; a control plane, two node proxies and a waypoint run in them.
 /// Ordinary HTTP and TCP is sent between the pods, first without the mesh and then with it, and each chapter shows
 /// its evidence: bytes captured on the link between the nodes, identities from both proxies' logs, policies and what
-/// they refuse, a certificate renewed under load, what it all costs.
+/// they refuse, a certificate renewed under load, what it all costs, and what a waypoint makes of requests.
 ///
 /// It needs Linux and nothing else: no root where the kernel permits user namespaces, no cluster, no downloads, and
 /// nothing of it can outlast it. It takes about half a minute and ends with a table of claims.
@@ -33,7 +33,7 @@ pub struct DemoArgs {
     /// Leave the mesh running afterwards and print how to look around, until Ctrl-C.
     #[arg(long)]
     keep: bool,
-    /// Where the programs `tulled` and `ztunnel` are [default: beside this one].
+    /// Where the programs `tulled`, `ztunnel` and `waypoint` are [default: beside this one].
     #[arg(long, value_name = "FOLDER", env = "TULLE_BIN_DIR")]
     bin_dir: Option<PathBuf>,
 }
@@ -46,6 +46,7 @@ impl DemoArgs {
     pub fn check(&self) -> Result<()> {
         let binaries = self.binaries()?;
         binaries.path("tulled")?;
+        binaries.path("waypoint")?;
         binaries.path("ztunnel").map(drop)
     }
 

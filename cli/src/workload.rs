@@ -38,6 +38,9 @@ pub struct ServeArgs {
     /// The port that counts what it gets, and tells at the end.
     #[arg(long, default_value_t = 9001)]
     pub sink: u16,
+    /// What the HTTP server answers with.
+    #[arg(long, default_value_t = 200)]
+    pub status: u16,
 }
 
 /// What requests to send.

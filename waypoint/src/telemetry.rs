@@ -164,6 +164,8 @@ pub(crate) struct Requested {
     id: String,
     user_agent: String,
     forwarded_for: String,
+    /// Of W3C, 32 digits; empty if there is none.
+    trace: String,
     pub(crate) grpc: bool,
 }
 
@@ -193,6 +195,7 @@ impl Requested {
             id: header(header::HeaderName::from_static("x-request-id")),
             user_agent: header(header::USER_AGENT),
             forwarded_for: header(header::HeaderName::from_static("x-forwarded-for")),
+            trace: trace_id(&header(header::HeaderName::from_static("traceparent"))),
             grpc: is_grpc(request.headers()),
         }
     }
@@ -201,6 +204,14 @@ impl Requested {
     pub(crate) fn set_id(&mut self, id: &str) {
         id.clone_into(&mut self.id);
     }
+}
+
+/// The trace that a caller says a request is part of (Trace Context §3.2).
+fn trace_id(parent: &str) -> String {
+    let mut parts = parent.split('-').skip(1);
+    let id = parts.next().unwrap_or_default();
+    let is_id = id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if is_id { id.to_owned() } else { String::new() }
 }
 
 /// What became of a request.
@@ -317,6 +328,7 @@ impl Metrics {
             x_forwarded_for = present(&requested.forwarded_for),
             user_agent = present(&requested.user_agent),
             request_id = present(&requested.id),
+            trace_id = present(&requested.trace),
             authority = requested.authority,
             upstream_host = outcome.hop.as_ref().map(|hop| tracing::field::display(hop.address)),
             upstream_cluster = parties.service.as_ref().map(|(host, _, _)| &**host),
@@ -437,3 +449,23 @@ const MILLISECONDS: [f64; 19] = [
     1_800_000.0,
     3_600_000.0,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_are_named_by_their_parent() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let parent = format!("00-{id}-00f067aa0ba902b7-01");
+        assert_eq!(trace_id(&parent), id);
+        for none in [
+            "",
+            "00",
+            "00-4bf9-1-1",
+            "00-4bf92f3577b34da6a3ce929d0e0e473x-1-1",
+        ] {
+            assert_eq!(trace_id(none), "", "{none}");
+        }
+    }
+}

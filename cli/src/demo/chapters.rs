@@ -10,6 +10,7 @@ mod plain;
 mod renewal;
 mod revoked;
 mod strict;
+mod waypoint;
 
 /// Tells every chapter. One that fails is a claim that did not hold, and the others are told all the same.
 pub(super) async fn tell(world: &mut World, tale: &mut Tale) {
@@ -36,6 +37,9 @@ pub(super) async fn tell(world: &mut World, tale: &mut Tale) {
     close(tale, told);
     tale.chapter("Cost: with the mesh and without");
     let told = cost::tell(world, tale).await;
+    close(tale, told);
+    tale.chapter("Waypoint: requests, led and judged by what they are");
+    let told = waypoint::tell(world, tale).await;
     close(tale, told);
 }
 

@@ -1,4 +1,4 @@
-//! The demo's cast: two nodes, five pods, three services, and the means to let them talk.
+//! The demo's cast: two nodes, five pods and their services to begin with, and the means to let them talk.
 
 use std::{
     env,
@@ -96,7 +96,10 @@ impl World {
                 .port(ECHO_PORT, ECHO_PORT)
                 .port(SINK_PORT, SINK_PORT),
         )?;
-        let servers = vec![serve(mesh.lab(), WEB)?, serve(mesh.lab(), LEDGER)?];
+        let servers = vec![
+            serve(mesh.lab(), WEB, &[])?,
+            serve(mesh.lab(), LEDGER, &[])?,
+        ];
         let world = Self {
             mesh,
             servers,
@@ -138,6 +141,13 @@ impl World {
     /// Watches the cable between the nodes.
     pub(super) async fn capture(&self) -> Result<Capture> {
         self.mesh.lab().capture("node1", "node2").await
+    }
+
+    /// Starts a server in a pod.
+    pub(super) fn serve(&mut self, pod: &str, args: &[&str]) -> Result<()> {
+        let server = serve(self.mesh.lab(), pod, args)?;
+        self.servers.push(server);
+        Ok(())
     }
 
     /// One HTTP request from a pod to the web service, over a connection of its own.
@@ -234,10 +244,11 @@ pub(super) async fn result<T: DeserializeOwned>(mut process: Process) -> Result<
     serde_json::from_str(&process.log()).with_context(|| format!("{name} printed no result"))
 }
 
-fn serve(lab: &Lab, pod: &str) -> Result<Process> {
+fn serve(lab: &Lab, pod: &str, args: &[&str]) -> Result<Process> {
     let itself = env::current_exe()?;
     let name = format!("server-{}", lab.pod(pod).name());
-    let program = Program::new(name, itself).args(["workload", "serve", "--name", pod]);
+    let own = ["workload", "serve", "--name", pod];
+    let program = Program::new(name, itself).args(own.iter().chain(args).copied());
     lab.spawn(pod, program)
 }
 
@@ -245,5 +256,5 @@ const HTTP_PORT: u16 = 8080;
 const ECHO_PORT: u16 = 9000;
 const SINK_PORT: u16 = 9001;
 /// How long one request may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const LOAD_LIMIT: Duration = Duration::from_secs(60);

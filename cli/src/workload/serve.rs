@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, convert::Infallible, net::Ipv6Addr, sync::Arc};
 use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Request, Response, body::Incoming, header, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -34,7 +36,10 @@ pub struct Answer {
 
 pub(super) async fn serve(args: ServeArgs) -> Result<()> {
     let name: Arc<str> = args.name.into();
-    let http = accept(args.http, move |stream| answer(stream, Arc::clone(&name)));
+    let status = StatusCode::from_u16(args.status)?;
+    let http = accept(args.http, move |stream| {
+        answer(stream, Arc::clone(&name), status)
+    });
     tokio::try_join!(http, accept(args.echo, echo), accept(args.sink, sink))?;
     Ok(())
 }
@@ -58,7 +63,7 @@ where
     }
 }
 
-async fn answer(stream: TcpStream, name: Arc<str>) -> Result<()> {
+async fn answer(stream: TcpStream, name: Arc<str>, status: StatusCode) -> Result<()> {
     let client = stream.peer_addr()?.ip().to_canonical();
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = Answer {
@@ -67,16 +72,17 @@ async fn answer(stream: TcpStream, name: Arc<str>) -> Result<()> {
             path: request.uri().path().into(),
             headers: text_headers(&request),
         };
-        async move { Ok::<_, Infallible>(response(&answer)) }
+        async move { Ok::<_, Infallible>(response(&answer, status)) }
     });
     Ok(http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await?)
 }
 
-fn response(answer: &Answer) -> Response<Full<Bytes>> {
+fn response(answer: &Answer, status: StatusCode) -> Response<Full<Bytes>> {
     let body = serde_json::to_vec(answer).unwrap_or_default();
     let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
     let json = header::HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
