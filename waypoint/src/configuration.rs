@@ -1,7 +1,7 @@
 //! What the control plane tells waypoints besides workloads, services and policies.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Arc,
@@ -15,7 +15,7 @@ use tracing::warn;
 use tulle_http::RouteTable;
 use tulle_jwt::Issuers;
 use tulle_model::{
-    Authorization, PolicyKey, PolicyTarget, ServiceKey, Uid,
+    Authorization, PolicyKey, PolicyTarget, ServiceKey, TargetKind, Uid,
     traffic::{Membership, TrafficRule},
 };
 use tulle_state::StateWriter;
@@ -37,11 +37,19 @@ struct Said {
     traffic: HashMap<ServiceKey, Arc<Traffic>>,
     members: HashMap<ServiceKey, Arc<Members>>,
     /// By what they are about.
-    tokens: HashMap<Target, HashMap<PolicyKey, Tokens>>,
+    tokens: HashMap<Target, BTreeMap<PolicyKey, Tokens>>,
 }
 
 /// What a policy is about, and the namespace that both are of.
 pub(crate) type Target = (Arc<str>, PolicyTarget);
+
+/// Where it is looked for: a class is of no namespace, and policies about it are of the root's.
+fn place((namespace, target): Target) -> Target {
+    match target.kind {
+        TargetKind::GatewayClass => (Arc::from(""), target),
+        TargetKind::Service | TargetKind::ServiceEntry | TargetKind::Gateway => (namespace, target),
+    }
+}
 
 /// The routes of a service.
 #[derive(Debug)]
@@ -104,11 +112,17 @@ impl Configurations {
             .unwrap_or_default()
     }
 
+    /// Whether anything is said of tokens.
+    pub(crate) fn has_tokens(&self) -> bool {
+        !self.said.load().tokens.is_empty()
+    }
+
     /// Which tokens are valid in requests to any of these; nothing is said of that if it is empty.
     pub(crate) fn tokens(&self, targets: &[Target]) -> Vec<Tokens> {
         let said = self.said.load();
-        let of = targets.iter().filter_map(|target| said.tokens.get(target));
-        of.flat_map(HashMap::values).cloned().collect()
+        let of = targets.iter().cloned().map(place);
+        let of = of.filter_map(|target| said.tokens.get(&target));
+        of.flat_map(BTreeMap::values).cloned().collect()
     }
 
     fn change(&self, delta: Delta<Configuration>) {
@@ -202,7 +216,8 @@ impl Said {
         let Some(target) = policy.target() else {
             return;
         };
-        let of_target = self.tokens.entry((Arc::clone(&policy.namespace), target));
+        let target = place((Arc::clone(&policy.namespace), target));
+        let of_target = self.tokens.entry(target);
         let of_target = of_target.or_default();
         match now {
             Some(now) => drop(of_target.insert(policy, now)),
@@ -235,6 +250,7 @@ impl Subscriber for Follower {
 #[cfg(test)]
 mod tests {
     use tulle_model::http::{Alternative, MatchKind, Routes, Rule};
+    use tulle_model::token::TokenPolicy;
     use tulle_xds::RejectedResource;
 
     use super::*;
@@ -358,5 +374,37 @@ mod tests {
             ..Delta::default()
         });
         assert!(all.traffic(&key()).is_none());
+    }
+
+    #[test]
+    fn tokens_are_found_by_what_they_are_for() {
+        let all = Configurations::default();
+        let class = PolicyTarget::new(TargetKind::GatewayClass, "istio-waypoint");
+        let web = PolicyTarget::new(TargetKind::Service, "web");
+        let policy = |namespace: &str, target: &PolicyTarget| {
+            let key = PolicyKey::for_target(namespace, "jwt_p", target);
+            let policy = TokenPolicy {
+                key,
+                rules: Vec::new(),
+            };
+            let made = Configuration::Tokens(Box::new(policy));
+            (made.name().to_string(), made)
+        };
+        all.change(Delta {
+            updated: vec![policy("istio-system", &class), policy("shop", &web)],
+            ..Delta::default()
+        });
+        let of = |namespace: &str, target: &PolicyTarget| {
+            let targets = [(Arc::from(namespace), target.clone())];
+            all.tokens(&targets).len()
+        };
+        assert_eq!(of("shop", &class), 1, "a class is for all namespaces");
+        assert_eq!((of("shop", &web), of("other", &web)), (1, 0));
+        let (name, _) = policy("istio-system", &class);
+        all.change(Delta {
+            removed: vec![name],
+            ..Delta::default()
+        });
+        assert_eq!(of("shop", &class), 0);
     }
 }

@@ -93,7 +93,16 @@ impl About for GrpcRouteSpec {
 }
 
 impl About for ReferenceGrantSpec {}
-impl About for RequestAuthenticationSpec {}
+impl About for RequestAuthenticationSpec {
+    fn about(about: AboutSpec) -> Self {
+        Self {
+            target_ref: about.target_ref,
+            target_refs: about.target_refs,
+            ..Self::default()
+        }
+    }
+}
+
 impl About for DestinationRuleSpec {}
 impl About for VirtualServiceSpec {}
 impl About for TelemetrySpec {}

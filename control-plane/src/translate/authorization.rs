@@ -310,9 +310,10 @@ impl Translation<'_> {
                     .remote_addresses("notRemoteIpBlocks", &source.not_remote_ip_blocks),
                 tokens: token(TokenMatch {
                     field: TokenField::Principal,
-                    values: values.of_requests("requestPrincipals", &source.request_principals),
+                    values: values
+                        .request_principals("requestPrincipals", &source.request_principals),
                     not_values: values
-                        .of_requests("notRequestPrincipals", &source.not_request_principals),
+                        .request_principals("notRequestPrincipals", &source.not_request_principals),
                 }),
                 ..HttpMatch::default()
             }),
@@ -401,11 +402,15 @@ impl Translation<'_> {
                 }
                 None => match values::token(key).filter(|_| sees_requests) {
                     Some(field) => {
+                        let read = match field {
+                            TokenField::Principal => Values::request_principals,
+                            TokenField::Claim(_) => Values::of_requests,
+                        };
                         found.http = requests(HttpMatch {
                             tokens: token(TokenMatch {
                                 field,
-                                values: values.of_requests("values", wanted),
-                                not_values: values.of_requests("notValues", refused),
+                                values: read(&mut values, "values", wanted),
+                                not_values: read(&mut values, "notValues", refused),
                             }),
                             ..HttpMatch::default()
                         });

@@ -81,7 +81,7 @@ impl Issuers {
         Self(issuers.collect())
     }
 
-    /// Checks the token of a request as all of these say together, and makes of it what endpoints are to see. `None` if it has no token.
+    /// Checks the token of a request as all of these say together.
     ///
     /// A request is refused unless one rule finds a valid token, or each finds a valid one or none.
     ///
@@ -89,46 +89,99 @@ impl Issuers {
     /// [`Refused`], for which the answer is 401, or 403.
     pub fn check(
         all: &[Arc<Self>],
-        headers: &mut HeaderMap,
-        uri: &mut Uri,
+        headers: &HeaderMap,
+        uri: &Uri,
         now: SystemTime,
-    ) -> Result<Option<Arc<Token>>, Refused> {
-        let issuers = || all.iter().flat_map(|issuers| &issuers.0);
-        let found: Vec<Found> = issuers()
-            .map(|issuer| issuer.look(headers, uri, now))
-            .collect();
-        Self::forget(all, headers);
-        let mut valid = None;
+    ) -> Result<Checked, Refused> {
+        let mut checked = Checked {
+            issuers: all.to_vec(),
+            valid: None,
+            takes_out: true,
+        };
         let mut refused = None;
-        for (issuer, found) in issuers().zip(found) {
-            match found {
-                Found::Missing => {}
-                Found::Refused(why) => refused = refused.or(Some(why)),
-                Found::Valid(token, sent) => {
-                    issuer.tell(&token, &sent, headers);
-                    if !issuer.rule.forward {
-                        for place in &issuer.rule.places {
-                            place::remove(place, headers, uri);
-                        }
+        for (of, issuers) in all.iter().enumerate() {
+            for (number, issuer) in issuers.0.iter().enumerate() {
+                match issuer.look(headers, uri, now) {
+                    Found::Missing => {}
+                    // That a token is of somebody else says less than what is wrong with it.
+                    Found::Refused(why) => {
+                        refused = match refused {
+                            None | Some(Refused::Issuer) => Some(why),
+                            said => said,
+                        };
                     }
-                    valid.get_or_insert(token);
+                    Found::Valid(token, sent) => {
+                        let first = checked.valid.is_none();
+                        let valid = first.then_some(Valid {
+                            token,
+                            sent,
+                            rule: (of, number),
+                        });
+                        checked.valid = checked.valid.or(valid);
+                    }
                 }
             }
         }
-        match (valid, refused) {
-            (Some(token), _) => Ok(Some(token)),
+        match (&checked.valid, refused) {
             (None, Some(why)) => Err(why),
-            (None, None) => Ok(None),
+            _ => Ok(checked),
         }
     }
 
-    /// Takes out of a request what tells endpoints of claims: nobody but who checks tokens does.
-    pub fn forget(all: &[Arc<Self>], headers: &mut HeaderMap) {
-        for issuer in all.iter().flat_map(|issuers| &issuers.0) {
+    /// What a request is whose token nobody asks for, as that of a browser that only asks.
+    pub fn unasked(all: &[Arc<Self>]) -> Checked {
+        Checked {
+            issuers: all.to_vec(),
+            valid: None,
+            takes_out: false,
+        }
+    }
+}
+
+/// A request whose token is valid, or that has none.
+pub struct Checked {
+    issuers: Vec<Arc<Issuers>>,
+    valid: Option<Valid>,
+    takes_out: bool,
+}
+
+struct Valid {
+    token: Arc<Token>,
+    /// As it was sent.
+    sent: String,
+    /// The rule that has taken it.
+    rule: (usize, usize),
+}
+
+impl Checked {
+    /// The valid token, if there is one.
+    pub fn token(&self) -> Option<&Token> {
+        self.valid.as_ref().map(|valid| &*valid.token)
+    }
+
+    /// Makes of a request what endpoints are to see: without tokens, unless they are wanted there, and with claims that are those of the
+    /// token and not such as a client tells of.
+    pub fn apply(&self, headers: &mut HeaderMap, uri: &mut Uri) {
+        let issuers = || self.issuers.iter().flat_map(|issuers| &issuers.0);
+        for issuer in issuers() {
             let claims = issuer.claim_headers.iter().map(|(name, _)| name);
             for name in claims.chain(&issuer.payload_header) {
                 headers.remove(name);
             }
+        }
+        for issuer in issuers().filter(|issuer| self.takes_out && !issuer.rule.forward) {
+            for place in &issuer.rule.places {
+                place::remove(place, headers, uri);
+            }
+        }
+        let Some(valid) = &self.valid else { return };
+        let (of, number) = valid.rule;
+        let issuer = self
+            .issuers
+            .get(of)
+            .and_then(|issuers| issuers.0.get(number));
+        if let Some(issuer) = issuer {
+            issuer.tell(&valid.token, &valid.sent, headers);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use tulle_model::token::{TokenField, TokenRule};
+use tulle_model::token::{PARTS, TokenField, TokenRule};
 
 /// A valid token.
 #[derive(Debug)]
@@ -19,7 +19,10 @@ impl Token {
         let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default();
         let principal = match (text("iss"), text("sub")) {
             ("", _) | (_, "") => String::new(),
-            (issuer, subject) => format!("{issuer}/{subject}"),
+            (issuer, subject) if [issuer, subject].iter().any(|part| part.contains(PARTS)) => {
+                String::new()
+            }
+            (issuer, subject) => format!("{issuer}{PARTS}{subject}"),
         };
         let lists = LISTS.iter().map(|name| (*name).to_owned());
         Self {

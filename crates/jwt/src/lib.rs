@@ -17,7 +17,7 @@ mod claims;
 mod keys;
 mod place;
 
-pub use check::{Issuers, Refused};
+pub use check::{Checked, Issuers, Refused};
 pub use claims::Token;
 
 #[cfg(test)]

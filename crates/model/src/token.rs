@@ -48,10 +48,13 @@ pub enum TokenPlace {
     Cookie(String),
 }
 
+/// What no issuer and no subject has.
+pub const PARTS: char = '\0';
+
 /// What a condition on a valid token is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TokenField {
-    /// `iss/sub`.
+    /// Issuer and subject, with [`PARTS`] between them: both may have slashes.
     Principal,
     /// A claim, by its path.
     Claim(Vec<String>),

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         case!(policies::hold_behind_routes),
         case!(policies::are_told),
         case!(policies::see_tokens),
+        case!(policies::see_tokens_behind_routes),
         case!(policies::keys_are_fetched_by_nobody),
         case!(bytes::pass),
         case!(bytes::server_speaks_first),

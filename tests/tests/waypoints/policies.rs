@@ -419,6 +419,71 @@ pub(crate) async fn see_tokens(sandbox: Sandbox) -> Result<()> {
     .await
 }
 
+/// A route leads to a service that asks for tokens itself: about the one that came, though the first service has taken it out, and its
+/// endpoints are told of claims by nobody else.
+pub(crate) async fn see_tokens_behind_routes(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = start(&sandbox).await?;
+    let _servers = [Server::start(mesh.pod(ONE))?, Server::start(mesh.pod(TWO))?];
+    let issuer = Issuer::new()?;
+    let rules = format!(
+        "jwtRules: [{{issuer: i, jwks: '{}', outputClaimToHeaders: [{{header: x-user, claim: sub}}]}}]",
+        issuer.keys()?
+    );
+    mesh.apply(
+        "apiVersion: v1
+kind: Service
+metadata: {name: two, namespace: shop, labels: {istio.io/use-waypoint: w}}
+spec: {clusterIP: 10.96.200.12, clusterIPs: [10.96.200.12], selector: {version: two}, ports: [{name: http, port: 8000, targetPort: 8080, protocol: TCP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v, namespace: shop}
+spec:
+  hosts: [web]
+  http:
+  - match: [{headers: {x-user: {exact: root}}}]
+    directResponse: {status: 418}
+  - match: [{uri: {exact: /plain}}]
+    route: [{destination: {host: one, port: {number: 8000}}}]
+  - route: [{destination: {host: two, port: {number: 8000}}}]
+",
+    )
+    .await?;
+    let gateway = policy("RequestAuthentication", &format!("{GATEWAY}, {rules}"));
+    mesh.apply(&gateway).await?;
+    let refuses = "targetRefs: [{group: '', kind: Service, name: two}], action: DENY, rules: [\
+                   {when: [{key: 'request.auth.claims[role]', values: [guest]}]}, \
+                   {from: [{source: {notRequestPrincipals: ['i/*']}}]}]";
+    mesh.apply(&policy("AuthorizationPolicy", refuses)).await?;
+    let mut connection = Client::connect(client(&mesh), service(80), false).await?;
+    permitted("the other service wants a token", &mut connection, false).await?;
+    let token = |role: &str| issuer.sign(&json!({"iss": "i", "sub": "eve", "role": role}));
+    let (user, guest) = (token("user")?, token("guest")?);
+    // Made up, and looked at by a route.
+    let made_up = ("x-user", "root");
+    for (path, token, status, told) in [
+        ("/", Some(&user), 200, "eve"),
+        ("/", Some(&guest), 403, "RBAC"),
+        ("/", None, 403, "RBAC"),
+        ("/plain", None, 200, "one"),
+    ] {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let bearer = bearer.iter().map(|bearer| ("authorization", &**bearer));
+        let headers: Vec<_> = bearer.chain([made_up]).collect();
+        let answer = connection.get(path, &headers).await?;
+        let found = answer.status.as_u16();
+        ensure!(
+            found == status && answer.text.contains(told),
+            "{path} {token:?}: {answer:?}"
+        );
+        ensure!(
+            !answer.text.contains("root") && !answer.text.contains("Bearer"),
+            "{answer:?}"
+        );
+    }
+    Ok(())
+}
+
 /// Who signs tokens.
 struct Issuer(EncodingKey);
 

@@ -76,9 +76,9 @@ impl Exchange {
         Rc::clone(&self.received)
     }
 
-    /// The route that has taken it.
-    pub(super) fn takes(&mut self, route: &Arc<Route>) {
-        self.outcome.route = Some(Arc::clone(route));
+    /// The route that has taken it, if one has.
+    pub(super) fn takes(&mut self, route: Option<&Arc<Route>>) {
+        self.outcome.route = route.map(Arc::clone);
     }
 
     /// The backend of the route that was chosen.

@@ -2,8 +2,8 @@
 
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
-use http::{HeaderMap, Method, Request, header};
-use tulle_jwt::{Issuers, Refused, Token};
+use http::{HeaderMap, Method, Request, Uri, header};
+use tulle_jwt::{Checked, Issuers, Refused, Token};
 
 use tulle_model::{PolicyKey, PolicyTarget, TargetKind, http::BackendService};
 use tulle_policy::{Connection, Denied, PolicySet};
@@ -25,18 +25,37 @@ impl Context {
         now.policies.check(&self.connection()).map(drop)
     }
 
-    /// Which token a request has, and whether policy permits it with that. Of the request becomes what endpoints are to see.
+    /// A request as it came, if anybody may want to know which token it had.
+    pub(super) fn received<B>(&self, request: &Request<B>) -> Option<Received> {
+        let configurations = &self.peer.front.shared.configurations;
+        configurations.has_tokens().then(|| Received::of(request))
+    }
+
+    /// Looks at the token of a request, and makes of that what endpoints are to see. `None` if nothing is said of tokens.
     ///
     /// # Errors
-    /// As of a connection, or that its token is not valid.
+    /// It is not valid.
+    pub(super) fn check_token<B>(
+        &self,
+        now: &Now,
+        received: Option<&Received>,
+        request: &mut Request<B>,
+    ) -> Result<Option<Checked>, Refusal> {
+        checked(&now.tokens, received, request)
+    }
+
+    /// Whether policy permits a request, with the token that it has.
+    ///
+    /// # Errors
+    /// As of a connection.
     pub(super) fn check_request<B>(
         &self,
         now: &Now,
-        request: &mut Request<B>,
-    ) -> Result<(), Refusal> {
-        let token = token(&now.tokens, request)?;
-        let asked = self.ask(&now.policies, &self.connection(), request, token.as_deref());
-        Ok(asked?)
+        request: &Request<B>,
+        checked: Option<&Checked>,
+    ) -> Result<(), Denied> {
+        let token = checked.and_then(Checked::token);
+        self.ask(&now.policies, &self.connection(), request, token)
     }
 
     fn ask<B>(
@@ -68,7 +87,8 @@ impl Context {
         &self,
         now: &Now,
         backend: &BackendService,
-        request: &Request<B>,
+        received: Option<&Received>,
+        request: &mut Request<B>,
     ) -> Result<(), Refusal> {
         let shared = &self.peer.front.shared;
         let snapshot = shared.snapshots.load();
@@ -95,18 +115,10 @@ impl Context {
             ..self.connection()
         };
         let (policies, tokens) = about(shared, &snapshot, &target);
-        // It sees what it would if it were called, without what is taken out of a request before.
-        let token = match tokens.is_empty() {
-            true => None,
-            false => {
-                let mut called = Request::new(());
-                *called.method_mut() = request.method().clone();
-                *called.uri_mut() = request.uri().clone();
-                *called.headers_mut() = request.headers().clone();
-                token(&tokens, &mut called)?
-            }
-        };
-        Ok(self.ask(&policies, &connection, request, token.as_deref())?)
+        // It asks about the token that came, and sees claims of that alone.
+        let checked = checked(&tokens, received, request)?;
+        let token = checked.as_ref().and_then(Checked::token);
+        Ok(self.ask(&policies, &connection, request, token)?)
     }
 
     fn connection(&self) -> Connection<'_> {
@@ -134,8 +146,29 @@ impl From<Denied> for Refusal {
     }
 }
 
-/// The valid token of a request, if it has one.
-fn token<B>(tokens: &[Tokens], request: &mut Request<B>) -> Result<Option<Arc<Token>>, Refusal> {
+/// A request as it came.
+pub(super) struct Received {
+    headers: HeaderMap,
+    uri: Uri,
+    is_preflight: bool,
+}
+
+impl Received {
+    fn of<B>(request: &Request<B>) -> Self {
+        Self {
+            headers: request.headers().clone(),
+            uri: request.uri().clone(),
+            is_preflight: is_preflight(request),
+        }
+    }
+}
+
+/// What tokens say of a request as it came, applied to what is to be sent of it.
+fn checked<B>(
+    tokens: &[Tokens],
+    received: Option<&Received>,
+    request: &mut Request<B>,
+) -> Result<Option<Checked>, Refusal> {
     if tokens.is_empty() {
         return Ok(None);
     }
@@ -145,15 +178,22 @@ fn token<B>(tokens: &[Tokens], request: &mut Request<B>) -> Result<Option<Arc<To
     });
     let issuers: Option<Vec<_>> = issuers.collect();
     let issuers = issuers.ok_or(Refusal::Unknown)?;
-    // A browser asks without saying who its user is.
-    if is_preflight(request) {
-        Issuers::forget(&issuers, request.headers_mut());
-        return Ok(None);
-    }
+    // If nothing was said before, nothing was taken out of it.
+    let unchanged = received.is_none().then(|| Received::of(request));
+    let received = received.or(unchanged.as_ref()).ok_or(Refusal::Unknown)?;
+    let checked = match received.is_preflight {
+        // A browser asks without saying who its user is.
+        true => Issuers::unasked(&issuers),
+        false => {
+            let Received { headers, uri, .. } = received;
+            let checked = Issuers::check(&issuers, headers, uri, SystemTime::now());
+            checked.map_err(Refusal::Token)?
+        }
+    };
     let mut uri = request.uri().clone();
-    let checked = Issuers::check(&issuers, request.headers_mut(), &mut uri, SystemTime::now());
+    checked.apply(request.headers_mut(), &mut uri);
     *request.uri_mut() = uri;
-    checked.map_err(Refusal::Token)
+    Ok(Some(checked))
 }
 
 /// Whether a browser asks what a page may ask (Fetch §4.8).

@@ -18,7 +18,7 @@ use tulle_telemetry::describe;
 use super::{
     exchange::{Answer, Exchange},
     io::Stream,
-    policy::{self, Refusal},
+    policy::{self, Received, Refusal},
     stream::{Context, Now},
     upload::Source,
     upstream::{CONNECTION_WINDOW, HEADERS, Local, MAX_HEADERS, STREAM_WINDOW},
@@ -101,29 +101,43 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
         exchange.failed("NR", "route_not_found", None);
         return own(exchange, StatusCode::NOT_FOUND, "not served here any more");
     };
-    let taken = routing::find(&now, &request);
-    if let Taken::Route(route, _) = &taken {
-        exchange.takes(route);
-        if let Some(cors) = &route.cors {
-            match cors::page(cors, &request) {
-                Page::Silent => {}
-                Page::Permitted(said) => exchange.says_besides(said),
-                // Asked before anything else: a browser asks without saying who its user is.
-                Page::Asks(said) => {
-                    exchange.says_besides(said);
-                    return with_status(exchange, StatusCode::OK);
-                }
-                Page::Refused => return with_status(exchange, StatusCode::FORBIDDEN),
+    let received = context.received(&request);
+    let mut taken = routing::find(&now, &request);
+    exchange.takes(taken.route());
+    if let Some(cors) = taken.route().and_then(|route| route.cors.as_ref()) {
+        match cors::page(cors, &request) {
+            Page::Silent => {}
+            Page::Permitted(said) => exchange.says_besides(said),
+            // Asked before anything else: a browser asks without saying who its user is.
+            Page::Asks(said) => {
+                exchange.says_besides(said);
+                return with_status(exchange, StatusCode::OK);
             }
+            Page::Refused => return with_status(exchange, StatusCode::FORBIDDEN),
         }
     }
-    if let Err(refusal) = context.check_request(&now, &mut request) {
-        return refused(exchange, &request, &refusal);
+    let checked = context.check_token(&now, received.as_ref(), &mut request);
+    let checked = match checked {
+        Ok(checked) => checked,
+        Err(refusal) => return refused(exchange, &request, &refusal),
+    };
+    if checked.is_some() {
+        // Claims in headers are those of the token by now, and not what the client says.
+        taken = routing::find(&now, &request);
+        exchange.takes(taken.route());
+    }
+    if let Err(denied) = context.check_request(&now, &request, checked.as_ref()) {
+        return refused(exchange, &request, &denied.into());
     }
     match taken {
         Taken::Itself => forward(&context, exchange, request, Plan::new(None, None)).await,
         Taken::Route(route, prefix) => {
-            Box::pin(routed(&context, &now, exchange, request, &route, prefix)).await
+            let asked = Asked {
+                request,
+                received,
+                prefix,
+            };
+            Box::pin(routed(&context, &now, exchange, asked, &route)).await
         }
         Taken::Nobody => {
             exchange.failed("NR", "route_not_found", None);
@@ -137,15 +151,29 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
     }
 }
 
+/// A request that a route has taken.
+struct Asked {
+    request: Request<Source>,
+    /// As it came, if that may count.
+    received: Option<Received>,
+    /// How much of the path the route has asked for.
+    prefix: usize,
+}
+
 /// What a route makes of a request.
 async fn routed(
     context: &Rc<Context>,
     now: &Now,
     mut exchange: Exchange,
-    mut request: Request<Source>,
+    asked: Asked,
     route: &Route,
-    prefix: usize,
 ) -> Response<Answer> {
+    let Asked {
+        mut request,
+        received,
+        prefix,
+    } = asked;
+    let received = received.as_ref();
     if let Some((delay, share)) = route.fault.delay
         && fastrand::u32(..ALL) < share
     {
@@ -210,11 +238,11 @@ async fn routed(
     let service = backend.and_then(|backend| backend.service.clone());
     // As the backend sees it.
     if let Some(service) = &service
-        && let Err(refusal) = context.check_backend(now, service, &request)
+        && let Err(refusal) = context.check_backend(now, service, received, &mut request)
     {
         return refused(exchange, &request, &refusal);
     }
-    mirror::copies(context, now, route, &request);
+    mirror::copies(context, now, route, received, &request);
     forward(context, exchange, request, Plan::new(Some(route), service)).await
 }
 

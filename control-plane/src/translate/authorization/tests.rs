@@ -568,7 +568,8 @@ fn what_waypoints_ask_of_tokens() {
         destination_ip: IpAddr::from([10, 0, 0, 2]),
         destination_port: 80,
     };
-    let matches = |principal: &'static str, claims: &[(&str, &'static str)]| {
+    let matches = |principal: &str, claims: &[(&str, &'static str)]| {
+        let principal = principal.replacen('|', "\0", 1);
         let request = tulle_policy::Request {
             host: "",
             method: "GET",
@@ -576,7 +577,7 @@ fn what_waypoints_ask_of_tokens() {
             remote_ip: connection.source_ip,
             header: &|_| Vec::new(),
             token: &|field| match field {
-                TokenField::Principal => vec![principal],
+                TokenField::Principal => vec![principal.as_str()],
                 TokenField::Claim(path) => {
                     let values = claims.iter().filter(|(name, _)| *name == path.join("."));
                     values.map(|(_, value)| *value).collect()
@@ -587,16 +588,20 @@ fn what_waypoints_ask_of_tokens() {
     };
     for (principal, claims, expected) in [
         ("", &[][..], false),
-        ("i/s", &[], true),
-        ("i/root", &[], false),
+        ("i|s", &[], true),
+        // Of another issuer, and of a subject with a slash.
+        ("i/j|s", &[], false),
+        ("i|j/s", &[], true),
+        ("j|s/t", &[], false),
+        ("i|root", &[], false),
         ("", &[("a.b", "x")], true),
         ("", &[("a.b", "z"), ("a.b", "yes")], true),
         ("", &[("a.b", "z")], false),
         ("", &[("a.b", "x"), ("aud", "other")], false),
         ("", &[("a.b", "x"), ("aud", "web")], true),
         ("", &[("azp", "app")], true),
-        ("j/s", &[], true),
-        ("j/t", &[], false),
+        ("j|s", &[], true),
+        ("j|t", &[], false),
     ] {
         assert_eq!(
             matches(principal, claims),

@@ -4,7 +4,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tulle_model::{PathMatch, ServiceAccountMatch, StringMatch, token::TokenField};
+use tulle_model::{
+    PathMatch, ServiceAccountMatch, StringMatch,
+    token::{PARTS, TokenField},
+};
 
 use super::{Finding, Translation};
 
@@ -72,6 +75,19 @@ impl<'a, 'b> Values<'a, 'b> {
     /// Texts of requests, which node proxies do not see.
     pub(super) fn of_requests(&mut self, field: &str, texts: &[String]) -> Vec<StringMatch> {
         self.seen(field, texts, Self::strings)
+    }
+
+    /// Issuers and subjects of tokens: what is behind the last slash is the subject.
+    pub(super) fn request_principals(&mut self, field: &str, texts: &[String]) -> Vec<StringMatch> {
+        self.seen(field, texts, |values, field, texts| {
+            values.list(field, texts, |_, text| {
+                let parted = match text.rsplit_once('/') {
+                    Some((issuer, subject)) => format!("{issuer}{PARTS}{subject}"),
+                    None => text.to_owned(),
+                };
+                string(&parted).map(|found| vec![found])
+            })
+        })
     }
 
     /// Addresses that requests tell of.

@@ -3,7 +3,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Header};
 use serde_json::{Value, json};
-use tulle_model::{PolicyKey, token::TokenField};
+use tulle_model::{
+    PolicyKey,
+    token::{PARTS, TokenField},
+};
 
 use super::*;
 use crate::testing::Signer;
@@ -34,22 +37,29 @@ fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_000_000)
 }
 
-struct Checked {
+/// What became of a request.
+struct Seen {
     result: Result<Option<Arc<Token>>, Refused>,
     headers: HeaderMap,
     uri: Uri,
 }
 
-fn check(issuers: &Arc<Issuers>, uri: &str, headers: &[(&'static str, String)]) -> Checked {
+fn check(issuers: &Arc<Issuers>, uri: &str, headers: &[(&'static str, String)]) -> Seen {
+    check_all(std::slice::from_ref(issuers), uri, headers)
+}
+
+fn check_all(all: &[Arc<Issuers>], uri: &str, headers: &[(&'static str, String)]) -> Seen {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.append(*name, value.parse().unwrap());
     }
     let mut uri: Uri = uri.parse().unwrap();
-    let all = std::slice::from_ref(issuers);
-    let result = Issuers::check(all, &mut map, &mut uri, now());
-    Checked {
-        result,
+    let checked = Issuers::check(all, &map, &uri, now());
+    if let Ok(checked) = &checked {
+        checked.apply(&mut map, &mut uri);
+    }
+    Seen {
+        result: checked.map(|checked| checked.valid.map(|valid| valid.token)),
         headers: map,
         uri,
     }
@@ -62,10 +72,16 @@ fn bearer(token: &str) -> [(&'static str, String); 1] {
 /// The principal, or why there is none.
 fn who(issuers: &Arc<Issuers>, token: &str) -> Result<String, Refused> {
     let token = check(issuers, "http://web/", &bearer(token)).result?;
-    let values = token
-        .as_ref()
-        .map(|token| token.values(&TokenField::Principal).concat());
+    let values = token.map(|token| named(&token));
     Ok(values.unwrap_or_default())
+}
+
+/// Issuer and subject, with a slash between them.
+fn named(token: &Token) -> String {
+    token
+        .values(&TokenField::Principal)
+        .concat()
+        .replace(PARTS, "/")
 }
 
 #[test]
@@ -215,8 +231,7 @@ fn one_rule_suffices_and_all_may_find_nothing() {
         let b = b.map(|b| ("x-token", b.to_owned()));
         let headers: Vec<_> = a.into_iter().chain(b).collect();
         let token = check(&all, "http://web/", &headers).result?;
-        let values = token.map(|token| token.values(&TokenField::Principal).concat());
-        Ok::<_, Refused>(values)
+        Ok::<_, Refused>(token.map(|token| named(&token)))
     };
     assert_eq!(header(None, None), Ok(None));
     assert_eq!(header(Some(&a), None), Ok(Some("a/s".to_owned())));
@@ -272,6 +287,63 @@ fn endpoints_see_claims_and_no_token() {
         let without = check(&all, "http://web/", &made_up);
         assert!(without.result.unwrap().is_none() && without.headers.is_empty());
     }
+}
+
+#[test]
+fn of_two_valid_tokens_one_counts_for_everybody() {
+    let (one, two) = (Signer::new("one"), Signer::new("two"));
+    let told = |issuer: &str, signer: &Signer, place: &str, prefix: &str| {
+        let mut rule = rule(issuer, &[signer.public()]);
+        rule.claim_headers = vec![("x-user".to_owned(), "sub".to_owned())];
+        rule.places = vec![TokenPlace::Header {
+            name: place.to_owned(),
+            prefix: prefix.to_owned(),
+        }];
+        issuers(vec![rule])
+    };
+    let all = [
+        told("a", &one, "authorization", "Bearer "),
+        told("b", &two, "x-token", ""),
+    ];
+    let a = one.sign(&json!({ "iss": "a", "sub": "s" }));
+    let b = two.sign(&json!({ "iss": "b", "sub": "t" }));
+    let headers = [("authorization", format!("bearer {a}")), ("x-token", b)];
+    let seen = check_all(&all, "http://web/", &headers);
+    assert_eq!(named(&seen.result.unwrap().unwrap()), "a/s");
+    assert_eq!(seen.headers["x-user"], "s");
+    assert_eq!(seen.headers.len(), 1, "{:?}", seen.headers);
+    // What is wrong with a token counts more than that it is of another issuer.
+    let expired = two.sign(&json!({ "iss": "b", "sub": "t", "exp": 1 }));
+    let both = issuers(vec![rule("a", &[one.public()]), rule("b", &[two.public()])]);
+    assert_eq!(who(&both, &expired), Err(Refused::Expired));
+}
+
+#[test]
+fn tokens_are_found_however_their_place_is_spelled() {
+    let one = Signer::new("one");
+    let all = issuers(vec![rule("a", &[one.public()])]);
+    for uri in [
+        "http://web/?access%5Ftoken=x",
+        "http://web/?a=b&%61ccess_token=x",
+    ] {
+        assert!(check(&all, uri, &[]).result.is_err(), "{uri}");
+    }
+    assert!(
+        check(
+            &all,
+            "http://web/",
+            &[("authorization", "BEARER x".to_owned())]
+        )
+        .result
+        .is_err()
+    );
+    // What is no token is left as it is.
+    let token = one.sign(&json!({ "iss": "a", "sub": "s" }));
+    let basic = [("authorization", "Basic x".to_owned())];
+    let seen = check(&all, &format!("http://web/?access_token={token}"), &basic);
+    assert!(seen.result.unwrap().is_some());
+    assert_eq!(seen.headers["authorization"], "Basic x");
+    assert_eq!(seen.uri, "http://web/");
 }
 
 #[test]

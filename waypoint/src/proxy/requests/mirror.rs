@@ -11,6 +11,7 @@ use tulle_model::http::{ALL, BackendService};
 
 use super::{
     super::{
+        policy::Received,
         stream::{Context, Now},
         upload::{Source, Upload},
     },
@@ -18,7 +19,13 @@ use super::{
 };
 
 /// Sends copies of a request to whom a route says. They never keep the request itself waiting.
-pub(super) fn copies(context: &Rc<Context>, now: &Now, route: &Route, request: &Request<Source>) {
+pub(super) fn copies(
+    context: &Rc<Context>,
+    now: &Now,
+    route: &Route,
+    received: Option<&Received>,
+    request: &Request<Source>,
+) {
     for (backend, share) in &route.mirrors {
         let Some(service) = &backend.service else {
             continue;
@@ -26,18 +33,20 @@ pub(super) fn copies(context: &Rc<Context>, now: &Now, route: &Route, request: &
         if fastrand::u32(..ALL) >= *share {
             continue;
         }
-        if context.check_backend(now, service, request).is_err() {
+        let mut copy = copied(request);
+        let checked = context.check_backend(now, service, received, &mut copy);
+        if checked.is_err() {
             continue;
         }
         // Those who do not answer do not take what the others need.
         let Some(counted) = context.peer.front.copies.begin_below(MOST) else {
             continue;
         };
-        let copy = copied(request);
         let body = request.body().copy();
         let (context, service) = (Rc::clone(context), service.clone());
         spawn_local(async move {
-            let sent = timeout(LIMIT, deliver(&context, &service, copy, body)).await;
+            let (head, ()) = copy.into_parts();
+            let sent = timeout(LIMIT, deliver(&context, &service, head, body)).await;
             drop(counted);
             if !matches!(sent, Ok(true)) {
                 tracing::debug!(service = %service.key, "a copy of a request was not delivered");
@@ -47,13 +56,13 @@ pub(super) fn copies(context: &Rc<Context>, now: &Now, route: &Route, request: &
 }
 
 /// The head, with the host as it was: servers that look at it are to do the same.
-fn copied(request: &Request<Source>) -> Parts {
+fn copied(request: &Request<Source>) -> Request<()> {
     let mut copy = Request::new(());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
-    copy.into_parts().0
+    copy
 }
 
 async fn deliver(

@@ -21,6 +21,15 @@ pub(super) enum Taken {
     Unknown,
 }
 
+impl Taken {
+    pub(super) fn route(&self) -> Option<&Arc<Route>> {
+        match self {
+            Self::Route(route, _) => Some(route),
+            Self::Itself | Self::Nobody | Self::Unknown => None,
+        }
+    }
+}
+
 /// Who takes a request that has been prepared.
 pub(super) fn find<B>(now: &Now, request: &Request<B>) -> Taken {
     let table = match now.routes.as_deref() {
