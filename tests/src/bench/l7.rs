@@ -14,7 +14,10 @@
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::sleep,
+};
 use tulle_lab::{Process, Program, wait_for};
 
 use crate::{
@@ -163,15 +166,12 @@ async fn routes(stage: &mut Stage, waypoint: u32, samples: &mut Samples) -> Resu
         let many: String = some.iter().copied().map(route).collect();
         stage.mesh_mut().apply(&many).await?;
     }
-    let netns = stage.netns(CLIENT);
-    // What no route fits is not found, once there are any.
-    wait_for("the routes are followed", LIMIT, async || {
-        let answer = tulle_lab::http::get(netns, SERVICE.into(), "/").await;
-        answer.is_err().then_some(())
+    let last = format!("/route/{}", ROUTES - 1);
+    wait_for("the last route is followed", LIMIT, async || {
+        let answer = ask(stage, &last).await.ok()?;
+        answer.contains("x-route: ").then_some(())
     })
     .await?;
-    let last = format!("/route/{}", ROUTES - 1);
-    tulle_lab::http::get(netns, SERVICE.into(), &last).await?;
     sleep(SETTLE).await;
     samples.add(
         "l7_rss_routes",
@@ -179,6 +179,16 @@ async fn routes(stage: &mut Stage, waypoint: u32, samples: &mut Samples) -> Resu
         usage::resident_megabytes(waypoint)?,
     );
     Ok(())
+}
+
+/// What is answered to a request of the client, whose connections are captured.
+async fn ask(stage: &Stage, path: &str) -> Result<String> {
+    let mut stream = stage.mesh().pod(CLIENT).connect(SERVICE.into()).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 fn route(number: usize) -> String {

@@ -116,6 +116,11 @@ impl Stage {
         .await
     }
 
+    /// The mesh.
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
     /// The mesh, for whoever changes it.
     pub(crate) fn mesh_mut(&mut self) -> &mut Mesh {
         &mut self.mesh
