@@ -148,11 +148,6 @@ impl Stage {
         self.mesh.pod(pod).ip()
     }
 
-    /// The network namespace of a pod.
-    pub(crate) fn netns(&self, pod: &str) -> &Netns {
-        self.mesh.pod(pod).netns()
-    }
-
     /// Where the web server listens for traffic that takes no mesh.
     pub(crate) fn plain_port(&self) -> u16 {
         PLAIN_HTTP
