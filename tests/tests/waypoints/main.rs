@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         case!(bytes::pass),
         case!(bytes::server_speaks_first),
         case!(served::nothing_else),
+        case!(served::last_answers_arrive),
         case!(served::removed_and_back),
         case!(served::endpoints_are_replaced),
         case!(served::node_proxy_is_replaced),

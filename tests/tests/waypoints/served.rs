@@ -3,7 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use hyper::StatusCode;
 use nix::sys::signal::Signal;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 use tulle_lab::{PodSpec, sandbox::Sandbox};
 
 use crate::{
@@ -19,6 +22,25 @@ pub(crate) async fn nothing_else(sandbox: Sandbox) -> Result<()> {
     ensure!(connection.get("/", &[]).await?.status == StatusCode::OK);
     let mut closed = Client::connect(client(&mesh), service(99), false).await?;
     ensure!(closed.get("/", &[]).await.is_err());
+    Ok(())
+}
+
+/// A client that wants its connection closed after the answer has the whole answer, and then an end that is no error; also with more said
+/// than is asked for.
+pub(crate) async fn last_answers_arrive(sandbox: Sandbox) -> Result<()> {
+    let mesh = start(&sandbox).await?;
+    let _servers = [Server::start(mesh.pod(ONE))?, Server::start(mesh.pod(TWO))?];
+    for more in ["", "GET /more HTTP/1.1\r\nhost: web.shop\r\n\r\n"] {
+        for _ in 0..20 {
+            let mut tcp = client(&mesh).connect(service(80)).await?;
+            let asked = "GET / HTTP/1.1\r\nhost: web.shop\r\nconnection: close\r\n\r\n";
+            tcp.write_all(format!("{asked}{more}").as_bytes()).await?;
+            let mut answer = String::new();
+            timeout(SOON, tcp.read_to_string(&mut answer)).await??;
+            ensure!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            ensure!(answer.ends_with('}'), "{answer}");
+        }
+    }
     Ok(())
 }
 

@@ -1,14 +1,19 @@
 //! Tunnels as what HTTP is spoken over.
 
 use std::{
+    future::Future,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
 use tulle_hbone::{Broken, Side, TcpSide, Tunnel};
 
 /// Bytes both ways, by frames that need not be copied to be read.
@@ -16,6 +21,8 @@ pub(super) struct Stream<S> {
     side: S,
     /// Received, and not read yet.
     ahead: Bytes,
+    /// Of the wait for the other side's end.
+    limit: Option<Pin<Box<Sleep>>>,
 }
 
 /// Whatever leads to an endpoint.
@@ -37,6 +44,7 @@ impl<S: Side> Stream<S> {
         Self {
             side,
             ahead: Bytes::new(),
+            limit: None,
         }
     }
 
@@ -91,8 +99,16 @@ impl<S: Side + Unpin> Write for Stream<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Waits for the end of the other side too: what is dropped before is reset, with what it has not read yet.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().side.poll_end(cx).map_err(into_io)
+        let this = self.get_mut();
+        ready!(this.side.poll_end(cx)).map_err(into_io)?;
+        let limit = this.limit.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        if limit.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        while ready!(this.side.poll_read(cx)).is_ok_and(|more| !more.is_empty()) {}
+        Poll::Ready(Ok(()))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -239,3 +255,6 @@ fn into_io(broken: Broken) -> io::Error {
         Broken::Error(error) => error,
     }
 }
+
+/// How long the other side may take to end after we have.
+const LINGER: Duration = Duration::from_secs(5);
