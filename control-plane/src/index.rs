@@ -17,6 +17,7 @@
 //! HTTPRoute and the like -> routes of the services that it names, or did
 //! Service, ReferenceGrant -> those of services whose routes name it
 //! DestinationRule         -> how traffic to the services of its host is led; the subsets of their endpoints
+//! ConfigMap of the mesh   -> who is asked about requests
 //!
 //! Of the other kinds that only waypoints read (see [`validate`]), nothing is made yet. What is wrong with an object is found once, when
 //! it changes.
@@ -51,10 +52,12 @@ mod dirty;
 mod entries;
 mod reports;
 mod routes;
+mod settings;
 
 use dirty::Dirty;
 pub use reports::Reports;
 use routes::{DirtyRoutes, Touched};
+use settings::Settings;
 
 /// The objects and how to translate them.
 #[derive(Debug)]
@@ -68,6 +71,7 @@ pub struct Index {
     tokens: BTreeMap<ObjectKey, BTreeSet<PolicyKey>>,
     /// The workloads that are in subsets, by UID.
     members: BTreeSet<String>,
+    settings: Settings,
 }
 
 impl Index {
@@ -80,6 +84,7 @@ impl Index {
             targeted: BTreeMap::new(),
             tokens: BTreeMap::new(),
             members: BTreeSet::new(),
+            settings: Settings::default(),
         }
     }
 
@@ -110,6 +115,9 @@ impl Index {
             dirty.add(&self.mesh, &self.objects, &id, object.as_ref());
             let problems = object.as_ref().and_then(validate::problems);
             self.reports.problems(&id, problems.unwrap_or_default());
+            if id.kind == Kind::ConfigMap {
+                self.set(&id, object.as_ref());
+            }
             match object {
                 Some(object) => self.objects.upsert(object),
                 None => self.objects.remove(&id),
@@ -123,6 +131,7 @@ impl Index {
         let mut fresh = Self::new(Arc::clone(&self.mesh));
         fresh.objects = self.objects.clone();
         fresh.reports = self.reports.clone();
+        fresh.settings = self.settings.unsent();
         fresh.recompute(Dirty::everything(&self.objects))
     }
 
@@ -186,6 +195,7 @@ impl Index {
         transaction.configurations.extend(routes);
         let memberships = self.memberships(&touched, &transaction.addresses);
         transaction.configurations.extend(memberships);
+        transaction.configurations.extend(self.asked());
         transaction
     }
 

@@ -33,6 +33,7 @@
 pub mod access;
 pub mod app;
 pub mod authority;
+pub mod authorizers;
 pub mod callers;
 pub mod config;
 pub mod debug;

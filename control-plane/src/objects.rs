@@ -124,8 +124,8 @@ impl Objects {
             Object::Telemetry(object) => {
                 self.telemetries.insert(key, object);
             }
-            // Its source has put it into the pods that it is about.
-            Object::NodeStatus(_) => {}
+            // Settings are not objects of the mesh. Of nodes, the source has put what is said into the pods that it is about.
+            Object::ConfigMap(_) | Object::NodeStatus(_) => {}
         }
     }
 
@@ -151,7 +151,7 @@ impl Objects {
             Kind::DestinationRule => drop(self.destination_rules.remove(&id.key)),
             Kind::VirtualService => drop(self.virtual_services.remove(&id.key)),
             Kind::Telemetry => drop(self.telemetries.remove(&id.key)),
-            Kind::NodeStatus => {}
+            Kind::ConfigMap | Kind::NodeStatus => {}
         }
     }
 

@@ -126,7 +126,7 @@ impl Opened {
                 (Keeper::Secret { client, namespace }, files)
             }
         };
-        let (source, objects) = source::Source::open(&client).await;
+        let (source, objects) = source::Source::open(&client, &mesh.root_namespace).await;
         Ok(Self {
             source: Source::Kubernetes(source),
             objects,

@@ -323,7 +323,19 @@ fn authorization(index: &Index, policy: &AuthorizationPolicy) -> Option<Conditio
         let judged = references::target(index, policy.metadata.namespace(), target);
         (format!("{} {}", target.kind, target.name), judged)
     });
-    let (_, report) = translate::targeted(index.mesh(), policy);
+    let (_, mut report) = translate::targeted(index.mesh(), policy);
+    if let Some(name) = translate::asked(policy)
+        && report.outcome != Outcome::NotSent
+        && !index.can_be_asked(name)
+    {
+        let message = format!(
+            "no extensionProvider {name} of the mesh can be asked: what the rules match is refused"
+        );
+        report
+            .findings
+            .push(Finding::new("spec.provider.name", message));
+        report.outcome = Outcome::Adjusted;
+    }
     let enforced = Condition {
         kind: WAYPOINT_ACCEPTED,
         ..enforced(&report)

@@ -14,6 +14,7 @@ use crate::translate::Finding;
 mod check;
 mod destination_rule;
 mod jwt;
+mod mesh_config;
 mod pattern;
 mod pool;
 mod route;
@@ -22,6 +23,7 @@ mod values;
 mod virtual_service;
 
 use check::Check;
+pub(crate) use mesh_config::{is_in_order, status_code};
 pub(crate) use values::{gateway_duration, istio_duration};
 pub(crate) use virtual_service::GRPC_STATUS;
 
@@ -66,6 +68,7 @@ pub fn problems(object: &Object) -> Option<Vec<Problem>> {
         Object::DestinationRule(rule) => of(rule, destination_rule::destination_rule),
         Object::VirtualService(service) => of(service, virtual_service::virtual_service),
         Object::Telemetry(telemetry) => of(telemetry, telemetry::telemetry),
+        Object::ConfigMap(map) => mesh_config::config_map(map),
         Object::Namespace(_)
         | Object::Node(_)
         | Object::Pod(_)

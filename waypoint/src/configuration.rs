@@ -16,6 +16,7 @@ use tulle_http::RouteTable;
 use tulle_jwt::Issuers;
 use tulle_model::{
     Authorization, PolicyKey, PolicyTarget, ServiceKey, TargetKind, Uid,
+    authorizer::Authorizer,
     traffic::{Membership, TrafficRule},
 };
 use tulle_state::StateWriter;
@@ -38,6 +39,8 @@ struct Said {
     members: HashMap<ServiceKey, Arc<Members>>,
     /// By what they are about.
     tokens: HashMap<Target, BTreeMap<PolicyKey, Tokens>>,
+    /// By name.
+    authorizers: HashMap<Arc<str>, Arc<Authorizer>>,
 }
 
 /// What a policy is about, and the namespace that both are of.
@@ -125,6 +128,11 @@ impl Configurations {
         of.flat_map(BTreeMap::values).cloned().collect()
     }
 
+    /// Who is asked about requests, by the name that policies say; `None` if nobody of that name can be.
+    pub(crate) fn authorizer(&self, name: &str) -> Option<Arc<Authorizer>> {
+        self.said.load().authorizers.get(name).map(Arc::clone)
+    }
+
     fn change(&self, delta: Delta<Configuration>) {
         let mut said = Said::clone(&self.said.load());
         let mut memberships = self.memberships.lock();
@@ -136,6 +144,7 @@ impl Configurations {
                     said.member(memberships.remove(&uid), None);
                 }
                 Some(ConfigurationName::Tokens(policy)) => said.tokens(policy, None),
+                Some(ConfigurationName::Authorizer(name)) => drop(said.authorizers.remove(&name)),
                 None => {}
             }
         }
@@ -164,6 +173,10 @@ impl Configurations {
                     let issuers = Arc::new(Issuers::new(&policy));
                     said.tokens(policy.key, Some(Tokens::Issuers(issuers)));
                 }
+                Configuration::Authorizer(one) => {
+                    said.authorizers
+                        .insert(Arc::clone(&one.name), Arc::from(one));
+                }
             }
         }
         for rejected in delta.rejected {
@@ -183,6 +196,8 @@ impl Configurations {
                 Some(ConfigurationName::Tokens(policy)) => {
                     said.tokens(policy, Some(Tokens::Broken));
                 }
+                // Nobody can be asked then.
+                Some(ConfigurationName::Authorizer(name)) => drop(said.authorizers.remove(&name)),
                 // It is in no subset then.
                 Some(ConfigurationName::Membership(_)) | None => {}
             }

@@ -32,6 +32,7 @@ pub(crate) struct Metrics {
     received: Family<ConnectionLabels, Counter>,
     sent: Family<ConnectionLabels, Counter>,
     refused: Family<Reason, Counter>,
+    asked: Family<Asked, Counter>,
     handshakes_failed: Family<Reason, Counter>,
     ejections: Counter,
 }
@@ -39,6 +40,13 @@ pub(crate) struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
+}
+
+/// A question about a request, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Asked {
+    authorizer: String,
+    outcome: &'static str,
 }
 
 impl Default for Metrics {
@@ -51,6 +59,7 @@ impl Default for Metrics {
             received: Family::default(),
             sent: Family::default(),
             refused: Family::default(),
+            asked: Family::default(),
             handshakes_failed: Family::default(),
             ejections: Counter::default(),
         }
@@ -271,6 +280,11 @@ impl Metrics {
             self.refused.clone(),
         );
         tulle.register(
+            "authorizer_requests",
+            "Requests that somebody outside of the mesh's policies was asked about, by name and outcome",
+            self.asked.clone(),
+        );
+        tulle.register(
             "handshakes_failed",
             "Handshakes of clients that failed, by reason",
             self.handshakes_failed.clone(),
@@ -285,6 +299,16 @@ impl Metrics {
     /// An endpoint is left alone.
     pub(crate) fn ejected(&self) {
         self.ejections.inc();
+    }
+
+    /// Counts what somebody was asked about a request, and what came of it.
+    pub(crate) fn asked(&self, authorizer: &str, outcome: &'static str) {
+        let authorizer = authorizer.to_owned();
+        let asked = Asked {
+            authorizer,
+            outcome,
+        };
+        self.asked.get_or_create(&asked).inc();
     }
 
     /// Counts what was refused.

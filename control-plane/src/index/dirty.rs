@@ -165,8 +165,8 @@ impl Dirty {
                     self.destination_rule(mesh, objects, rule);
                 }
             }
-            // No resource is made of them yet.
-            Kind::Telemetry | Kind::NodeStatus => {}
+            // Nothing is looked up by settings, and no resource is made of the others yet.
+            Kind::ConfigMap | Kind::Telemetry | Kind::NodeStatus => {}
         }
     }
 

@@ -31,7 +31,7 @@ pub async fn keep(
 ) {
     let selection = Selection {
         what: "roots of trust in namespaces",
-        path: "/api/v1/configmaps",
+        path: "/api/v1/configmaps".into(),
         also: None,
         only: format!("fieldSelector=metadata.name%3D{NAME}&"),
         definition: None,

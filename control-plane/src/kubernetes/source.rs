@@ -11,9 +11,9 @@ use tokio::{
 use tracing::info;
 use tulle_kubernetes::{Client, Collection, Seen, Selection};
 use tulle_manifest::{
-    AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Labels, Metadata, Namespace, Node,
-    Object, ObjectId, ObjectKey, PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
-    source::Change,
+    AuthorizationPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, Labels, Metadata,
+    Namespace, Node, Object, ObjectId, ObjectKey, PeerAuthentication, Pod, Service, ServiceEntry,
+    WorkloadEntry, source::Change,
 };
 
 use super::{pending::Pending, readable::Readable};
@@ -30,10 +30,10 @@ pub struct Source {
 
 impl Source {
     /// Reads everything once, for as long as it takes: half of it would have clients delete what they know.
-    pub async fn open(client: &Client) -> (Self, Vec<Change>) {
+    pub async fn open(client: &Client, root_namespace: &str) -> (Self, Vec<Change>) {
         let pending = Arc::<Pending>::default();
         let started = Instant::now();
-        let kinds = join_all(kinds(client, &pending)).await;
+        let kinds = join_all(kinds(client, root_namespace, &pending)).await;
         let mut followers = JoinSet::new();
         let mut everything = Vec::new();
         for (all, follow) in kinds {
@@ -73,10 +73,10 @@ type Follow = Pin<Box<dyn Future<Output = Infallible> + Send>>;
 type Listing = Pin<Box<dyn Future<Output = Kind> + Send>>;
 
 /// The kinds that are read, being listed.
-fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
-    let core = |what, path, page| Selection {
+fn kinds(client: &Client, root_namespace: &str, pending: &Arc<Pending>) -> Vec<Listing> {
+    let core = |what, path: &'static str, page| Selection {
         what,
-        path,
+        path: path.into(),
         also: None,
         only: String::new(),
         definition: None,
@@ -98,6 +98,14 @@ fn kinds(client: &Client, pending: &Arc<Pending>) -> Vec<Listing> {
         list::<Namespace>(on, metadata("namespaces", "/api/v1/namespaces")),
         list::<Node>(on, metadata("nodes", "/api/v1/nodes")),
         list::<Pod>(on, core("pods", "/api/v1/pods", LARGE)),
+        list::<ConfigMap>(
+            on,
+            Selection {
+                path: format!("/api/v1/namespaces/{root_namespace}/configmaps").into(),
+                only: format!("fieldSelector=metadata.name%3D{}&", ConfigMap::MESH),
+                ..core("settings of the mesh", "", SMALL)
+            },
+        ),
         list::<Service>(on, core("services", "/api/v1/services", LARGE)),
         list::<EndpointSlice>(
             on,
@@ -252,6 +260,14 @@ impl Listed for Service {
     fn into_object(mut self) -> Object {
         trim(&mut self.metadata);
         self.status.keep(&CONDITIONS);
+        self.into()
+    }
+}
+
+impl Listed for ConfigMap {
+    fn into_object(mut self) -> Object {
+        self.metadata.annotations = Labels::new();
+        self.trim();
         self.into()
     }
 }

@@ -238,6 +238,7 @@ fn place(kind: Kind) -> Option<Place> {
         | Kind::GatewayClass
         | Kind::Gateway
         | Kind::ReferenceGrant
+        | Kind::ConfigMap
         | Kind::NodeStatus => return None,
     };
     Some(Place {

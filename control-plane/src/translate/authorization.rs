@@ -11,7 +11,7 @@
 
 mod values;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tulle_model::{
     Action, Authorization, Clause, HeaderMatch, HttpMatch, Match, PolicyKey, PolicyTarget, Rule,
@@ -39,6 +39,7 @@ pub fn authorization(
         mesh,
         namespace: policy.metadata.namespace(),
         sees_requests: false,
+        sees_tokens: false,
         findings: Vec::new(),
     };
     if policy.is_unreadable {
@@ -65,6 +66,8 @@ pub fn targeted(mesh: &Mesh, policy: &AuthorizationPolicy) -> (Vec<Authorization
         mesh,
         namespace: policy.metadata.namespace(),
         sees_requests: true,
+        // Who is asked is asked before.
+        sees_tokens: policy.spec.action != PolicyAction::Custom,
         findings: Vec::new(),
     };
     if policy.is_unreadable {
@@ -73,11 +76,19 @@ pub fn targeted(mesh: &Mesh, policy: &AuthorizationPolicy) -> (Vec<Authorization
     let action = match policy.spec.action {
         PolicyAction::Allow => Some(Action::Allow),
         PolicyAction::Deny => Some(Action::Deny),
+        PolicyAction::Custom if is_dry_run(policy) => {
+            let message = "not sent: nobody is asked without need";
+            let field = format!("metadata.annotations[{DRY_RUN}]");
+            translation.findings.push(Finding::new(field, message));
+            None
+        }
         PolicyAction::Custom => {
-            let message = "nobody is asked: what the rules match is refused";
-            translation
-                .findings
-                .push(Finding::new("spec.action", message));
+            if asked(policy).is_none() {
+                let message = "is missing, nobody is asked: what the rules match is refused";
+                translation
+                    .findings
+                    .push(Finding::new("spec.provider.name", message));
+            }
             Some(Action::Deny)
         }
         PolicyAction::Audit => {
@@ -122,6 +133,7 @@ pub fn unchecked_tokens(mesh: &Mesh, policy: &RequestAuthentication) -> Vec<Auth
         action: Action::Deny,
         rules: vec![Rule::default()],
         dry_run: false,
+        authorizer: None,
     };
     token_targets(mesh, policy)
         .into_iter()
@@ -218,6 +230,7 @@ struct Translation<'a> {
     namespace: &'a str,
     /// Whether it is for a waypoint.
     sees_requests: bool,
+    sees_tokens: bool,
     findings: Vec<Finding>,
 }
 
@@ -248,6 +261,7 @@ impl Translation<'_> {
             scope: scope(self.mesh, policy),
             action,
             dry_run: is_dry_run(policy),
+            authorizer: asked(policy).filter(|_| self.sees_requests).map(Arc::from),
         }
     }
 
@@ -348,7 +362,7 @@ impl Translation<'_> {
     }
 
     fn when(&mut self, path: &str, entry: &PolicyCondition) -> Part<Match> {
-        let sees_requests = self.sees_requests;
+        let (sees_requests, sees_tokens) = (self.sees_requests, self.sees_tokens);
         let mut exact = self.known(path, &entry.unknown);
         let mut found = Match::default();
         let mut values = Values::new(self, path);
@@ -400,7 +414,7 @@ impl Translation<'_> {
                         })
                     });
                 }
-                None => match values::token(key).filter(|_| sees_requests) {
+                None => match values::token(key).filter(|_| sees_tokens) {
                     Some(field) => {
                         let read = match field {
                             TokenField::Principal => Values::request_principals,
@@ -449,6 +463,13 @@ impl Translation<'_> {
         }
         unknown.is_empty()
     }
+}
+
+/// Who is asked about what a policy matches.
+pub(crate) fn asked(policy: &AuthorizationPolicy) -> Option<&str> {
+    let is_asking = policy.spec.action == PolicyAction::Custom;
+    let provider = policy.spec.provider.as_ref().filter(|_| is_asking)?;
+    (!provider.name.is_empty()).then_some(provider.name.as_str())
 }
 
 /// What is said of a token, if anything is.

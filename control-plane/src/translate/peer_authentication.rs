@@ -246,6 +246,7 @@ fn refusal(key: PolicyKey, rules: Vec<Rule>) -> Authorization {
         action: Action::Deny,
         rules,
         dry_run: false,
+        authorizer: None,
     }
 }
 

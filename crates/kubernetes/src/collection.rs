@@ -10,7 +10,7 @@
 //!
 //! A watch that ends goes on where it was. A list is told of as a whole, so that nothing seems gone while it is read again.
 
-use std::{convert::Infallible, marker::PhantomData, time::Duration};
+use std::{borrow::Cow, convert::Infallible, marker::PhantomData, time::Duration};
 
 use http::{Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -48,7 +48,7 @@ pub struct Selection {
     /// What they are, for the log.
     pub what: &'static str,
     /// Where they are.
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     /// Where they are if the definition of their kind does not serve that version: the same objects in another one.
     pub also: Option<&'static str>,
     /// Which of them: parameters, each with `&` behind it; empty for all.
@@ -66,7 +66,7 @@ pub struct Collection<T> {
     client: Client,
     selection: Selection,
     /// Where they were looked for last: at one of the two places of the selection.
-    at: &'static str,
+    at: Cow<'static, str>,
     outage: Outage,
     /// How many objects are asked for at a time.
     page: usize,
@@ -80,7 +80,7 @@ impl<T: DeserializeOwned> Collection<T> {
             client: client.clone(),
             outage: Outage::of(selection.what),
             page: selection.page.max(1),
-            at: selection.path,
+            at: selection.path.clone(),
             selection,
             objects: PhantomData,
         }
@@ -121,7 +121,10 @@ impl<T: DeserializeOwned> Collection<T> {
             return false;
         };
         let at_once = self.at != also;
-        self.at = if at_once { also } else { self.selection.path };
+        self.at = match at_once {
+            true => Cow::Borrowed(also),
+            false => self.selection.path.clone(),
+        };
         at_once
     }
 
@@ -143,7 +146,7 @@ impl<T: DeserializeOwned> Collection<T> {
             // To go on without would be to go on without what is written in another version.
             Ok(_) => Err(CallError::NotServed {
                 name: name.to_owned(),
-                path: self.at.to_owned(),
+                path: self.at.clone().into_owned(),
             }),
             Err(error) => Err(error),
         }
@@ -194,7 +197,7 @@ impl<T: DeserializeOwned> Collection<T> {
     async fn pages(&self) -> Result<(Vec<T>, String), CallError> {
         let mut all = Vec::new();
         let pages = Pages {
-            path: self.at,
+            path: &self.at,
             only: &self.selection.only,
             accept: self.kind(METADATA_LIST),
             page: self.page,

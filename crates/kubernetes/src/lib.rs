@@ -29,7 +29,7 @@
 //!         client,
 //!         Selection {
 //!             what: "namespaces",
-//!             path: "/api/v1/namespaces",
+//!             path: "/api/v1/namespaces".into(),
 //!             also: None,
 //!             only: String::new(),
 //!             definition: None,

@@ -24,6 +24,7 @@ mod discovery;
 mod enablement;
 mod fields;
 mod gateway;
+pub mod mesh_config;
 mod meta;
 mod networking;
 mod request_authentication;
@@ -51,6 +52,7 @@ pub use gateway::{
     GatewaySpec, GatewayStatus, Infrastructure, Listener, ListenerStatus, ParametersReference,
     RouteKind, RouteNamespaces,
 };
+pub use mesh_config::{ConfigMap, MeshConfig};
 pub use meta::{Labels, Metadata, ObjectKey, OwnerReference};
 pub use networking::{
     EntryAddress, EntryPort, EntrySelector, Resolution, ServiceEntry, ServiceEntrySpec,
@@ -62,8 +64,8 @@ pub use request_authentication::{
 pub use route::{GRPCRoute, HTTPRoute, ReferenceGrant};
 pub use security::{
     AuthorizationPolicy, AuthorizationSpec, MutualTls, MutualTlsMode, Operation,
-    PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyCondition, PolicyRule,
-    PolicySelector, RuleFrom, RuleTo, SourceMatch, TargetRef,
+    PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyCondition, PolicyProvider,
+    PolicyRule, PolicySelector, RuleFrom, RuleTo, SourceMatch, TargetRef,
 };
 pub use selector::{InvalidSelector, LabelSelector, Operator, Requirement};
 pub use status::{NodeStatus, PodRedirection, REDIRECTION};
@@ -160,6 +162,7 @@ kinds! {
     DestinationRule, "networking.istio.io/v1" | "networking.istio.io/v1beta1", true;
     VirtualService, "networking.istio.io/v1" | "networking.istio.io/v1beta1", true;
     Telemetry, "telemetry.istio.io/v1" | "telemetry.istio.io/v1alpha1", true;
+    ConfigMap, "v1", true;
     NodeStatus, "mesh.tulle.io/v1", false;
 }
 

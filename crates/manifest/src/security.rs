@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error as _, IgnoredAny},
-};
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
     conditions::{Conditions, lenient},
@@ -68,9 +65,19 @@ pub struct AuthorizationSpec {
     pub action: PolicyAction,
     /// Only meaningful with action CUSTOM.
     #[serde(default)]
-    pub provider: Option<IgnoredAny>,
+    pub provider: Option<PolicyProvider>,
     #[serde(default, deserialize_with = "present_list")]
     pub rules: Vec<PolicyRule>,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// Who is asked.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the API")]
+pub struct PolicyProvider {
+    #[serde(default, deserialize_with = "present")]
+    pub name: String,
     #[serde(flatten)]
     pub unknown: UnknownFields,
 }

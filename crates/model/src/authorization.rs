@@ -142,6 +142,9 @@ pub struct Authorization {
     pub rules: Vec<Rule>,
     /// Evaluate and log, but do not enforce.
     pub dry_run: bool,
+    /// Who is asked about requests that match, by the name of an [authorizer](crate::authorizer::Authorizer). Where nobody can be
+    /// asked, the action is all.
+    pub authorizer: Option<Arc<str>>,
 }
 
 /// To which workloads a policy applies.

@@ -12,6 +12,7 @@
 
 mod address;
 mod authorization;
+pub mod authorizer;
 mod gateway;
 pub mod http;
 mod service;

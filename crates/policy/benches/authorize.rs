@@ -44,6 +44,7 @@ fn deny_policy(number: usize) -> Arc<CompiledPolicy> {
         action: Action::Deny,
         rules: (0..10).map(rule).collect(),
         dry_run: false,
+        authorizer: None,
     }))
 }
 

@@ -17,6 +17,7 @@
 //!         ..Match::default()
 //!     }] }] }],
 //!     dry_run: false,
+//!     authorizer: None,
 //! };
 //! let policies = PolicySet::new([Arc::new(CompiledPolicy::compile(&only_cart))], Vec::new());
 //! let cart = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();

@@ -30,6 +30,7 @@ pub struct CompiledPolicy {
     scope: Scope,
     action: Action,
     dry_run: bool,
+    authorizer: Option<Arc<str>>,
     entry: Target,
     tests: Box<[Test]>,
     texts: Box<[Text]>,
@@ -51,6 +52,7 @@ impl CompiledPolicy {
             scope: policy.scope,
             action: policy.action,
             dry_run: policy.dry_run,
+            authorizer: policy.authorizer.clone(),
             entry,
             tests: compiler.tests.into(),
             texts: compiler.texts.into(),
@@ -81,6 +83,11 @@ impl CompiledPolicy {
     /// Whether it is evaluated but not enforced.
     pub fn dry_run(&self) -> bool {
         self.dry_run
+    }
+
+    /// Who is asked about requests that match, instead of refusing them.
+    pub fn authorizer(&self) -> Option<&Arc<str>> {
+        self.authorizer.as_ref()
     }
 
     /// Whether any rule matches.

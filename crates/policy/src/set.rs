@@ -13,21 +13,27 @@ pub struct PolicyList {
     deny: Box<[Arc<CompiledPolicy>]>,
     allow: Box<[Arc<CompiledPolicy>]>,
     dry_run: Box<[Arc<CompiledPolicy>]>,
+    /// Somebody is asked about what they match.
+    asking: Box<[Arc<CompiledPolicy>]>,
 }
 
 impl PolicyList {
     /// Whether there is no policy at all.
     pub fn is_empty(&self) -> bool {
-        self.deny.is_empty() && self.allow.is_empty() && self.dry_run.is_empty()
+        [&self.deny, &self.allow, &self.dry_run, &self.asking]
+            .iter()
+            .all(|list| list.is_empty())
     }
 }
 
 impl FromIterator<Arc<CompiledPolicy>> for PolicyList {
     fn from_iter<I: IntoIterator<Item = Arc<CompiledPolicy>>>(policies: I) -> Self {
         let (mut deny, mut allow, mut dry_run) = (Vec::new(), Vec::new(), Vec::new());
+        let mut asking = Vec::new();
         for policy in policies {
             match (policy.dry_run(), policy.action()) {
                 (true, _) => dry_run.push(policy),
+                (false, _) if policy.authorizer().is_some() => asking.push(policy),
                 (false, Action::Deny) => deny.push(policy),
                 (false, Action::Allow) => allow.push(policy),
             }
@@ -36,6 +42,7 @@ impl FromIterator<Arc<CompiledPolicy>> for PolicyList {
             deny: deny.into(),
             allow: allow.into(),
             dry_run: dry_run.into(),
+            asking: asking.into(),
         }
     }
 }
@@ -68,15 +75,40 @@ impl PolicySet {
         }
     }
 
-    /// Decides a connection.
+    /// Decides a connection. About one in which no requests are seen nobody can be asked: what would ask, refuses.
     ///
     /// # Errors
     /// [`Denied`] says which policy refused it, or that none allowed it.
     pub fn check(&self, connection: &Connection<'_>) -> Result<Permit, Denied> {
-        self.decide(&Facts::new(connection, None))
+        let facts = Facts::new(connection, None);
+        if let Some(policy) = self.first_match(&facts, |list| &list.asking) {
+            return Err(Denied::Explicitly(policy.key().clone()));
+        }
+        self.decide(&facts)
     }
 
-    /// Decides a request on a connection.
+    /// Who has to permit a request on a connection besides: each once.
+    pub fn authorizers<'a>(
+        &self,
+        connection: &Connection<'a>,
+        request: Request<'a>,
+    ) -> SmallVec<[Arc<str>; 1]> {
+        let mut all = SmallVec::new();
+        if self.lists.iter().all(|list| list.asking.is_empty()) {
+            return all;
+        }
+        let facts = Facts::new(connection, Some(request));
+        let policies = self.lists.iter().flat_map(|list| &list.asking);
+        for policy in policies.filter(|policy| policy.holds_for(&facts)) {
+            let Some(name) = policy.authorizer().filter(|name| !all.contains(name)) else {
+                continue;
+            };
+            all.push(Arc::clone(name));
+        }
+        all
+    }
+
+    /// Decides a request on a connection, once those [have](Self::authorizers) who are to be asked about it.
     ///
     /// # Errors
     /// As of a connection.

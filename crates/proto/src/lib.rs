@@ -22,9 +22,12 @@ mod generated {
     pub mod zds {
         include!("generated/istio.workload.zds.rs");
     }
+    pub mod authorizer {
+        include!("generated/envoy.service.auth.v3.rs");
+    }
     pub mod mesh {
         include!("generated/tulle.mesh.v1.rs");
     }
 }
 
-pub use generated::{ca, discovery, mesh, security, workload, zds};
+pub use generated::{authorizer, ca, discovery, mesh, security, workload, zds};

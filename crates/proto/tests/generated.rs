@@ -2,13 +2,14 @@
 
 use std::{fs, path::Path};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "discovery.proto",
     "workload.proto",
     "authorization.proto",
     "ca.proto",
     "zds.proto",
     "configuration.proto",
+    "external_authorization.proto",
 ];
 
 #[test]

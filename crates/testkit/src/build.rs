@@ -89,6 +89,7 @@ fn policy(namespace: &str, name: &str, action: Action, sources: &[SpiffeId]) -> 
             clauses: vec![clause],
         }],
         dry_run: false,
+        authorizer: None,
     }
 }
 

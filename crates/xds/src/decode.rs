@@ -16,6 +16,7 @@ use tulle_proto::{mesh, security, workload as wire};
 use crate::{Address, Configuration};
 
 mod authorization;
+mod authorizer;
 mod configuration;
 mod gateway;
 mod service;
@@ -58,6 +59,9 @@ pub fn configuration(bytes: &[u8]) -> Result<Configuration, InvalidResource> {
         }
         mesh::configuration::Kind::Tokens(value) => {
             Configuration::Tokens(token::policy(value)?.into())
+        }
+        mesh::configuration::Kind::Authorizer(value) => {
+            Configuration::Authorizer(authorizer::authorizer(value)?.into())
         }
         mesh::configuration::Kind::Membership(value) => {
             Configuration::Membership(traffic::membership(value)?.into())

@@ -10,6 +10,7 @@ use tulle_proto::{mesh, workload as wire};
 use crate::{Address, Configuration};
 
 mod authorization;
+mod authorizer;
 mod configuration;
 mod gateway;
 mod service;
@@ -39,6 +40,9 @@ pub fn configuration(value: &Configuration) -> Vec<u8> {
         }
         Configuration::Traffic(value) => mesh::configuration::Kind::Traffic(traffic::rule(value)),
         Configuration::Tokens(value) => mesh::configuration::Kind::Tokens(token::policy(value)),
+        Configuration::Authorizer(value) => {
+            mesh::configuration::Kind::Authorizer(authorizer::authorizer(value))
+        }
         Configuration::Membership(value) => {
             mesh::configuration::Kind::Membership(traffic::membership(value))
         }

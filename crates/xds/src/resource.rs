@@ -1,9 +1,10 @@
 //! The kinds of resource and how they are named.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use tulle_model::{
     Authorization, PolicyKey, Service, ServiceKey, Uid, Workload,
+    authorizer::Authorizer,
     http::Routes,
     token::TokenPolicy,
     traffic::{Membership, TrafficRule},
@@ -51,6 +52,8 @@ pub enum Configuration {
     Membership(Box<Membership>),
     /// Which tokens are valid, named `tokens/<namespace>/<policy>`.
     Tokens(Box<TokenPolicy>),
+    /// Somebody who is asked about requests, named `authorizers/<name>`.
+    Authorizer(Box<Authorizer>),
 }
 
 /// What a [`Configuration`] is about, which is its name.
@@ -64,6 +67,8 @@ pub enum ConfigurationName {
     Membership(Uid),
     /// Which tokens are valid.
     Tokens(PolicyKey),
+    /// Somebody who is asked about requests.
+    Authorizer(Arc<str>),
 }
 
 impl Configuration {
@@ -74,6 +79,7 @@ impl Configuration {
             Self::Traffic(rule) => ConfigurationName::Traffic(rule.service.clone()),
             Self::Membership(member) => ConfigurationName::Membership(member.workload.clone()),
             Self::Tokens(policy) => ConfigurationName::Tokens(policy.key.clone()),
+            Self::Authorizer(asked) => ConfigurationName::Authorizer(Arc::clone(&asked.name)),
         }
     }
 }
@@ -87,6 +93,7 @@ impl ConfigurationName {
             TRAFFIC => Some(Self::Traffic(of.parse().ok()?)),
             SUBSETS => Some(Self::Membership(Uid::new(of))),
             TOKENS => of.parse().ok().map(Self::Tokens),
+            AUTHORIZERS => Some(Self::Authorizer(of.into())),
             _ => None,
         }
     }
@@ -99,6 +106,7 @@ impl fmt::Display for ConfigurationName {
             Self::Traffic(service) => write!(f, "{TRAFFIC}/{service}"),
             Self::Membership(uid) => write!(f, "{SUBSETS}/{uid}"),
             Self::Tokens(policy) => write!(f, "{TOKENS}/{policy}"),
+            Self::Authorizer(name) => write!(f, "{AUTHORIZERS}/{name}"),
         }
     }
 }
@@ -107,6 +115,7 @@ const ROUTES: &str = "routes";
 const TRAFFIC: &str = "traffic";
 const SUBSETS: &str = "subsets";
 const TOKENS: &str = "tokens";
+const AUTHORIZERS: &str = "authorizers";
 
 /// The resource name of a policy.
 pub(crate) fn policy_name(policy: &Authorization) -> String {
@@ -145,6 +154,10 @@ impl ResourceType {
     }
 }
 
+/// The extension of a policy that has somebody asked.
+pub(crate) const AUTHORIZER: &str = "tulle.mesh.v1.authorizer";
+/// Its type.
+pub(crate) const AUTHORIZER_URL: &str = "type.googleapis.com/tulle.mesh.v1.AskedInstead";
 /// The extension of a match that has conditions on tokens.
 pub(crate) const TOKEN: &str = "tulle.mesh.v1.token";
 /// Its type.

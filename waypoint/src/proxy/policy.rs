@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, Method, Request, Uri, header};
+use smallvec::SmallVec;
 use tulle_jwt::{Checked, Issuers, Refused, Token};
 
 use tulle_model::{PolicyKey, PolicyTarget, TargetKind, http::BackendService};
@@ -58,6 +59,14 @@ impl Context {
         self.ask(&now.policies, &self.connection(), request, token)
     }
 
+    /// Who has to permit a request besides policies. They are asked before anybody looks at its token.
+    pub(super) fn authorizers<B>(&self, now: &Now, request: &Request<B>) -> Authorizers {
+        let policies = &now.policies;
+        self.seen(&self.connection(), request, None, |on, seen| {
+            policies.authorizers(on, seen)
+        })
+    }
+
     fn ask<B>(
         &self,
         policies: &PolicySet,
@@ -65,9 +74,23 @@ impl Context {
         request: &Request<B>,
         token: Option<&Token>,
     ) -> Result<(), Denied> {
+        let checked = self.seen(connection, request, token, |on, seen| {
+            policies.check_request(on, seen)
+        });
+        checked.map(drop)
+    }
+
+    /// A request as policies see it.
+    fn seen<B, R>(
+        &self,
+        connection: &Connection<'_>,
+        request: &Request<B>,
+        token: Option<&Token>,
+        look: impl for<'x> FnOnce(&Connection<'x>, tulle_policy::Request<'x>) -> R,
+    ) -> R {
         let uri = request.uri();
         let host = uri.authority().map_or("", |authority| authority.as_str());
-        let facts = tulle_policy::Request {
+        let seen = tulle_policy::Request {
             host: &host.to_ascii_lowercase(),
             method: request.method().as_str(),
             path: uri.path(),
@@ -75,11 +98,11 @@ impl Context {
             header: &|name| values(request, name),
             token: &|field| token.map(|token| token.values(field)).unwrap_or_default(),
         };
-        policies.check_request(connection, facts).map(drop)
+        look(connection, seen)
     }
 
-    /// Whether policy permits a request to the backend that a route has chosen for it, if this waypoint is the one that asks: who may write
-    /// routes of one service does not thereby permit what another refuses.
+    /// Whether policy permits a request to the backend that a route has chosen for it, if this waypoint is the one that asks, and who has to
+    /// permit it besides: who may write routes of one service does not thereby permit what another refuses.
     ///
     /// # Errors
     /// As of a request that is sent there.
@@ -89,14 +112,14 @@ impl Context {
         backend: &BackendService,
         received: Option<&Received>,
         request: &mut Request<B>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Authorizers, Refusal> {
         let shared = &self.peer.front.shared;
         let snapshot = shared.snapshots.load();
         let port = backend.port.unwrap_or(self.destination.port());
         let target = tulle_route::backend(&snapshot, &now.own, &backend.key, port);
         // One that is not there is refused when it is looked for.
         let Some(target) = target else {
-            return Ok(());
+            return Ok(Authorizers::new());
         };
         let is_same = |record: &Arc<ServiceRecord>| {
             let own = now.served.service();
@@ -107,7 +130,7 @@ impl Context {
             !is_same(record) && tulle_route::serves(&snapshot, &now.own, record)
         });
         if !is_ours {
-            return Ok(());
+            return Ok(Authorizers::new());
         }
         let connection = Connection {
             destination_ip: target.destination.ip(),
@@ -118,7 +141,10 @@ impl Context {
         // It asks about the token that came, and sees claims of that alone.
         let checked = checked(&tokens, received, request)?;
         let token = checked.as_ref().and_then(Checked::token);
-        Ok(self.ask(&policies, &connection, request, token)?)
+        self.ask(&policies, &connection, request, token)?;
+        Ok(self.seen(&connection, request, None, |on, seen| {
+            policies.authorizers(on, seen)
+        }))
     }
 
     fn connection(&self) -> Connection<'_> {
@@ -130,6 +156,9 @@ impl Context {
         }
     }
 }
+
+/// Names of those who have to permit something.
+pub(super) type Authorizers = SmallVec<[Arc<str>; 1]>;
 
 /// Why a request is refused.
 #[derive(Debug)]

@@ -30,6 +30,7 @@ use reply::{own, redirected, with_status};
 pub(crate) use retry::Budget;
 use routing::Taken;
 
+mod authorize;
 mod cors;
 mod forward;
 mod limits;
@@ -101,7 +102,6 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
         exchange.failed("NR", "route_not_found", None);
         return own(exchange, StatusCode::NOT_FOUND, "not served here any more");
     };
-    let received = context.received(&request);
     let mut taken = routing::find(&now, &request);
     exchange.takes(taken.route());
     if let Some(cors) = taken.route().and_then(|route| route.cors.as_ref()) {
@@ -116,6 +116,20 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
             Page::Refused => return with_status(exchange, StatusCode::FORBIDDEN),
         }
     }
+    let names = context.authorizers(&now, &request);
+    if !names.is_empty() {
+        let asked = Box::pin(authorize::ask(&context, exchange, &mut request, names)).await;
+        let routes_again;
+        (exchange, routes_again) = match asked {
+            Ok(permitted) => permitted,
+            Err(answer) => return answer,
+        };
+        if routes_again {
+            taken = routing::find(&now, &request);
+            exchange.takes(taken.route());
+        }
+    }
+    let received = context.received(&request);
     let checked = context.check_token(&now, received.as_ref(), &mut request);
     let checked = match checked {
         Ok(checked) => checked,
@@ -237,10 +251,18 @@ async fn routed(
     }
     let service = backend.and_then(|backend| backend.service.clone());
     // As the backend sees it.
-    if let Some(service) = &service
-        && let Err(refusal) = context.check_backend(now, service, received, &mut request)
-    {
-        return refused(exchange, &request, &refusal);
+    if let Some(service) = &service {
+        let names = match context.check_backend(now, service, received, &mut request) {
+            Ok(names) => names,
+            Err(refusal) => return refused(exchange, &request, &refusal),
+        };
+        if !names.is_empty() {
+            let asked = Box::pin(authorize::ask(context, exchange, &mut request, names)).await;
+            (exchange, _) = match asked {
+                Ok(permitted) => permitted,
+                Err(answer) => return answer,
+            };
+        }
     }
     mirror::copies(context, now, route, received, &request);
     forward(context, exchange, request, Plan::new(Some(route), service)).await

@@ -2,12 +2,13 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
     task::{Context as Task, Poll, Waker, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -88,6 +89,42 @@ impl Source {
         self.0.borrow_mut().room = room;
     }
 
+    /// The beginning of the body, as soon as there are so many bytes of it, or all; and whether it is all. It is still to be sent.
+    ///
+    /// # Errors
+    /// The client has gone.
+    pub(super) async fn begin(&self, most: usize) -> Result<(Bytes, bool), BodyError> {
+        let mut start = BytesMut::new();
+        let mut trailers = None;
+        loop {
+            let polled = poll_fn(|cx| {
+                let mut reading = self.0.borrow_mut();
+                if start.len() >= most || reading.body.is_end_stream() {
+                    return Poll::Ready(None);
+                }
+                reading.poll(cx)
+            });
+            let Some(frame) = polled.await.transpose()? else {
+                break;
+            };
+            match frame.into_data() {
+                Ok(data) => start.extend_from_slice(&data),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        let mut reading = self.0.borrow_mut();
+        let start = start.freeze();
+        // One piece, of however many it came in.
+        reading.kept = Vec::new();
+        if !start.is_empty() {
+            reading.kept.push(Piece::Data(start.clone()));
+        }
+        reading.kept.extend(trailers.map(Piece::Trailers));
+        reading.is_whole = true;
+        let is_all = reading.body.is_end_stream() && start.len() <= most;
+        Ok((start, is_all))
+    }
+
     /// Whether the client has sent all of it.
     pub(super) fn has_ended(&self) -> bool {
         self.0.borrow().body.is_end_stream()
@@ -119,12 +156,17 @@ impl Source {
         reading.is_whole = false;
     }
 
-    /// A copy of what is read from now on. It ends early if whoever gets it is too slow.
+    /// A copy of what is kept, and of what is read from now on. It ends early if whoever gets it is too slow.
     pub(super) fn copy(&self) -> Upload {
         let mut reading = self.0.borrow_mut();
         let (sender, receiver) = mpsc::channel(COPIED);
-        let is_empty = reading.body.is_end_stream();
-        if !is_empty {
+        let has_ended = reading.body.is_end_stream();
+        let is_empty = has_ended && reading.kept.is_empty();
+        let mut kept = reading.kept.iter();
+        let has_room = kept.all(|piece| sender.try_send(Copied::Frame(piece.frame())).is_ok());
+        if has_ended {
+            let _ = sender.try_send(Copied::End);
+        } else if has_room {
             reading.copies.push(sender);
         }
         Upload(Kind::Copy {
@@ -199,6 +241,8 @@ enum Kind {
         pieces: mpsc::Receiver<Copied>,
         has_ended: bool,
     },
+    /// What the waypoint itself says.
+    Own(Option<Bytes>),
 }
 
 /// Why a body ended before its end.
@@ -210,6 +254,13 @@ pub(super) enum BodyError {
     Replaced,
     #[error("too slow for a copy")]
     TooSlow,
+}
+
+impl Upload {
+    /// What the waypoint itself says.
+    pub(super) fn own(bytes: Bytes) -> Self {
+        Self(Kind::Own(Some(bytes).filter(|bytes| !bytes.is_empty())))
+    }
 }
 
 impl Body for Upload {
@@ -252,6 +303,7 @@ impl Body for Upload {
                     None => Some(Err(BodyError::TooSlow)),
                 })
             }
+            Kind::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
@@ -262,6 +314,7 @@ impl Body for Upload {
                 *next >= reading.kept.len() && reading.body.is_end_stream()
             }
             Kind::Copy { has_ended, .. } => *has_ended,
+            Kind::Own(bytes) => bytes.is_none(),
         }
     }
 
@@ -283,6 +336,7 @@ impl Body for Upload {
                 has_ended: true, ..
             } => SizeHint::with_exact(0),
             Kind::Copy { .. } => SizeHint::default(),
+            Kind::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
         }
     }
 }

@@ -39,6 +39,7 @@ fn names_that_existing_tools_read() {
             clauses: vec![Clause { matches: vec![one] }],
         }],
         dry_run: false,
+        authorizer: None,
     };
     let dump = dump([
         workload.into(),

@@ -20,7 +20,7 @@ impl Kubernetes {
             &self.client,
             Selection {
                 what: "pods",
-                path: "/api/v1/pods",
+                path: "/api/v1/pods".into(),
                 also: None,
                 only: format!("fieldSelector=spec.nodeName%3D{}&", self.node),
                 definition: None,
@@ -32,7 +32,7 @@ impl Kubernetes {
             &self.client,
             Selection {
                 what: "namespaces",
-                path: "/api/v1/namespaces",
+                path: "/api/v1/namespaces".into(),
                 also: None,
                 only: String::new(),
                 definition: None,

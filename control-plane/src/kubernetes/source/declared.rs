@@ -19,9 +19,9 @@ use crate::statuses::{CONDITIONS, CONTROLLER};
 /// Each of them, being listed.
 pub(super) fn kinds(on: (&tulle_kubernetes::Client, &std::sync::Arc<Pending>)) -> Vec<Listing> {
     // The version before, of the same form, where that is all that is served.
-    let defined = |what, path, also, definition| Selection {
+    let defined = |what, path: &'static str, also, definition| Selection {
         what,
-        path,
+        path: path.into(),
         also,
         only: String::new(),
         definition: Some(definition),

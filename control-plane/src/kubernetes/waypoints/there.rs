@@ -73,7 +73,7 @@ impl There {
     ) -> impl Future<Output = Infallible> + Send + use<> {
         let selection = Selection {
             what: "objects of waypoints",
-            path: kind.path(),
+            path: kind.path().into(),
             only: format!(
                 "labelSelector={}%3D{MANAGED_WAYPOINT}&",
                 MANAGED.replace('/', "%2F")

@@ -79,6 +79,11 @@ impl<'a, 'b> Values<'a, 'b> {
 
     /// Issuers and subjects of tokens: what is behind the last slash is the subject.
     pub(super) fn request_principals(&mut self, field: &str, texts: &[String]) -> Vec<StringMatch> {
+        let translation = &self.translation;
+        if translation.sees_requests && !translation.sees_tokens && !texts.is_empty() {
+            self.inexact(field, "is not known yet when somebody is asked");
+            return Vec::new();
+        }
         self.seen(field, texts, |values, field, texts| {
             values.list(field, texts, |_, text| {
                 let parted = match text.rsplit_once('/') {

@@ -27,6 +27,7 @@ fn policy(action: Action, rules: Vec<Rule>) -> CompiledPolicy {
         action,
         rules,
         dry_run: false,
+        authorizer: None,
     })
 }
 

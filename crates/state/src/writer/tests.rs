@@ -90,6 +90,7 @@ fn policy(name: &str, scope: Scope, action: Action) -> Authorization {
             clauses: vec![Clause { matches: vec![one] }],
         }],
         dry_run: false,
+        authorizer: None,
     }
 }
 
@@ -497,6 +498,7 @@ fn policies_for_waypoints_are_found_by_their_targets() {
         action: Action::Deny,
         rules: vec![Rule::default()],
         dry_run: false,
+        authorizer: None,
     };
     let refused = |state: &State, namespace: &str, target: &PolicyTarget| {
         let snapshot = state.snapshot();

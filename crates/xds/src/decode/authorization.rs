@@ -1,5 +1,7 @@
 //! Policies.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use prost::Message;
 use tulle_model::{
@@ -9,7 +11,7 @@ use tulle_model::{
 use tulle_proto::{mesh, security as wire};
 
 use super::{InvalidResource, gateway::raw_range};
-use crate::resource::{HTTP_URL, TOKEN_URL};
+use crate::resource::{AUTHORIZER_URL, HTTP_URL, TOKEN_URL};
 
 pub(super) fn authorization(sent: wire::Authorization) -> Result<Authorization, InvalidResource> {
     if sent.name.is_empty() || sent.namespace.contains('/') {
@@ -23,7 +25,15 @@ pub(super) fn authorization(sent: wire::Authorization) -> Result<Authorization, 
         action: action(sent.action)?,
         rules: sent.rules.into_iter().map(rule).collect(),
         dry_run: sent.dry_run,
+        authorizer: sent.extensions.into_iter().find_map(authorizer),
     })
+}
+
+/// Who is asked instead of refusing. If it cannot be understood, what the rules match is refused.
+fn authorizer(sent: wire::Extension) -> Option<Arc<str>> {
+    let config = sent.config.filter(|it| it.type_url == AUTHORIZER_URL)?;
+    let sent = mesh::AskedInstead::decode(config.value.as_slice()).ok()?;
+    (!sent.authorizer.is_empty()).then(|| sent.authorizer.into())
 }
 
 fn scope(value: i32) -> Result<Scope, InvalidResource> {
@@ -165,7 +175,7 @@ fn path(sent: mesh::TextMatch) -> Option<PathMatch> {
     })
 }
 
-fn text(sent: mesh::TextMatch) -> Option<StringMatch> {
+pub(super) fn text(sent: mesh::TextMatch) -> Option<StringMatch> {
     use mesh::text_match::Kind;
     Some(match sent.kind? {
         Kind::Exact(text) => StringMatch::Exact(text.into()),

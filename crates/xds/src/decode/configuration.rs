@@ -245,7 +245,7 @@ pub(super) fn port(field: &'static str, value: u32) -> Decoded<u16> {
     port.ok_or(InvalidResource::Port { field, value })
 }
 
-fn status(value: u32) -> Decoded<u16> {
+pub(super) fn status(value: u32) -> Decoded<u16> {
     let status = u16::try_from(value).ok();
     let status = status.filter(|status| (200..=599).contains(status));
     status.ok_or(InvalidResource::Status { value })

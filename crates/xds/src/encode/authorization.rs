@@ -9,7 +9,7 @@ use tulle_model::{
 use tulle_proto::{mesh, security as wire};
 
 use super::gateway::ip;
-use crate::resource::{HTTP, HTTP_URL, TOKEN, TOKEN_URL};
+use crate::resource::{AUTHORIZER, AUTHORIZER_URL, HTTP, HTTP_URL, TOKEN, TOKEN_URL};
 
 pub(super) fn authorization(value: &Authorization) -> wire::Authorization {
     let scope = match value.scope {
@@ -28,7 +28,25 @@ pub(super) fn authorization(value: &Authorization) -> wire::Authorization {
         action: action.into(),
         rules: value.rules.iter().map(rule).collect(),
         dry_run: value.dry_run,
-        extensions: Vec::new(),
+        extensions: value
+            .authorizer
+            .as_deref()
+            .map(authorizer)
+            .into_iter()
+            .collect(),
+    }
+}
+
+fn authorizer(name: &str) -> wire::Extension {
+    let asked = mesh::AskedInstead {
+        authorizer: name.to_owned(),
+    };
+    wire::Extension {
+        name: AUTHORIZER.to_owned(),
+        config: Some(prost_types::Any {
+            type_url: AUTHORIZER_URL.to_owned(),
+            value: asked.encode_to_vec(),
+        }),
     }
 }
 
@@ -123,7 +141,7 @@ fn extension(name: &str, url: &str, conditions: &impl Message) -> wire::Extensio
     }
 }
 
-fn texts(values: &[StringMatch]) -> Vec<mesh::TextMatch> {
+pub(super) fn texts(values: &[StringMatch]) -> Vec<mesh::TextMatch> {
     values.iter().map(text).collect()
 }
 

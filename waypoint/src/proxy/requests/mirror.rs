@@ -35,7 +35,8 @@ pub(super) fn copies(
         }
         let mut copy = copied(request);
         let checked = context.check_backend(now, service, received, &mut copy);
-        if checked.is_err() {
+        // Nobody is asked about a copy.
+        if !checked.is_ok_and(|authorizers| authorizers.is_empty()) {
             continue;
         }
         // Those who do not answer do not take what the others need.

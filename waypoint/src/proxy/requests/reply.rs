@@ -64,6 +64,31 @@ pub(super) fn own(
     response.map(|()| Answer::own(text, exchange))
 }
 
+/// The answer of somebody who was asked instead of an endpoint.
+pub(super) fn denied(
+    mut exchange: Exchange,
+    status: StatusCode,
+    told: Vec<(HeaderName, HeaderValue)>,
+    text: Bytes,
+) -> Response<Answer> {
+    if exchange.is_grpc() {
+        return grpc(exchange, grpc_code(status), &String::from_utf8_lossy(&text));
+    }
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for (name, value) in told {
+        headers.append(name, value);
+    }
+    drop_hop_by_hop(headers);
+    // It may have been cut, or said of another form of it.
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::HOST);
+    exchange.changes(headers);
+    exchange.answered(status, response.headers());
+    response.map(|()| Answer::own(text, exchange))
+}
+
 /// One that says nothing.
 pub(super) fn with_status(exchange: Exchange, status: StatusCode) -> Response<Answer> {
     own(exchange, status, Bytes::new())

@@ -8,7 +8,7 @@ fn one_file_holds_several_documents_and_lists() {
     let text = "# a comment\n---\n\
         apiVersion: v1\nkind: List\nitems:\n\
         - {apiVersion: v1, kind: Pod, metadata: {name: a}}\n\
-        - {apiVersion: v1, kind: ConfigMap, data: {x: y}}\n\
+        - {apiVersion: v1, kind: Secret, data: {x: y}}\n\
         - {apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n\
         --- # another\napiVersion: apps/v1\nkind: Deployment\nspec: {}\n\
         ---\n{\"apiVersion\": \"v1\",\n\t\"kind\": \"Node\", \"metadata\": {\"name\": \"n\"}}\n";
@@ -19,7 +19,7 @@ fn one_file_holds_several_documents_and_lists() {
         .map(|o| o.id().to_string())
         .collect();
     assert_eq!(ids, ["Pod default/a", "Namespace shop", "Node n"]);
-    assert_eq!(document.ignored, ["v1 ConfigMap", "apps/v1 Deployment"]);
+    assert_eq!(document.ignored, ["v1 Secret", "apps/v1 Deployment"]);
     assert_eq!(Document::parse("---\n---\n# x\n"), Ok(Document::default()));
 }
 
@@ -30,7 +30,7 @@ fn an_error_names_line_column_and_field() {
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec:\n";
     const PEER: &str =
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec:\n";
-    let list = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: ConfigMap}\n\
+    let list = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Secret}\n\
         - {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: x}]}}\n";
     let second = format!("{SERVICE}---\n{SERVICE}  ports:\n  - port: 99999\n");
     for (text, line, column, field) in [

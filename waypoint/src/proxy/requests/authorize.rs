@@ -1,0 +1,371 @@
+//! Authorizers outside of the mesh's own policies: they are asked about requests, and may change them.
+//!
+//! ```text
+//! policies (CUSTOM) ──▶ names ──▶ each in turn ──▶ yes: headers and query are changed
+//!                                             ├──▶ no: its answer is the client's
+//!                                             └──▶ nobody answers: refused, unless what is said of it is that it may pass
+//! ```
+//!
+//! Spec: `waypoint-l7.md` §4.5.
+
+use std::{rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use tulle_balance::Outcome;
+use tulle_model::authorizer::{Authorizer, AuthorizerProtocol, BodySample};
+use tulle_telemetry::describe;
+
+use super::super::{
+    exchange::{Answer, Exchange},
+    policy::Authorizers,
+    stream::Context,
+    upload::{BodyError, Source, Upload},
+    upstream::Failed,
+};
+use super::{
+    forward::{self, send},
+    reply,
+};
+
+mod grpc;
+mod http1;
+
+/// What somebody has decided.
+enum Decision {
+    Permitted(Changes),
+    Refused(Refused),
+}
+
+/// What is changed of a request, and of its response.
+#[derive(Debug, Default, PartialEq)]
+struct Changes {
+    remove: Vec<HeaderName>,
+    put: Vec<(HeaderName, HeaderValue, Put)>,
+    query_remove: Vec<String>,
+    query_set: Vec<(String, String)>,
+    of_response: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// How a header is put.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Put {
+    /// Besides what there is of that name.
+    Appended,
+    IfAbsent,
+    /// Instead of that.
+    Set,
+    IfThere,
+}
+
+/// What the client is told.
+#[derive(Debug, PartialEq)]
+struct Refused {
+    status: StatusCode,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+}
+
+/// What is shown of a body.
+struct Shown {
+    bytes: Bytes,
+    is_all: bool,
+    sample: BodySample,
+}
+
+/// Why somebody could not be asked, or did not say anything that can be understood.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("nobody of that name can be asked")]
+    Unknown,
+    #[error("cannot be reached")]
+    Unreachable(#[source] Failed),
+    #[error("has not answered")]
+    Lost(#[source] hyper::Error),
+    #[error("took longer than {0:?}")]
+    TooLate(Duration),
+    #[error("answered with status {0}")]
+    Status(StatusCode),
+    #[error("answered with gRPC status {0}")]
+    Grpc(String),
+    #[error("answered at too great length, or not to the end")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("gave an answer that cannot be understood: {0}")]
+    Malformed(&'static str),
+}
+
+/// Asks each of them. What comes back of the request is what they have made of it, if they all permit it; and whether that may lead to another
+/// route.
+pub(super) async fn ask(
+    context: &Rc<Context>,
+    mut exchange: Exchange,
+    request: &mut Request<Source>,
+    names: Authorizers,
+) -> Result<(Exchange, bool), Response<Answer>> {
+    let configurations = &context.peer.front.shared.configurations;
+    let mut routes_again = false;
+    for name in names {
+        let Some(authorizer) = configurations.authorizer(&name) else {
+            count(context, &name, "error");
+            return Err(unanswered(
+                exchange,
+                StatusCode::FORBIDDEN,
+                &Unanswered::Unknown,
+            ));
+        };
+        let shown = match authorizer.body {
+            Some(sample) => match shown(request.body(), sample).await {
+                Ok(shown) => Some(shown),
+                Err((status, details)) => {
+                    exchange.failed("DPE", details, None);
+                    return Err(reply::own(exchange, status, ""));
+                }
+            },
+            None => None,
+        };
+        let asking = Box::pin(one(context, &authorizer, request, shown.as_ref()));
+        let decided = match timeout(authorizer.timeout, asking).await {
+            Ok(decided) => decided,
+            Err(_) => Err(Unanswered::TooLate(authorizer.timeout)),
+        };
+        match decided {
+            Ok(Decision::Permitted(changes)) => {
+                count(context, &name, "permitted");
+                routes_again |= authorizer.routes_again;
+                exchange.says_besides(changes.of_response.iter().cloned());
+                if changes.apply(request).is_err() {
+                    let malformed = Unanswered::Malformed("parameters of the query");
+                    return Err(unanswered(exchange, StatusCode::FORBIDDEN, &malformed));
+                }
+            }
+            Ok(Decision::Refused(refused)) => {
+                count(context, &name, "refused");
+                exchange.failed("UAEX", "ext_authz_denied", Some(name.as_ref().to_owned()));
+                return Err(reply::denied(
+                    exchange,
+                    refused.status,
+                    refused.headers,
+                    refused.body,
+                ));
+            }
+            Err(why) => {
+                count(context, &name, "error");
+                tracing::warn!(
+                    authorizer = %name,
+                    error = describe(&why),
+                    passes = authorizer.fail_open,
+                    "an authorizer was asked in vain"
+                );
+                if !authorizer.fail_open {
+                    let status = StatusCode::from_u16(authorizer.status_on_error);
+                    let status = status.unwrap_or(StatusCode::FORBIDDEN);
+                    return Err(unanswered(exchange, status, &why));
+                }
+            }
+        }
+    }
+    Ok((exchange, routes_again))
+}
+
+fn count(context: &Context, name: &str, outcome: &'static str) {
+    context.peer.front.shared.metrics.asked(name, outcome);
+}
+
+fn unanswered(mut exchange: Exchange, status: StatusCode, why: &Unanswered) -> Response<Answer> {
+    exchange.failed("UAEX", "ext_authz_error", Some(describe(why)));
+    reply::own(exchange, status, "")
+}
+
+async fn shown(source: &Source, sample: BodySample) -> Result<Shown, (StatusCode, &'static str)> {
+    let most = sample.most as usize;
+    // One more: whether there is more is to be known.
+    match timeout(BODY, source.begin(most + 1)).await {
+        Ok(Ok((bytes, is_all))) => {
+            let is_all = is_all && bytes.len() <= most;
+            if !is_all && !sample.partial {
+                return Err((StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large"));
+            }
+            Ok(Shown {
+                bytes: bytes.slice(..bytes.len().min(most)),
+                is_all,
+                sample,
+            })
+        }
+        Ok(Err(BodyError::Client(_) | BodyError::Replaced | BodyError::TooSlow)) => {
+            Err((StatusCode::BAD_REQUEST, "downstream_remote_disconnect"))
+        }
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "request_overall_timeout")),
+    }
+}
+
+async fn one(
+    context: &Rc<Context>,
+    authorizer: &Authorizer,
+    request: &Request<Source>,
+    shown: Option<&Shown>,
+) -> Result<Decision, Unanswered> {
+    match &authorizer.protocol {
+        AuthorizerProtocol::Grpc => {
+            let question = grpc::question(context, authorizer, request, shown)?;
+            grpc::decision(call(context, authorizer, question).await?)
+        }
+        AuthorizerProtocol::Http(of) => {
+            let question = http1::question(of, request, shown)?;
+            http1::decision(of, call(context, authorizer, question).await?)
+        }
+    }
+}
+
+/// What somebody has answered, as a whole.
+struct Answered {
+    status: StatusCode,
+    headers: http::HeaderMap,
+    body: Bytes,
+    trailers: Option<http::HeaderMap>,
+}
+
+async fn call(
+    context: &Rc<Context>,
+    authorizer: &Authorizer,
+    (head, body): (Parts, Bytes),
+) -> Result<Answered, Unanswered> {
+    let upstreams = &context.peer.front.upstreams;
+    let mut exclude = Vec::new();
+    let mut tries = 0;
+    let (response, lease, reached) = loop {
+        // Each is like nothing else.
+        let version = (head.version, None);
+        let found = upstreams.http(context, Some(&authorizer.service), version, &mut exclude);
+        let (sender, reached) = found.await.map_err(Unanswered::Unreachable)?;
+        let question = Request::from_parts(head.clone(), Upload::own(body.clone()));
+        let failure = match send(sender, question).await {
+            Ok((response, lease)) => break (response, lease, reached),
+            Err(failure) => failure,
+        };
+        // A connection that has served others may have ended by itself.
+        let (error, is_free) = match failure {
+            forward::Failure::Unsent { error, .. } => (error, true),
+            forward::Failure::Lost { error, reused, .. } => (error, reused),
+            _ => return Err(Unanswered::Malformed("none")),
+        };
+        tries += 1;
+        if !is_free || tries > TRIES {
+            reached
+                .held
+                .ended(&context.peer.front.shared, Outcome::Lost);
+            return Err(Unanswered::Lost(error));
+        }
+    };
+    let answered = whole(response).await;
+    let did = match &answered {
+        Ok(answered) => Outcome::Answered(answered.status.as_u16()),
+        Err(_) => Outcome::Lost,
+    };
+    reached.held.ended(&context.peer.front.shared, did);
+    if let (Ok(_), Some(lease)) = (&answered, lease) {
+        upstreams.give_back(lease);
+    }
+    answered
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Answered, Unanswered> {
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, ANSWER).collect().await;
+    let body = body.map_err(Unanswered::Body)?;
+    Ok(Answered {
+        status: head.status,
+        headers: head.headers,
+        trailers: body.trailers().cloned(),
+        body: body.to_bytes(),
+    })
+}
+
+impl Changes {
+    /// Names that say what a request is, or how it is sent, are nobody's to change.
+    fn put(&mut self, name: HeaderName, value: HeaderValue, how: Put) {
+        if !is_protected(&name) {
+            self.put.push((name, value, how));
+        }
+    }
+
+    fn remove(&mut self, name: HeaderName) {
+        if !is_protected(&name) {
+            self.remove.push(name);
+        }
+    }
+
+    fn apply<B>(&self, request: &mut Request<B>) -> Result<(), http::Error> {
+        let headers = request.headers_mut();
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value, how) in &self.put {
+            let is_there = headers.contains_key(name);
+            match (how, is_there) {
+                (Put::IfAbsent, true) | (Put::IfThere, false) => {}
+                (Put::Appended, _) => drop(headers.append(name, value.clone())),
+                (Put::IfAbsent | Put::Set | Put::IfThere, _) => {
+                    headers.insert(name, value.clone());
+                }
+            }
+        }
+        if self.query_remove.is_empty() && self.query_set.is_empty() {
+            return Ok(());
+        }
+        let mut parts = request.uri().clone().into_parts();
+        let path_and_query = parts.path_and_query.as_ref();
+        let (path, query) =
+            path_and_query.map_or(("/", ""), |it| (it.path(), it.query().unwrap_or("")));
+        let is_left = |pair: &&str| {
+            let name = pair.split('=').next().unwrap_or_default();
+            let is_set = self.query_set.iter().any(|(set, _)| set == name);
+            !pair.is_empty() && !is_set && !self.query_remove.iter().any(|gone| gone == name)
+        };
+        let left = query.split('&').filter(is_left).map(str::to_owned);
+        let set = self
+            .query_set
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        let query: Vec<String> = left.chain(set).collect();
+        let path_and_query = match query.is_empty() {
+            true => path.to_owned(),
+            false => format!("{path}?{}", query.join("&")),
+        };
+        parts.path_and_query = Some(path_and_query.try_into()?);
+        *request.uri_mut() = http::Uri::from_parts(parts)?;
+        Ok(())
+    }
+}
+
+/// Headers that say where a request goes, how it is sent, or how long it is.
+fn is_protected(name: &HeaderName) -> bool {
+    [
+        header::HOST,
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::TE,
+        header::TRAILER,
+        header::UPGRADE,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+    ]
+    .contains(name)
+        || matches!(
+            name.as_str(),
+            "keep-alive" | "proxy-connection" | "grpc-timeout"
+        )
+}
+
+/// The whole of an answer.
+const ANSWER: usize = 64 << 10;
+/// Until as much of a body is there as is to be shown.
+const BODY: Duration = Duration::from_secs(30);
+/// After the first.
+const TRIES: u32 = 2;
+
+#[cfg(test)]
+mod tests;
