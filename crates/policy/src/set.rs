@@ -33,7 +33,7 @@ impl FromIterator<Arc<CompiledPolicy>> for PolicyList {
         for policy in policies {
             match (policy.dry_run(), policy.action()) {
                 (true, _) => dry_run.push(policy),
-                (false, _) if policy.authorizer().is_some() => asking.push(policy),
+                (false, Action::Deny) if policy.authorizer().is_some() => asking.push(policy),
                 (false, Action::Deny) => deny.push(policy),
                 (false, Action::Allow) => allow.push(policy),
             }

@@ -212,6 +212,7 @@ fn policy() -> impl Strategy<Value = Authorization> {
             action: if allow { Action::Allow } else { Action::Deny },
             rules,
             dry_run,
+            authorizer: None,
         })
 }
 

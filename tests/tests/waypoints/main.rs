@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use tulle_tests::{case, harness};
 
 mod app;
+mod authorizers;
 mod bytes;
 mod conformance;
 mod deployed;
@@ -44,6 +45,9 @@ fn main() -> ExitCode {
         case!(policies::see_tokens),
         case!(policies::see_tokens_behind_routes),
         case!(policies::keys_are_fetched_by_nobody),
+        case!(authorizers::by_grpc),
+        case!(authorizers::by_http),
+        case!(authorizers::see_bodies),
         case!(bytes::pass),
         case!(bytes::server_speaks_first),
         case!(served::nothing_else),

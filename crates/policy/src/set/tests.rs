@@ -6,11 +6,23 @@ const HOLDS: u16 = 80;
 const FAILS: u16 = 81;
 
 fn policy(name: &str, action: Action, dry_run: bool, port: u16) -> Arc<CompiledPolicy> {
+    let written = written(name, action, dry_run, port);
+    Arc::new(CompiledPolicy::compile(&written))
+}
+
+fn asking(authorizer: &str, port: u16) -> Arc<CompiledPolicy> {
+    Arc::new(CompiledPolicy::compile(&Authorization {
+        authorizer: Some(authorizer.into()),
+        ..written("asks", Action::Deny, false, port)
+    }))
+}
+
+fn written(name: &str, action: Action, dry_run: bool, port: u16) -> Authorization {
     let one = Match {
         destination_ports: vec![port],
         ..Match::default()
     };
-    Arc::new(CompiledPolicy::compile(&Authorization {
+    Authorization {
         key: PolicyKey::new("ns", name),
         scope: Scope::Namespace,
         action,
@@ -18,7 +30,8 @@ fn policy(name: &str, action: Action, dry_run: bool, port: u16) -> Arc<CompiledP
             clauses: vec![Clause { matches: vec![one] }],
         }],
         dry_run,
-    }))
+        authorizer: None,
+    }
 }
 
 fn connection() -> Connection<'static> {
@@ -82,6 +95,37 @@ fn missing_policy_refuses_but_an_explicit_denial_is_named_first() {
     let check = |policy| PolicySet::new([policy], missing.clone()).check(&connection());
     assert_eq!(check(allow), Err(Denied::PolicyMissing(key("gone"))));
     assert_eq!(check(deny), Err(Denied::Explicitly(key("deny"))));
+}
+
+#[test]
+fn those_who_are_to_be_asked_are_told_once_and_refuse_where_nobody_can_be() {
+    let set = |policies: Vec<_>| PolicySet::new(policies, Vec::new());
+    let request = Request {
+        host: "web",
+        method: "GET",
+        path: "/",
+        remote_ip: [10, 0, 0, 1].into(),
+        header: &|_| Vec::new(),
+        token: &|_| Vec::new(),
+    };
+    let both = set(vec![
+        asking("guard", HOLDS),
+        asking("other", HOLDS),
+        asking("guard", HOLDS),
+        asking("nobody", FAILS),
+    ]);
+    let names = both.authorizers(&connection(), request);
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    assert_eq!(names, ["guard", "other"]);
+    // They have been asked by then.
+    assert!(both.check_request(&connection(), request).is_ok());
+    assert_eq!(
+        both.check(&connection()),
+        Err(Denied::Explicitly(key("asks")))
+    );
+    let none = set(vec![asking("nobody", FAILS)]);
+    assert!(none.authorizers(&connection(), request).is_empty());
+    assert!(none.check(&connection()).is_ok());
 }
 
 #[test]

@@ -125,14 +125,18 @@ pub(crate) fn policy() -> impl Strategy<Value = Authorization> {
         select(vec![Action::Allow, Action::Deny]),
         vec(rule, 0..3),
         any::<bool>(),
+        option::of("[a-z]{1,8}"),
     )
-        .prop_map(|(key, scope, action, rules, dry_run)| Authorization {
-            key,
-            scope,
-            action,
-            rules,
-            dry_run,
-        })
+        .prop_map(
+            |(key, scope, action, rules, dry_run, authorizer)| Authorization {
+                key,
+                scope,
+                action,
+                rules,
+                dry_run,
+                authorizer: authorizer.map(Into::into),
+            },
+        )
 }
 
 fn http() -> impl Strategy<Value = HttpMatch> {
