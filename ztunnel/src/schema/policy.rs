@@ -50,6 +50,7 @@ impl From<Policy> for Authorization {
             action: text.action.into(),
             rules: text.rules.into_iter().map(rule).collect(),
             dry_run: text.dry_run,
+            authorizer: None,
         }
     }
 }
