@@ -215,13 +215,13 @@ pub(crate) async fn see_bodies(sandbox: Sandbox) -> Result<()> {
     };
     mesh.apply(&body("")).await?;
     mesh.apply(&custom("rules: [{}]")).await?;
-    let send = async |length: usize| -> Result<Answer> {
-        let mut connection = Client::connect(client(&mesh), service(80), false).await?;
+    let send = async |mesh: &Mesh, length: usize| -> Result<Answer> {
+        let mut connection = Client::connect(client(mesh), service(80), false).await?;
         let bytes = Bytes::from(vec![b'x'; length]);
         connection.send("POST", "/", &[], bytes).await
     };
     eventually("a long body is refused", async || {
-        send(1001)
+        send(&mesh, 1001)
             .await
             .is_ok_and(|answer| answer.status == StatusCode::PAYLOAD_TOO_LARGE)
     })
@@ -237,10 +237,10 @@ pub(crate) async fn see_bodies(sandbox: Sandbox) -> Result<()> {
         let length = seen.map_or(0, |http| http.body.len().max(http.raw_body.len()));
         (length, part.unwrap_or_default())
     };
-    let answer = send(1000).await?;
+    let answer = send(&mesh, 1000).await?;
     ensure!(answer.saw("/body") == "1000", "{answer:?}");
     ensure!(shown() == (1000, "false".to_owned()));
-    let answer = send(0).await?;
+    let answer = send(&mesh, 0).await?;
     ensure!(
         answer.saw("/body") == "0" && shown() == (0, "false".to_owned()),
         "{answer:?}"
@@ -248,7 +248,7 @@ pub(crate) async fn see_bodies(sandbox: Sandbox) -> Result<()> {
     mesh.apply(&body(", allowPartialMessage: true, packAsBytes: true"))
         .await?;
     eventually("a part is shown", async || {
-        send(300_000)
+        send(&mesh, 300_000)
             .await
             .is_ok_and(|answer| answer.saw("/body") == "300000")
     })
