@@ -3,7 +3,7 @@
 //! ```text
 //!  15008 ─ front.rs   TLS, HTTP/2: who is it
 //!            └─ stream.rs   one CONNECT: what is meant, and is it behind this waypoint
-//!                 ├─ requests.rs   each to an endpoint of its own ─┐
+//!                 ├─ requests.rs   each to an endpoint of its own ─┐    upgraded.rs  what some become
 //!                 └─ tcp.rs        anything else: the bytes        ├─ destinations.rs  who is meant, and what is said of that; upstream.rs  endpoints and tunnels; connections.rs  HTTP inside them
 //!                                                                  ┘
 //! ```
@@ -19,6 +19,7 @@ mod requests;
 mod sniff;
 mod stream;
 mod tcp;
+mod upgraded;
 mod upload;
 mod upstream;
 

@@ -14,6 +14,7 @@ mod requests;
 mod routes;
 mod served;
 mod traffic;
+mod upgrades;
 mod world;
 
 fn main() -> ExitCode {
@@ -48,6 +49,13 @@ fn main() -> ExitCode {
         case!(authorizers::by_grpc),
         case!(authorizers::by_http),
         case!(authorizers::see_bodies),
+        case!(upgrades::of_http1),
+        case!(upgrades::of_http2),
+        case!(upgrades::to_http2),
+        case!(upgrades::are_refused),
+        case!(upgrades::follow_policy),
+        case!(upgrades::last),
+        case!(upgrades::keep_up),
         case!(bytes::pass),
         case!(bytes::server_speaks_first),
         case!(served::nothing_else),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tulle_hbone::Outlook;
 use tulle_model::{SpiffeId, Uid, traffic::Limits};
 
-use super::upload::Upload;
+use super::{upgraded::Ends, upload::Upload};
 
 /// The HTTP connections of a thread.
 #[derive(Default)]
@@ -83,6 +83,8 @@ pub(super) enum Lease {
     Http1(Own),
     /// Held for being counted.
     Http2(#[expect(dead_code, reason = "what counts is that it is there")] Place),
+    /// It is no connection of HTTP any more.
+    Switched(Ends),
 }
 
 /// A place on an HTTP/2 connection.

@@ -20,7 +20,9 @@ use tulle_balance::Outcome as Done;
 use tulle_http::{Backend, Headers, Route};
 use tulle_model::Uid;
 
-use super::{connections::Lease, destinations::Held, stream::Context, upstream::Reached};
+use super::{
+    connections::Lease, destinations::Held, stream::Context, upgraded::Switched, upstream::Reached,
+};
 use crate::telemetry::{Outcome, Requested};
 
 /// A request on its way. What became of it is written when this is dropped.
@@ -162,6 +164,12 @@ impl Exchange {
         self.outcome.grpc_status = grpc_status(headers);
     }
 
+    /// What followed the answer has ended, after so many bytes to the client.
+    pub(super) fn bytes_ended(&mut self, sent: u64, in_order: bool) {
+        self.outcome.sent = sent;
+        self.complete = in_order;
+    }
+
     /// It is answered by the waypoint, for this reason.
     pub(super) fn failed(
         &mut self,
@@ -195,7 +203,61 @@ impl Drop for Exchange {
 }
 
 /// What a client is sent.
-pub(super) struct Answer {
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are large: they are not to be allocated for the few that are not"
+)]
+pub(super) enum Answer {
+    Said(Said),
+    /// No HTTP any more. Taken by whoever moves the bytes.
+    Switched(Option<Box<Switched>>),
+}
+
+impl Answer {
+    /// What an endpoint says.
+    pub(super) fn of_endpoint(
+        body: Incoming,
+        exchange: Exchange,
+        lease: Option<Lease>,
+        limit: Option<Instant>,
+    ) -> Self {
+        let limit = limit.map(|limit| Box::pin(sleep_until(limit)));
+        Self::Said(Said::new(
+            AnswerBody::Endpoint(body),
+            exchange,
+            lease,
+            limit,
+        ))
+    }
+
+    /// What the waypoint itself says.
+    pub(super) fn own(text: Bytes, exchange: Exchange) -> Self {
+        let body = AnswerBody::Own(Full::new(text));
+        Self::Said(Said::new(body, exchange, None, None))
+    }
+
+    /// What follows it.
+    pub(super) fn switched(&mut self) -> Option<Box<Switched>> {
+        match self {
+            Self::Said(_) => None,
+            Self::Switched(switched) => switched.take(),
+        }
+    }
+
+    /// It would mean to the client that bytes follow, but none do: it is told this instead.
+    pub(super) fn is_no_switch(&mut self, status: StatusCode) {
+        if let Self::Said(said) = self {
+            let outcome = &mut said.exchange.outcome;
+            outcome.status = status.as_u16();
+            if outcome.flag.is_empty() {
+                said.exchange.failed("UPE", "upgrade_failed", None);
+            }
+        }
+    }
+}
+
+/// A response's body.
+pub(super) struct Said {
     body: AnswerBody,
     exchange: Exchange,
     lease: Option<Lease>,
@@ -208,38 +270,23 @@ enum AnswerBody {
     Own(Full<Bytes>),
 }
 
-impl Answer {
-    /// What an endpoint says.
-    pub(super) fn of_endpoint(
-        body: Incoming,
+impl Said {
+    fn new(
+        body: AnswerBody,
         exchange: Exchange,
         lease: Option<Lease>,
-        limit: Option<Instant>,
+        limit: Option<Pin<Box<Sleep>>>,
     ) -> Self {
-        let mut answer = Self {
-            body: AnswerBody::Endpoint(body),
+        let mut said = Self {
+            body,
             exchange,
             lease,
-            limit: limit.map(|limit| Box::pin(sleep_until(limit))),
+            limit,
         };
-        if answer.is_end_stream() {
-            answer.ended();
+        if said.is_end_stream() {
+            said.ended();
         }
-        answer
-    }
-
-    /// What the waypoint itself says.
-    pub(super) fn own(text: Bytes, exchange: Exchange) -> Self {
-        let mut answer = Self {
-            body: AnswerBody::Own(Full::new(text)),
-            exchange,
-            lease: None,
-            limit: None,
-        };
-        if answer.is_end_stream() {
-            answer.ended();
-        }
-        answer
+        said
     }
 
     fn ended(&mut self) {
@@ -260,6 +307,35 @@ pub(super) enum CutOff {
 }
 
 impl Body for Answer {
+    type Data = Bytes;
+    type Error = CutOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        match &mut *self {
+            Self::Said(said) => Pin::new(said).poll_frame(cx),
+            Self::Switched(_) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Said(said) => said.is_end_stream(),
+            Self::Switched(_) => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Said(said) => said.size_hint(),
+            Self::Switched(_) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Body for Said {
     type Data = Bytes;
     type Error = CutOff;
 

@@ -1,7 +1,7 @@
 //! Tunnels as what HTTP is spoken over.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -60,6 +60,24 @@ impl<S: Side> Stream<S> {
             self.ahead = joined.freeze();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes back what was read, as if it had not been.
+    pub(super) fn unread(&mut self, bytes: Bytes) {
+        if self.ahead.is_empty() {
+            self.ahead = bytes;
+        } else if !bytes.is_empty() {
+            self.ahead = [bytes, std::mem::take(&mut self.ahead)].concat().into();
+        }
+    }
+
+    /// Ends it in order, as far as the other side does.
+    pub(super) async fn finish(&mut self)
+    where
+        S: Unpin,
+    {
+        // Whoever has gone already need not be told.
+        let _ = poll_fn(|cx| Pin::new(&mut *self).poll_shutdown(cx)).await;
     }
 
     /// What was read ahead.

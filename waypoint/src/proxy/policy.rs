@@ -176,6 +176,7 @@ impl From<Denied> for Refusal {
 }
 
 /// A request as it came.
+#[derive(Clone)]
 pub(super) struct Received {
     headers: HeaderMap,
     uri: Uri,

@@ -1,27 +1,18 @@
 //! Requests: each is read, judged, and carried to an endpoint of its own.
 
-use std::{convert::Infallible, rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use http::{Request, Response, StatusCode, header};
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::rt::TokioTimer;
+use hyper::body::Incoming;
 use tokio::time::sleep;
-use tulle_hbone::Tunnel;
 use tulle_http::{Action, Location, Route, location};
 use tulle_model::http::{ALL, Abort};
-use tulle_telemetry::describe;
 
 use super::{
     exchange::{Answer, Exchange},
-    io::Stream,
     policy::{self, Received, Refusal},
     stream::{Context, Now},
     upload::Source,
-    upstream::{CONNECTION_WINDOW, HEADERS, Local, MAX_HEADERS, STREAM_WINDOW},
 };
 use cors::Page;
 use forward::{Plan, forward};
@@ -29,6 +20,9 @@ use prepare::prepare;
 use reply::{own, redirected, with_status};
 pub(crate) use retry::Budget;
 use routing::Taken;
+pub(super) use serve::serve;
+pub(super) use upgrade::Standing;
+use upgrade::{Upgrade, head_of};
 
 mod authorize;
 mod cors;
@@ -40,63 +34,47 @@ mod prepare;
 mod reply;
 mod retry;
 mod routing;
+mod send;
+mod serve;
+mod upgrade;
 
-/// Takes a connection in which HTTP is spoken to its end.
-pub(super) async fn serve(context: Rc<Context>, stream: Stream<Tunnel>, http2: bool) {
-    let drain = context.peer.front.drain.clone();
-    let address = context.peer.address;
-    let service = service_fn(move |request| {
-        let context = Rc::clone(&context);
-        async move { Ok::<_, Infallible>(respond(context, request).await) }
-    });
-    let ended = if http2 {
-        let connection = http2::Builder::new(Local)
-            .timer(TokioTimer::new())
-            .max_header_list_size(HEADERS)
-            .max_concurrent_streams(STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .serve_connection(stream, service);
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            // What has been said already is answered.
-            biased;
-            ended = connection.as_mut() => ended,
-            () = drain.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
-    } else {
-        let connection = http1::Builder::new()
-            .keep_alive(!drain.is_cancelled())
-            .timer(TokioTimer::new())
-            .header_read_timeout(IDLE_LIMIT)
-            .max_buf_size(HEADERS as usize)
-            .max_headers(MAX_HEADERS)
-            .serve_connection(stream, service);
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => ended,
-            () = drain.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%address, error = describe(&error), "a client's connection ended");
+/// Answers a request.
+async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<Answer> {
+    let version = request.version();
+    let exchange = Exchange::begin(Rc::clone(&context), &request);
+    let asked = upgrade::asked(&request);
+    let is_plain = matches!(asked, Ok(None));
+    let mut response = answered(context, exchange, request, asked).await;
+    if !is_plain {
+        upgrade::refused(version, &mut response);
     }
+    response
 }
 
-async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<Answer> {
-    let mut exchange = Exchange::begin(Rc::clone(&context), &request);
+async fn answered(
+    context: Rc<Context>,
+    mut exchange: Exchange,
+    request: Request<Incoming>,
+    asked: Result<Option<upgrade::Asked>, prepare::Refusal>,
+) -> Response<Answer> {
     let mut request = request.map(|body| Source::new(body, exchange.received()));
-    if let Err(refusal) = prepare(&mut request) {
-        exchange.failed("DPE", refusal.details, None);
-        return own(exchange, refusal.status, refusal.text);
-    }
+    let prepared = asked.and_then(|asked| {
+        if let Some(asked) = &asked {
+            asked.begin(&mut request);
+        }
+        prepare(&mut request)?;
+        if let Some(asked) = &asked {
+            asked.shows(request.headers_mut());
+        }
+        Ok(asked)
+    });
+    let asked = match prepared {
+        Ok(asked) => asked,
+        Err(refusal) => {
+            exchange.failed("DPE", refusal.details, None);
+            return own(exchange, refusal.status, refusal.text);
+        }
+    };
     exchange.is_known_by(request.headers());
     let Some(now) = context.now() else {
         exchange.failed("NR", "route_not_found", None);
@@ -117,6 +95,7 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
         }
     }
     let names = context.authorizers(&now, &request);
+    let mut upgrade = asked.map(|asked| Box::new(Upgrade::new(asked, &request, &names)));
     if !names.is_empty() {
         let asked = Box::pin(authorize::ask(&context, exchange, &mut request, names)).await;
         let routes_again;
@@ -130,6 +109,9 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
         }
     }
     let received = context.received(&request);
+    if let Some(upgrade) = &mut upgrade {
+        upgrade.is_judged(&request, received.as_ref());
+    }
     let checked = context.check_token(&now, received.as_ref(), &mut request);
     let checked = match checked {
         Ok(checked) => checked,
@@ -144,12 +126,16 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
         return refused(exchange, &request, &denied.into());
     }
     match taken {
-        Taken::Itself => forward(&context, exchange, request, Plan::new(None, None)).await,
+        Taken::Itself => {
+            let plan = Plan::new(None, None, upgrade);
+            forward(&context, exchange, request, plan).await
+        }
         Taken::Route(route, prefix) => {
             let asked = Asked {
                 request,
                 received,
                 prefix,
+                upgrade,
             };
             Box::pin(routed(&context, &now, exchange, asked, &route)).await
         }
@@ -172,6 +158,7 @@ struct Asked {
     received: Option<Received>,
     /// How much of the path the route has asked for.
     prefix: usize,
+    upgrade: Option<Box<Upgrade>>,
 }
 
 /// What a route makes of a request.
@@ -186,6 +173,7 @@ async fn routed(
         mut request,
         received,
         prefix,
+        mut upgrade,
     } = asked;
     let received = received.as_ref();
     if let Some((delay, share)) = route.fault.delay
@@ -252,10 +240,14 @@ async fn routed(
     let service = backend.and_then(|backend| backend.service.clone());
     // As the backend sees it.
     if let Some(service) = &service {
+        let upgraded = upgrade.as_mut().map(|upgrade| (upgrade, head_of(&request)));
         let names = match context.check_backend(now, service, received, &mut request) {
             Ok(names) => names,
             Err(refusal) => return refused(exchange, &request, &refusal),
         };
+        if let Some((upgrade, head)) = upgraded {
+            upgrade.goes_on(service, head, &names);
+        }
         if !names.is_empty() {
             let asked = Box::pin(authorize::ask(context, exchange, &mut request, names)).await;
             (exchange, _) = match asked {
@@ -264,8 +256,11 @@ async fn routed(
             };
         }
     }
-    mirror::copies(context, now, route, received, &request);
-    forward(context, exchange, request, Plan::new(Some(route), service)).await
+    if upgrade.is_none() {
+        mirror::copies(context, now, route, received, &request);
+    }
+    let plan = Plan::new(Some(route), service, upgrade);
+    forward(context, exchange, request, plan).await
 }
 
 fn refused<B>(mut exchange: Exchange, request: &Request<B>, refusal: &Refusal) -> Response<Answer> {
@@ -297,8 +292,3 @@ fn unwritable(mut exchange: Exchange) -> Response<Answer> {
     exchange.failed("-", "rewrite_failed", None);
     own(exchange, StatusCode::INTERNAL_SERVER_ERROR, "")
 }
-
-/// From the end of a request to that of the next one's head: clients keep connections, and must not find them closed when they need them.
-const IDLE_LIMIT: Duration = Duration::from_secs(3600);
-/// Requests at one time on one HTTP/2 connection.
-const STREAMS: u32 = 256;

@@ -25,10 +25,12 @@ use super::{
 use dial::TunnelKey;
 pub(super) use failed::Failed;
 use trying::Way;
+pub(super) use upgrades::Asker;
 
 mod dial;
 mod failed;
 mod trying;
+mod upgrades;
 
 /// What a thread has open to endpoints.
 pub(super) struct Upstreams {
@@ -58,6 +60,8 @@ pub(super) struct Reached {
 pub(super) enum Sender {
     Http1(Own),
     Http2(Place),
+    /// For one that is to become something else.
+    Asker(Asker),
 }
 
 impl Upstreams {

@@ -26,10 +26,7 @@ use super::super::{
     upload::{BodyError, Source, Upload},
     upstream::Failed,
 };
-use super::{
-    forward::{self, send},
-    reply,
-};
+use super::{forward, reply, send::send};
 
 mod grpc;
 mod http1;

@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, time::Duration};
 
-use http::{Method, Request, Response, StatusCode, request::Parts};
+use http::{Method, Request, Response, StatusCode, Version, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
 use tulle_balance::Outcome as Done;
@@ -18,18 +18,21 @@ use super::{
         exchange::{Answer, Exchange, grpc_status, http_status},
         stream::Context,
         upload::{Source, Upload},
-        upstream::{Failed, Sender},
+        upstream::{Failed, Reached, Sender},
     },
     limits,
-    prepare::{for_http1, for_http2},
     reply::{answer, own, unreachable},
     retry::{Counted, Policy, Tried},
+    send::{ask, send},
+    upgrade::Upgrade,
 };
 
 /// Where a request goes, and how long it may take.
 pub(super) struct Plan<'a> {
     /// The service that it was sent to, if there is none.
     pub(super) backend: Option<BackendService>,
+    /// What it asks for besides.
+    upgrade: Option<Box<Upgrade>>,
     policy: Policy<'a>,
     timeout: Option<Duration>,
     try_timeout: Option<Duration>,
@@ -37,9 +40,14 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(route: Option<&'a Route>, backend: Option<BackendService>) -> Self {
+    pub(super) fn new(
+        route: Option<&'a Route>,
+        backend: Option<BackendService>,
+        upgrade: Option<Box<Upgrade>>,
+    ) -> Self {
         Self {
             backend,
+            upgrade,
             policy: Policy::new(route.and_then(|route| route.retry.as_ref())),
             timeout: route.and_then(|route| route.timeout),
             try_timeout: route.and_then(|route| route.try_timeout),
@@ -52,7 +60,7 @@ pub(super) async fn forward(
     context: &Rc<Context>,
     mut exchange: Exchange,
     request: Request<Source>,
-    plan: Plan<'_>,
+    mut plan: Plan<'_>,
 ) -> Response<Answer> {
     let budget = &context.peer.front.retries;
     let _active = budget.begin();
@@ -108,7 +116,12 @@ pub(super) async fn forward(
                         exchange.failed("URX", "retry_limit_exceeded", None);
                     }
                     source.forget();
-                    return answer(exchange, response, lease, response_until);
+                    return match (lease, plan.upgrade.take()) {
+                        (Some(Lease::Switched(endpoint)), Some(upgrade)) => {
+                            upgrade.switched(context, exchange, response, endpoint)
+                        }
+                        (lease, _) => answer(exchange, response, lease, response_until),
+                    };
                 }
                 Failure::Answered(Box::new((response, lease)))
             }
@@ -156,7 +169,7 @@ pub(super) async fn forward(
 }
 
 /// A response, and what it comes by.
-type Answered = (Response<Incoming>, Option<Lease>);
+pub(super) type Answered = (Response<Incoming>, Option<Lease>);
 
 /// Why a try has not led to an answer.
 pub(super) enum Failure {
@@ -177,6 +190,8 @@ pub(super) enum Failure {
         /// Not this try, but all of them.
         whole: bool,
     },
+    /// The endpoint said that what follows is no HTTP, but not what was asked for.
+    Switched,
     /// With what is worth another try.
     Answered(Box<Answered>),
 }
@@ -194,7 +209,7 @@ impl Failure {
         match self {
             Self::Unreachable(_) | Self::Unsent { .. } => Tried::Unreachable,
             Self::Lost { refused: true, .. } => Tried::Refused,
-            Self::Lost { .. } => Tried::Lost,
+            Self::Lost { .. } | Self::Switched => Tried::Lost,
             Self::TimedOut { .. } => Tried::TimedOut,
             Self::Answered(answered) => Tried::answered(&answered.0),
         }
@@ -225,7 +240,9 @@ fn done(exchange: &Exchange, tried: &Result<Result<Answered, Failure>, Elapsed>)
         }
         // A server may close a connection that nobody uses.
         Ok(Err(Failure::Unsent { reused: true, .. })) => Seen::Nothing,
-        Ok(Err(Failure::Lost { .. } | Failure::Unsent { .. })) | Err(_) => Seen::Now(Done::Lost),
+        Ok(Err(Failure::Lost { .. } | Failure::Unsent { .. } | Failure::Switched)) | Err(_) => {
+            Seen::Now(Done::Lost)
+        }
         Ok(Err(Failure::Unreachable(_) | Failure::TimedOut { .. } | Failure::Answered(_))) => {
             Seen::Nothing
         }
@@ -286,6 +303,11 @@ fn failed(mut exchange: Exchange, failure: Failure, until: Option<Instant>) -> R
             let text = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
             own(exchange, StatusCode::SERVICE_UNAVAILABLE, text)
         }
+        Failure::Switched => {
+            exchange.failed("UPE", "upgrade_failed", None);
+            let text = "upstream protocol error";
+            own(exchange, StatusCode::BAD_GATEWAY, text)
+        }
         Failure::TimedOut { whole } => {
             let details = match whole {
                 true => "response_timeout",
@@ -315,96 +337,41 @@ async fn one(
     (until, hash): (Option<Instant>, Option<u64>),
     exclude: &mut Vec<Uid>,
 ) -> Result<Answered, Failure> {
-    let upstreams = &context.peer.front.upstreams;
     let before = exclude.len();
-    let mut found = upstreams
-        .http(
-            context,
-            plan.backend.as_ref(),
-            (head.version, hash),
-            exclude,
-        )
-        .await;
+    let mut found = sender(context, plan, (head.version, hash), exclude).await;
     // None but those that have failed before: then one of them.
     if before > 0 && matches!(found, Err(Failed::Route(RouteError::NoEndpoint { .. }))) {
         exclude.clear();
-        found = upstreams
-            .http(
-                context,
-                plan.backend.as_ref(),
-                (head.version, hash),
-                exclude,
-            )
-            .await;
+        found = sender(context, plan, (head.version, hash), exclude).await;
     }
     let (sender, reached) = found.map_err(Failure::Unreachable)?;
     exchange.goes_to(reached);
     if let Some(until) = until {
         limits::put_grpc_timeout(&mut head.headers, until);
     }
-    send(sender, Request::from_parts(head, body)).await
-}
-
-pub(super) async fn send(
-    sender: Sender,
-    mut request: Request<Upload>,
-) -> Result<Answered, Failure> {
-    match sender {
-        Sender::Http1(mut own) => {
-            for_http1(&mut request);
-            match own.sender.try_send_request(request).await {
-                Ok(response) => {
-                    let stays = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-                    Ok((response, stays.then_some(Lease::Http1(own))))
-                }
-                Err(mut failed) => Err(match failed.take_message() {
-                    Some(_) => Failure::Unsent {
-                        reused: own.served > 0,
-                        error: failed.into_error(),
-                    },
-                    None => Failure::Lost {
-                        reused: own.served > 0,
-                        refused: false,
-                        error: failed.into_error(),
-                    },
-                }),
-            }
-        }
-        Sender::Http2(mut shared) => {
-            for_http2(&mut request);
-            match shared.sender.try_send_request(request).await {
-                Ok(response) => Ok((response, Some(Lease::Http2(shared)))),
-                Err(mut failed) => Err(match failed.take_message() {
-                    Some(_) => Failure::Unsent {
-                        reused: true,
-                        error: failed.into_error(),
-                    },
-                    None => {
-                        let error = failed.into_error();
-                        Failure::Lost {
-                            reused: false,
-                            refused: is_refused(&error),
-                            error,
-                        }
-                    }
-                }),
-            }
-        }
+    let request = Request::from_parts(head, body);
+    match (sender, &plan.upgrade) {
+        (Sender::Asker(asker), Some(upgrade)) => ask(asker, &upgrade.asked, request).await,
+        (sender, _) => send(sender, request).await,
     }
 }
 
-/// Whether an endpoint said of a stream that it has not looked at it (RFC 9113 §8.7).
-fn is_refused(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            // Of what comes after the last one that was looked at, a goodbye says the same (§6.8).
-            return error.reason() == Some(h2::Reason::REFUSED_STREAM)
-                || (error.is_go_away() && error.is_remote());
-        }
-        source = error.source();
+async fn sender(
+    context: &Rc<Context>,
+    plan: &Plan<'_>,
+    (version, hash): (Version, Option<u64>),
+    exclude: &mut Vec<Uid>,
+) -> Result<(Sender, Reached), Failed> {
+    let upstreams = &context.peer.front.upstreams;
+    let backend = plan.backend.as_ref();
+    if plan.upgrade.is_none() {
+        return upstreams
+            .http(context, backend, (version, hash), exclude)
+            .await;
     }
-    false
+    // The rare way, and a long one.
+    let asker = Box::pin(upstreams.upgrade(context, backend, hash, exclude)).await;
+    asker.map(|(asker, reached)| (Sender::Asker(asker), reached))
 }
 
 /// RFC 9110 §9.2.2.

@@ -15,7 +15,7 @@ use super::{
         stream::{Context, Now},
         upload::{Source, Upload},
     },
-    forward::send,
+    send::send,
 };
 
 /// Sends copies of a request to whom a route says. They never keep the request itself waiting.

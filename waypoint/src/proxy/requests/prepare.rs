@@ -15,7 +15,11 @@ pub(super) struct Refusal {
     pub(super) text: &'static str,
 }
 
-const fn refusal(status: StatusCode, details: &'static str, text: &'static str) -> Refusal {
+pub(super) const fn refusal(
+    status: StatusCode,
+    details: &'static str,
+    text: &'static str,
+) -> Refusal {
     Refusal {
         status,
         details,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, Uri, Version, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, Uri, Version, header, response::Parts};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tulle_hbone::ConnectError;
@@ -27,6 +27,13 @@ pub(super) fn answer(
     limit: Option<Instant>,
 ) -> Response<Answer> {
     let (mut head, body) = response.into_parts();
+    head_for_client(&exchange, &mut head);
+    exchange.answered(head.status, &head.headers);
+    Response::from_parts(head, Answer::of_endpoint(body, exchange, lease, limit))
+}
+
+/// Makes of what an endpoint says what its client is to see.
+pub(super) fn head_for_client(exchange: &Exchange, head: &mut Parts) {
     drop_hop_by_hop(&mut head.headers);
     for name in PEER_METADATA {
         head.headers.remove(name);
@@ -37,10 +44,8 @@ pub(super) fn answer(
         head.headers.insert(SERVICE_TIME, took);
     }
     exchange.changes(&mut head.headers);
-    exchange.answered(head.status, &head.headers);
     // Each side has its own version.
     head.version = Version::default();
-    Response::from_parts(head, Answer::of_endpoint(body, exchange, lease, limit))
 }
 
 /// An answer of the waypoint itself, in the way that the client expects it.
@@ -160,6 +165,11 @@ pub(super) fn unreachable(mut exchange: Exchange, failed: &Failed) -> Response<A
             exchange.says_besides([OVERLOADED]);
             ("UO", "overflow", OVERFLOW)
         }
+        Failed::Upgrade { .. } => (
+            "UPE",
+            "upgrade_failed",
+            "the endpoint does not take WebSockets by HTTP/2",
+        ),
         Failed::Name { .. } => ("DF", "dns_resolution_failed", "no healthy upstream"),
         Failed::Tunnel(error) if matches!(error.root(), ConnectError::PoolFull) => {
             ("UO", "overflow", OVERFLOW)

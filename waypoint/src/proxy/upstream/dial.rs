@@ -196,7 +196,7 @@ async fn tcp(shared: &Shared, address: SocketAddr) -> io::Result<tokio::net::Tcp
 }
 
 /// Moves an HTTP connection forward.
-async fn run(connection: impl Future<Output = hyper::Result<()>>, address: SocketAddr) {
+pub(super) async fn run(connection: impl Future<Output = hyper::Result<()>>, address: SocketAddr) {
     if let Err(error) = connection.await {
         tracing::debug!(%address, error = tulle_telemetry::describe(&error), "connection to an endpoint ended");
     }

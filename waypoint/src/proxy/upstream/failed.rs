@@ -29,6 +29,8 @@ pub(in super::super) enum Failed {
         address: SocketAddr,
         source: io::Error,
     },
+    #[error("{address} has not announced extended CONNECT")]
+    Upgrade { address: SocketAddr },
     #[error("no HTTP with {address}")]
     Http {
         address: SocketAddr,
@@ -50,7 +52,8 @@ impl Failed {
             | Self::Backend(_)
             | Self::Subset(_)
             | Self::Forbidden(_)
-            | Self::Overflow => false,
+            | Self::Overflow
+            | Self::Upgrade { .. } => false,
         }
     }
 
@@ -61,7 +64,8 @@ impl Failed {
             | Self::Backend(_)
             | Self::Subset(_)
             | Self::Forbidden(_)
-            | Self::Overflow => false,
+            | Self::Overflow
+            | Self::Upgrade { .. } => false,
             // Unavailable: the app behind that endpoint was not reached.
             Self::Tunnel(error) => match error.root() {
                 ConnectError::Refused(status) => *status == StatusCode::SERVICE_UNAVAILABLE,
