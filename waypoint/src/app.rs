@@ -3,10 +3,11 @@
 //! ```text
 //! control thread   xDS client -> StateWriter -> snapshots ----+
 //!                  CA worker -> SvidStore --------------------+--> data-plane threads: listeners, pools, requests
+//!                  keys of issuers ---------------------------+
 //!                  admin 15000, metrics 15020, readiness 15021
 //! ```
 
-use std::{net::Ipv6Addr, sync::Arc, time::Duration};
+use std::{net::Ipv6Addr, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use prometheus_client::registry::Registry;
@@ -16,6 +17,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 use tulle_identity::{CaClient, SvidStore, WallClock};
+use tulle_model::token::KeyFetch;
 use tulle_net::{
     Netns,
     listen::{ListenOptions, listen},
@@ -35,7 +37,8 @@ use tulle_xds::run_client;
 use crate::{
     config::{Config, Instance},
     configuration::{Configurations, Follower},
-    proxy::{Destinations, Shared},
+    keys::{self, KeyStore},
+    proxy::{Destinations, Fetcher, Shared},
     telemetry::{Ejected, Metrics},
     worker::Worker,
 };
@@ -84,7 +87,8 @@ impl App {
 
         let metrics = Metrics::default();
         let destinations = Arc::<Destinations>::default();
-        let configurations = Arc::<Configurations>::default();
+        let (keys, keys_to_ask) = KeyStore::new();
+        let configurations = Arc::new(Configurations::new(keys));
         let shared = Arc::new(Shared {
             snapshots: snapshots.clone(),
             svids: svids.clone(),
@@ -94,6 +98,14 @@ impl App {
             configurations: Arc::clone(&configurations),
             destinations: Arc::clone(&destinations),
             netns: Netns::current().context("own network namespace")?,
+        });
+        let fetcher = Rc::new(Fetcher::new(Arc::clone(&shared), config.jwks_roots()?));
+        tasks.spawn_local(async move {
+            let get = move |fetch: KeyFetch| {
+                let fetcher = Rc::clone(&fetcher);
+                async move { Box::pin(fetcher.get(&fetch)).await }
+            };
+            match keys::run(keys_to_ask, get).await {}
         });
         let own = prepare(snapshots, svids, config.instance.clone(), certified);
         tasks.spawn_local(own);

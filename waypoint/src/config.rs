@@ -9,12 +9,21 @@
 //! | `TULLE_CONNECT_TIMEOUT` | 10s | for a TCP connection |
 //! | `TULLE_TUNNEL_TIMEOUT` | 20s | for the answer to a CONNECT request |
 //! | `TULLE_POOL_MAX_CONNECTIONS` | 1024 | pooled tunnels |
+//! | `TULLE_JWKS_ROOT_CA` | none | file with certificates (PEM) that are trusted, beside the web's, where keys of tokens are fetched |
 //! | `TULLE_ADMIN_ADDR` | 15000 | admin server: port, or loopback address and port |
 //! | `TULLE_STATS_ADDR` | 15020 | metrics: port of all addresses, or address and port |
 //! | `TULLE_READINESS_ADDR` | 15021 | readiness: the same |
 //! | `TULLE_LOG_BUFFER` | 4194304 | bytes of log that may wait to be written; more is dropped and counted |
 
-use std::{collections::BTreeMap, num::NonZeroUsize, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
 
 pub use tulle_environment::ConfigError;
 use tulle_environment::{
@@ -22,7 +31,7 @@ use tulle_environment::{
     svids, xds,
 };
 use tulle_hbone::{PoolSettings, Settings};
-use tulle_identity::{CaClientConfig, SvidStoreConfig};
+use tulle_identity::{CaClientConfig, Roots, SvidStoreConfig};
 use tulle_net::socket::Keepalive;
 use tulle_runtime::log::LogConfig;
 use tulle_xds::{ClientConfig, ResourceType};
@@ -46,6 +55,8 @@ pub struct Config {
     pub ca: CaClientConfig,
     /// Its own certificate.
     pub svids: SvidStoreConfig,
+    /// A file with roots that are trusted where keys of tokens are fetched, beside those of the web.
+    pub jwks_roots: Option<PathBuf>,
     /// The data path, limits for all threads together.
     pub proxy: ProxySettings,
 }
@@ -132,8 +143,22 @@ impl Config {
             }),
             ca: ca(&variables, &defaults, exists)?,
             svids: svids(&variables)?,
+            jwks_roots: variables.text("TULLE_JWKS_ROOT_CA").map(PathBuf::from),
             proxy: proxy(&variables)?,
         })
+    }
+
+    /// Reads the roots that are trusted where keys of tokens are fetched, beside those of the web.
+    ///
+    /// # Errors
+    /// If there is no such file, or no certificate in it.
+    pub fn jwks_roots(&self) -> anyhow::Result<Option<Arc<Roots>>> {
+        let Some(path) = &self.jwks_roots else {
+            return Ok(None);
+        };
+        let read = || anyhow::Ok(Roots::from_pem(&std::fs::read(path)?)?);
+        let roots = read().with_context(|| format!("TULLE_JWKS_ROOT_CA: {}", path.display()))?;
+        Ok(Some(Arc::new(roots)))
     }
 
     /// The data path of one thread: its share of the limits.
@@ -201,6 +226,7 @@ const KNOWN: Known = Known {
         "TULLE_ADMIN_ADDR",
         "TULLE_CONNECT_TIMEOUT",
         "TULLE_HANDSHAKE_TIMEOUT",
+        "TULLE_JWKS_ROOT_CA",
         "TULLE_LOG_BUFFER",
         "TULLE_MAX_CONNECTIONS",
         "TULLE_MAX_HANDSHAKES",

@@ -22,9 +22,12 @@ use tulle_model::{
 use tulle_state::StateWriter;
 use tulle_xds::{Address, Configuration, ConfigurationName, Delta, Subscriber};
 
+use crate::keys::KeyStore;
+
 /// What is said of services. All threads read it; what comes in one response is seen at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Configurations {
+    keys: KeyStore,
     said: ArcSwap<Said>,
     generation: AtomicU64,
     /// The subsets of each workload, as they came.
@@ -91,6 +94,16 @@ impl fmt::Debug for Tokens {
 pub(crate) type Members = HashMap<Uid, Vec<String>>;
 
 impl Configurations {
+    /// Nothing is said yet. Keys that are not written are of `keys`.
+    pub(crate) fn new(keys: KeyStore) -> Self {
+        Self {
+            keys,
+            said: ArcSwap::default(),
+            generation: AtomicU64::default(),
+            memberships: Mutex::default(),
+        }
+    }
+
     /// Moves on with each change.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -118,6 +131,11 @@ impl Configurations {
     /// Whether anything is said of tokens.
     pub(crate) fn has_tokens(&self) -> bool {
         !self.said.load().tokens.is_empty()
+    }
+
+    /// Whether any keys are asked for.
+    pub(crate) fn fetches_keys(&self) -> bool {
+        self.keys.is_used()
     }
 
     /// Which tokens are valid in requests to any of these; nothing is said of that if it is empty.
@@ -170,7 +188,7 @@ impl Configurations {
                     said.member(before, Some(&new));
                 }
                 Configuration::Tokens(policy) => {
-                    let issuers = Arc::new(Issuers::new(&policy));
+                    let issuers = Arc::new(Issuers::new(&policy, &|fetch| self.keys.source(fetch)));
                     said.tokens(policy.key, Some(Tokens::Issuers(issuers)));
                 }
                 Configuration::Authorizer(one) => {
@@ -281,6 +299,10 @@ mod tests {
         }))
     }
 
+    fn nothing() -> Configurations {
+        Configurations::new(KeyStore::new().0)
+    }
+
     fn key() -> ServiceKey {
         ServiceKey::new("shop", "web")
     }
@@ -302,7 +324,7 @@ mod tests {
 
     #[test]
     fn routes_come_and_go() {
-        let all = Configurations::default();
+        let all = nothing();
         assert!(all.routes(&key()).is_none());
         all.change(updated(MatchKind::Present));
         assert!(all.routes(&key()).is_some() && !is_broken(&all));
@@ -317,7 +339,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_no_absence() {
-        let all = Configurations::default();
+        let all = nothing();
         all.change(updated(MatchKind::Regex("(".to_owned())));
         assert!(is_broken(&all));
         all.change(updated(MatchKind::Present));
@@ -335,7 +357,7 @@ mod tests {
 
     #[test]
     fn endpoints_are_in_subsets_until_they_are_not() {
-        let all = Configurations::default();
+        let all = nothing();
         let uid = |number| Uid::new(format!("web-{number}"));
         let member = |number, subsets: &[&str]| {
             let subsets = subsets.iter().map(|name| (key(), (*name).to_owned()));
@@ -369,7 +391,7 @@ mod tests {
 
     #[test]
     fn traffic_that_is_not_understood_is_not_led_as_usual() {
-        let all = Configurations::default();
+        let all = nothing();
         let name = ConfigurationName::Traffic(key()).to_string();
         assert!(all.traffic(&key()).is_none());
         all.change(Delta {
@@ -393,7 +415,7 @@ mod tests {
 
     #[test]
     fn tokens_are_found_by_what_they_are_for() {
-        let all = Configurations::default();
+        let all = nothing();
         let class = PolicyTarget::new(TargetKind::GatewayClass, "istio-waypoint");
         let web = PolicyTarget::new(TargetKind::Service, "web");
         let policy = |namespace: &str, target: &PolicyTarget| {

@@ -6,6 +6,7 @@ pub mod app;
 pub mod arguments;
 pub mod config;
 mod configuration;
+mod keys;
 mod proxy;
 mod telemetry;
 mod worker;

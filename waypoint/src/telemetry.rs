@@ -35,6 +35,12 @@ pub(crate) struct Metrics {
     asked: Family<Asked, Counter>,
     handshakes_failed: Family<Reason, Counter>,
     ejections: Counter,
+    keys: Family<Fetched, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Fetched {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,6 +68,7 @@ impl Default for Metrics {
             asked: Family::default(),
             handshakes_failed: Family::default(),
             ejections: Counter::default(),
+            keys: Family::default(),
         }
     }
 }
@@ -294,6 +301,11 @@ impl Metrics {
             "How often an endpoint was left alone for failing",
             self.ejections.clone(),
         );
+        tulle.register(
+            "jwks_fetches",
+            "How often somebody was asked for keys of tokens, by what came of it",
+            self.keys.clone(),
+        );
     }
 
     /// An endpoint is left alone.
@@ -309,6 +321,11 @@ impl Metrics {
             outcome,
         };
         self.asked.get_or_create(&asked).inc();
+    }
+
+    /// Somebody was asked for keys.
+    pub(crate) fn keys(&self, outcome: &'static str) {
+        self.keys.get_or_create(&Fetched { outcome }).inc();
     }
 
     /// Counts what was refused.

@@ -29,12 +29,7 @@ pub(super) fn request_authentication(index: &Index, policy: &RequestAuthenticati
         true => Err(unseen),
         false => Ok(judged),
     };
-    let unfetched = spec.jwt_rules.iter().enumerate();
-    let unfetched = unfetched.filter(|(_, rule)| rule.jwks.is_none());
-    let unfetched: Vec<Finding> = unfetched
-        .map(|(number, _)| Finding::new(format!("spec.jwtRules[{number}]"), UNFETCHED))
-        .collect();
-    condition(index, Kind::RequestAuthentication, key, about, &unfetched)
+    condition(index, Kind::RequestAuthentication, key, about, &[])
 }
 
 /// What is told of a Telemetry. Without targets it is for its namespace, or, in the root namespace, for all.
@@ -166,6 +161,3 @@ fn condition(
     }
     told
 }
-
-const UNFETCHED: &str =
-    "keys are not fetched yet, and each token of the issuer is refused: write them in jwks";

@@ -2,11 +2,13 @@
 //!
 //! Spec: `control-plane.md` §3.6.
 
+use std::time::Duration;
+
 use tulle_manifest::{JwtRule, RequestAuthentication};
-use tulle_model::token::{TokenPlace, TokenPolicy, TokenRule};
+use tulle_model::token::{KeyAddress, KeyFetch, TokenKeys, TokenPlace, TokenPolicy, TokenRule};
 
 use super::authorization::{token_key, token_targets};
-use crate::mesh::Mesh;
+use crate::{mesh::Mesh, validate};
 
 /// What is sent of one that is in order, for each of its targets.
 pub fn tokens(mesh: &Mesh, policy: &RequestAuthentication) -> Vec<TokenPolicy> {
@@ -23,7 +25,7 @@ fn rule(written: &JwtRule) -> TokenRule {
     TokenRule {
         issuer: written.issuer.clone(),
         audiences: written.audiences.clone(),
-        keys: written.jwks.clone().unwrap_or_default(),
+        keys: keys(written),
         places: places(written),
         payload_header: written.output_payload_to_header.clone(),
         claim_headers: headers
@@ -32,6 +34,23 @@ fn rule(written: &JwtRule) -> TokenRule {
         forward: written.forward_original_token == Some(true),
         lists: written.space_delimited_claims.clone(),
     }
+}
+
+/// Those that are written count. Nobody is asked for any here: who may write a policy must not thereby send `tulled` anywhere.
+fn keys(written: &JwtRule) -> TokenKeys {
+    if let Some(keys) = &written.jwks {
+        return TokenKeys::Written(keys.clone());
+    }
+    let timeout = written.timeout.as_deref();
+    TokenKeys::Fetched(KeyFetch {
+        from: match &written.jwks_uri {
+            Some(url) => KeyAddress::Url(url.clone()),
+            None => KeyAddress::Issuer(written.issuer.clone()),
+        },
+        timeout: timeout
+            .and_then(validate::istio_duration)
+            .unwrap_or(FETCH_TIMEOUT),
+    })
 }
 
 /// Those that are written, instead of the usual ones.
@@ -56,11 +75,39 @@ fn places(written: &JwtRule) -> Vec<TokenPlace> {
     places
 }
 
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
 #[cfg(test)]
 mod tests {
     use tulle_manifest::JwtHeader;
 
     use super::*;
+
+    #[test]
+    fn keys_that_are_written_are_asked_for_nowhere() {
+        let rule = |jwks: Option<&str>, uri: Option<&str>, timeout: Option<&str>| {
+            keys(&JwtRule {
+                issuer: "https://i.example".to_owned(),
+                jwks: jwks.map(str::to_owned),
+                jwks_uri: uri.map(str::to_owned),
+                timeout: timeout.map(str::to_owned),
+                ..JwtRule::default()
+            })
+        };
+        let fetched = |from, seconds| {
+            TokenKeys::Fetched(KeyFetch {
+                from,
+                timeout: Duration::from_secs(seconds),
+            })
+        };
+        let url = || KeyAddress::Url("http://k/".to_owned());
+        let written = TokenKeys::Written("{}".to_owned());
+        assert_eq!(rule(Some("{}"), Some("http://k/"), None), written);
+        assert_eq!(rule(None, Some("http://k/"), None), fetched(url(), 5));
+        assert_eq!(rule(None, Some("http://k/"), Some("2s")), fetched(url(), 2));
+        let issuer = KeyAddress::Issuer("https://i.example".to_owned());
+        assert_eq!(rule(None, None, None), fetched(issuer, 5));
+    }
 
     #[test]
     fn tokens_are_where_they_usually_are_unless_it_is_said() {

@@ -4,23 +4,49 @@ use std::{sync::Arc, time::SystemTime};
 
 use hashbrown::HashMap;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
-use jsonwebtoken::dangerous::insecure_decode_claims;
+use jsonwebtoken::{dangerous::insecure_decode_claims, decode_header};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tulle_model::token::{TokenPlace, TokenPolicy, TokenRule};
 
-use crate::{Token, claims::Times, keys::Keys, place};
+use crate::{KeySource, Keys, Sources, Token, claims::Times, place, source::Source};
 
 /// Those whose tokens are valid, as one policy says.
 pub struct Issuers(Vec<Issuer>);
 
 struct Issuer {
     rule: TokenRule,
-    keys: Keys,
+    keys: Source,
     payload_header: Option<HeaderName>,
     claim_headers: Vec<(HeaderName, String)>,
     /// Tokens that were found to be signed by it. Looking at a signature costs far more than all else.
-    seen: Mutex<HashMap<String, Seen>>,
+    seen: Mutex<Remembered>,
+}
+
+/// Tokens that some keys have signed.
+#[derive(Default)]
+struct Remembered {
+    keys: Option<Arc<Keys>>,
+    tokens: HashMap<String, Seen>,
+}
+
+impl Remembered {
+    /// What these keys have signed: what others did may not be valid any more.
+    fn by(&mut self, keys: &Arc<Keys>) -> &mut HashMap<String, Seen> {
+        if !self.keys.as_ref().is_some_and(|own| Arc::ptr_eq(own, keys)) {
+            self.keys = Some(Arc::clone(keys));
+            self.tokens.clear();
+        }
+        &mut self.tokens
+    }
+}
+
+/// Keys that a token needs and that are not there.
+pub struct Lacking {
+    /// Who may have them.
+    pub source: Arc<dyn KeySource>,
+    /// The name of the key, if the token has one.
+    pub id: Option<String>,
 }
 
 #[derive(Clone)]
@@ -35,6 +61,9 @@ pub enum Refused {
     /// It is not signed by the issuer that it names, or is no token at all.
     #[error("Jwt verification fails")]
     Signature,
+    /// The keys of its issuer could not be had.
+    #[error("Jwks remote fetch is failed")]
+    NoKeys,
     /// It names no issuer that is known here.
     #[error("Jwt issuer is not configured")]
     Issuer,
@@ -65,13 +94,13 @@ enum Found {
 
 impl Issuers {
     /// Reads keys and names. A name of a header that is none is no header.
-    pub fn new(policy: &TokenPolicy) -> Self {
+    pub fn new(policy: &TokenPolicy, sources: Sources<'_>) -> Self {
         let issuers = policy.rules.iter().map(|rule| {
             let header = |name: &str| HeaderName::try_from(name).ok();
             let claims = rule.claim_headers.iter();
             let claims = claims.filter_map(|(name, claim)| Some((header(name)?, claim.clone())));
             Issuer {
-                keys: Keys::new(&rule.keys),
+                keys: Source::new(&rule.keys, sources),
                 payload_header: rule.payload_header.as_deref().and_then(header),
                 claim_headers: claims.collect(),
                 rule: rule.clone(),
@@ -79,6 +108,14 @@ impl Issuers {
             }
         });
         Self(issuers.collect())
+    }
+
+    /// The keys that [`check`](Self::check) needs for a request and that are still to be had.
+    pub fn lacking(all: &[Arc<Self>], headers: &HeaderMap, uri: &Uri) -> Vec<Lacking> {
+        let issuers = all.iter().flat_map(|issuers| &issuers.0);
+        issuers
+            .flat_map(|issuer| issuer.lacking(headers, uri))
+            .collect()
     }
 
     /// Checks the token of a request as all of these say together.
@@ -187,12 +224,42 @@ impl Checked {
 }
 
 impl Issuer {
+    /// The tokens at its places.
+    fn tokens<'a>(&'a self, headers: &'a HeaderMap, uri: &'a Uri) -> impl Iterator<Item = String> {
+        let places = self.rule.places.iter();
+        places.flat_map(move |place: &TokenPlace| place::tokens(place, headers, uri))
+    }
+
+    fn lacking(&self, headers: &HeaderMap, uri: &Uri) -> Vec<Lacking> {
+        let Source::Fetched(source) = &self.keys else {
+            return Vec::new();
+        };
+        let keys = source.keys();
+        let lacks = |sent: String| {
+            if let Some(keys) = &keys
+                && self.seen.lock().by(keys).contains_key(&sent)
+            {
+                return None;
+            }
+            if !self.is_said_by(&sent) {
+                return None;
+            }
+            let id = decode_header(&sent).ok()?.kid;
+            let is_there = keys
+                .as_ref()
+                .is_some_and(|keys| id.as_deref().is_none_or(|id| keys.has(id)));
+            (!is_there).then(|| Lacking {
+                source: Arc::clone(source),
+                id,
+            })
+        };
+        self.tokens(headers, uri).filter_map(lacks).collect()
+    }
+
     /// All tokens at its places have to be valid: nobody knows which of them a server looks at.
     fn look(&self, headers: &HeaderMap, uri: &Uri, now: SystemTime) -> Found {
-        let places = self.rule.places.iter();
-        let tokens = places.flat_map(|place: &TokenPlace| place::tokens(place, headers, uri));
         let mut found = Found::Missing;
-        for sent in tokens {
+        for sent in self.tokens(headers, uri) {
             match self.verify(&sent, now) {
                 Ok(token) => {
                     if matches!(found, Found::Missing) {
@@ -219,8 +286,17 @@ impl Issuer {
         }
     }
 
+    /// Whether a token says that it is of this issuer.
+    fn is_said_by(&self, sent: &str) -> bool {
+        insecure_decode_claims::<Claimed>(sent)
+            .is_ok_and(|claimed| claimed.iss.as_ref() == Some(&self.rule.issuer))
+    }
+
     fn opened(&self, sent: &str) -> Result<Seen, Refused> {
-        if let Some(seen) = self.seen.lock().get(sent) {
+        let keys = self.keys.keys();
+        if let Some(keys) = &keys
+            && let Some(seen) = self.seen.lock().by(keys).get(sent)
+        {
             return Ok(seen.clone());
         }
         // Only a claim as long as nobody has looked at the signature.
@@ -228,7 +304,8 @@ impl Issuer {
         if claimed.iss.as_ref() != Some(&self.rule.issuer) {
             return Err(Refused::Issuer);
         }
-        let claims = self.keys.open(sent).ok_or(Refused::Signature)?;
+        let keys = keys.ok_or(Refused::NoKeys)?;
+        let claims = keys.open(sent).ok_or(Refused::Signature)?;
         let token = Token::new(claims, &self.rule);
         let times = token.times().map_err(|_| Refused::Signature)?;
         let seen = Seen {
@@ -236,7 +313,8 @@ impl Issuer {
             times,
         };
         if sent.len() <= LONGEST {
-            let mut all = self.seen.lock();
+            let mut remembered = self.seen.lock();
+            let all = remembered.by(&keys);
             // Those that are still used come back.
             if all.len() >= MOST {
                 all.clear();
@@ -266,7 +344,7 @@ impl Refused {
     pub fn status(self) -> u16 {
         match self {
             Self::Audience => 403,
-            Self::Signature | Self::Issuer | Self::Expired | Self::Early => 401,
+            Self::Signature | Self::NoKeys | Self::Issuer | Self::Expired | Self::Early => 401,
         }
     }
 }

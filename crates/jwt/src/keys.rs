@@ -9,7 +9,18 @@ use serde_json::Value;
 
 /// The keys that an issuer signs with.
 #[derive(Default)]
-pub(crate) struct Keys(Vec<Key>);
+pub struct Keys(Vec<Key>);
+
+/// What is no set of keys.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidKeys {
+    /// It is not written as one.
+    #[error("it is no set of keys")]
+    Syntax(#[from] serde_json::Error),
+    /// A token without the name of a key would be tried with each.
+    #[error("it has {0} keys, of at most {MOST}")]
+    TooMany(usize),
+}
 
 struct Key {
     id: Option<String>,
@@ -20,15 +31,27 @@ struct Key {
 }
 
 impl Keys {
-    /// Reads them. Those that are not understood, or not for signatures, are left out; symmetric ones prove nothing.
-    pub(crate) fn new(json: &str) -> Self {
+    /// Reads them. Those that are not understood, or not for signatures, are left out; symmetric ones, and private ones that others can
+    /// read, prove nothing.
+    ///
+    /// # Errors
+    /// [`InvalidKeys`], where nothing is known of any key.
+    pub fn read(json: &[u8]) -> Result<Self, InvalidKeys> {
         #[derive(Deserialize)]
         struct Set {
             keys: Vec<Value>,
         }
-        let set = serde_json::from_str::<Set>(json);
-        let keys = set.map(|set| set.keys).unwrap_or_default().into_iter();
-        Self(keys.filter_map(Key::new).collect())
+        let Set { keys } = serde_json::from_slice(json)?;
+        if keys.len() > MOST {
+            return Err(InvalidKeys::TooMany(keys.len()));
+        }
+        Ok(Self(keys.into_iter().filter_map(Key::new).collect()))
+    }
+
+    /// Whether a key has this name, or may have it.
+    pub fn has(&self, id: &str) -> bool {
+        let may_have = |key: &Key| key.id.as_deref().is_none_or(|own| own == id);
+        self.0.iter().any(may_have)
     }
 
     /// What a token says, if one of these has signed it.
@@ -45,6 +68,9 @@ impl Keys {
 
 impl Key {
     fn new(json: Value) -> Option<Self> {
+        if json.get("d").is_some() {
+            return None;
+        }
         let said = match json.get("alg").and_then(Value::as_str) {
             Some(said) => Some(said.parse().ok()?),
             None => None,
@@ -91,6 +117,8 @@ impl Key {
     }
 }
 
+/// Keys of one issuer.
+const MOST: usize = 256;
 const RSA: [Algorithm; 6] = [
     Algorithm::RS256,
     Algorithm::RS384,

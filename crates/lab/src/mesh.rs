@@ -43,6 +43,8 @@ pub struct MeshConfig {
     pub root_overlap: Option<Duration>,
     /// Further environment variables of every ztunnel, which win over ours.
     pub ztunnel_env: Vec<(String, String)>,
+    /// Further environment variables of every waypoint.
+    pub waypoint_env: Vec<(String, String)>,
     /// The log filter of all processes. Default `info`.
     pub log_filter: String,
     /// Whether objects are in a Kubernetes API server, not in a folder of manifests. Default: no.
@@ -60,6 +62,7 @@ impl MeshConfig {
             certificate_lifetime: None,
             root_overlap: None,
             ztunnel_env: Vec::new(),
+            waypoint_env: Vec::new(),
             log_filter: "info".into(),
             kubernetes: false,
         })

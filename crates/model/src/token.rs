@@ -1,5 +1,7 @@
 //! Which tokens of end users (JSON Web Tokens, RFC 7519) are valid.
 
+use std::time::Duration;
+
 use crate::PolicyKey;
 
 /// What a RequestAuthentication says of the tokens in requests to one of its targets.
@@ -18,8 +20,8 @@ pub struct TokenRule {
     pub issuer: String,
     /// Claim `aud` has one of these; whatever it has, if there are none.
     pub audiences: Vec<String>,
-    /// Public keys (RFC 7517), as JSON; none is known if it is empty.
-    pub keys: String,
+    /// Its public keys.
+    pub keys: TokenKeys,
     /// Where they are.
     pub places: Vec<TokenPlace>,
     /// A header that tells the endpoint the claims, as they are in the token.
@@ -30,6 +32,39 @@ pub struct TokenRule {
     pub forward: bool,
     /// Claims that are lists with spaces between their values, besides `scope` and `permission`.
     pub lists: Vec<String>,
+}
+
+/// Where the public keys of an issuer are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenKeys {
+    /// Here (RFC 7517), as JSON; none is known if it is empty.
+    Written(String),
+    /// Elsewhere: the waypoint asks for them.
+    Fetched(KeyFetch),
+}
+
+impl Default for TokenKeys {
+    fn default() -> Self {
+        Self::Written(String::new())
+    }
+}
+
+/// How keys are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KeyFetch {
+    /// Who is asked.
+    pub from: KeyAddress,
+    /// How long all of that may take.
+    pub timeout: Duration,
+}
+
+/// Who is asked for keys.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum KeyAddress {
+    /// This URL has them.
+    Url(String),
+    /// The issuer of this name, a URL, tells where they are (OpenID Connect Discovery §4).
+    Issuer(String),
 }
 
 /// A place where a token may be.

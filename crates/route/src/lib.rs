@@ -22,7 +22,7 @@ pub use authority::{Authority, InvalidAuthority, address_text};
 pub use inbound::{
     Inbound, InboundError, ProxyHeader, inbound, inbound_service, passthrough_inbound,
 };
-pub use outbound::{Named, Outbound, Route, RouteError, Via, forward, outbound};
+pub use outbound::{Named, Outbound, Route, RouteError, Via, forward, is_only_for_near, outbound};
 pub use request::connect_request;
 pub use served::{NotServed, Served, Target, backend, served, serves};
 pub use waypoint::WaypointError;

@@ -25,7 +25,7 @@ use tulle_state::{Destination, Select, ServiceRecord, Snapshot, Workload};
 
 mod named;
 
-pub use named::Named;
+pub use named::{Named, is_only_for_near};
 
 /// Where a connection goes, as far as the mesh knows.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,6 +13,7 @@ mod policies;
 mod requests;
 mod routes;
 mod served;
+mod tokens;
 mod traffic;
 mod upgrades;
 mod world;
@@ -45,7 +46,9 @@ fn main() -> ExitCode {
         case!(policies::are_told),
         case!(policies::see_tokens),
         case!(policies::see_tokens_behind_routes),
-        case!(policies::keys_are_fetched_by_nobody),
+        case!(tokens::keys_are_asked_for),
+        case!(tokens::keys_come_from_outside),
+        case!(tokens::nobody_is_asked_who_is_near),
         case!(authorizers::by_grpc),
         case!(authorizers::by_http),
         case!(authorizers::see_bodies),

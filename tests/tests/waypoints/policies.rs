@@ -3,13 +3,13 @@
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use hyper::StatusCode;
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
 use serde_json::json;
 use tokio::{io::AsyncReadExt, time::timeout};
 use tulle_lab::{Mesh, sandbox::Sandbox};
 
 use crate::{
     app::{Client, Server, greet},
+    tokens::Issuer,
     world::{ONE, SOON, TWO, WAYPOINT, client, eventually, service, start},
 };
 
@@ -484,57 +484,6 @@ spec:
     Ok(())
 }
 
-/// Who signs tokens.
-struct Issuer(EncodingKey);
-
-impl Issuer {
-    fn new() -> Result<Self> {
-        let pem = rcgen::KeyPair::generate()?.serialize_pem();
-        Ok(Self(EncodingKey::from_ec_pem(pem.as_bytes())?))
-    }
-
-    /// Its public key, as JSON.
-    fn keys(&self) -> Result<String> {
-        let key = Jwk::from_encoding_key(&self.0, Algorithm::ES256)?;
-        Ok(json!({ "keys": [key] }).to_string())
-    }
-
-    fn sign(&self, claims: &serde_json::Value) -> Result<String> {
-        Ok(encode(&Header::new(Algorithm::ES256), claims, &self.0)?)
-    }
-}
-
-/// CVE-2026-31837, GHSA-fgw5-hp8f-xfhc: keys that cannot be had make no token good, and nobody fetches them from wherever a policy says.
-pub(crate) async fn keys_are_fetched_by_nobody(sandbox: Sandbox) -> Result<()> {
-    let mut mesh = start(&sandbox).await?;
-    let _servers = [Server::start(mesh.pod(ONE))?, Server::start(mesh.pod(TWO))?];
-    let keys = mesh.pod(ONE).listen(KEYS)?;
-    let at = std::net::SocketAddr::new(mesh.pod(ONE).ip(), KEYS);
-    let mut connection = Client::connect(client(&mesh), service(80), false).await?;
-    ensure!(connection.get("/", &[]).await?.status == StatusCode::OK);
-    let jwt = format!("{SERVICE}, jwtRules: [{{issuer: a, jwksUri: 'http://{at}/keys'}}]");
-    mesh.apply(&policy("RequestAuthentication", &jwt)).await?;
-    // {"alg":"none"} and {"iss":"a"}, without a signature; and nothing that looks like one.
-    for token in ["Bearer eyJhbGciOiJub25lIn0.eyJpc3MiOiJhIn0.", "Bearer x"] {
-        let connection = tokio::sync::Mutex::new(&mut connection);
-        eventually("the token is refused", async || {
-            let mut connection = connection.lock().await;
-            let answer = connection.get("/", &[("authorization", token)]).await;
-            answer.is_ok_and(|answer| answer.status == StatusCode::UNAUTHORIZED)
-        })
-        .await?;
-    }
-    let asked = tokio::select! {
-        biased;
-        asked = keys.accept() => Some(asked?.1),
-        () = std::future::ready(()) => None,
-    };
-    ensure!(asked.is_none(), "{asked:?} asked for keys");
-    Ok(())
-}
-
-const KEYS: u16 = 9999;
-
 async fn permitted(what: &str, connection: &mut Client, expected: bool) -> Result<()> {
     let connection = tokio::sync::Mutex::new(connection);
     let status = match expected {
@@ -559,7 +508,7 @@ async fn greeted(mesh: &Mesh, port: u16) -> usize {
     connection.read(&mut [0; 16]).await.unwrap_or(0)
 }
 
-fn policy(kind: &str, spec: &str) -> String {
+pub(crate) fn policy(kind: &str, spec: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\nspec: {{{spec}}}\n"
     )
@@ -569,5 +518,5 @@ fn from(principal: &str) -> String {
     format!("rules: [{{from: [{{source: {{principals: ['{principal}']}}}}]}}]")
 }
 
-const SERVICE: &str = "targetRefs: [{group: '', kind: Service, name: web}]";
+pub(crate) const SERVICE: &str = "targetRefs: [{group: '', kind: Service, name: web}]";
 const GATEWAY: &str = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: w}]";

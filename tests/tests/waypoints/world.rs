@@ -20,11 +20,16 @@ pub(crate) async fn start(sandbox: &Sandbox) -> Result<Mesh> {
 
 /// The same, with settings of ztunnels.
 pub(crate) async fn start_with(sandbox: &Sandbox, ztunnel: &[(&str, &str)]) -> Result<Mesh> {
-    let lab = Lab::create(sandbox, &LabSpec::default()).await?;
     let mut config = MeshConfig::new()?;
     let settings = ztunnel.iter();
     let settings = settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     config.ztunnel_env.extend(settings);
+    start_as(sandbox, config).await
+}
+
+/// The same, of this configuration.
+pub(crate) async fn start_as(sandbox: &Sandbox, config: MeshConfig) -> Result<Mesh> {
+    let lab = Lab::create(sandbox, &LabSpec::default()).await?;
     let mut mesh = Mesh::start(lab, config).await?;
     mesh.apply(SHOP).await?;
     for (pod, node) in [(CART, "node1"), (ONE, "node1"), (TWO, "node2")] {

@@ -9,7 +9,7 @@ use tulle_jwt::{Checked, Issuers, Refused, Token};
 use tulle_model::{PolicyKey, PolicyTarget, TargetKind, http::BackendService};
 use tulle_policy::{Connection, Denied, PolicySet};
 use tulle_route::{Served, Target};
-use tulle_state::{ServiceRecord, Snapshot};
+use tulle_state::Snapshot;
 
 use super::{
     front::Shared,
@@ -30,6 +30,21 @@ impl Context {
     pub(super) fn received<B>(&self, request: &Request<B>) -> Option<Received> {
         let configurations = &self.peer.front.shared.configurations;
         configurations.has_tokens().then(|| Received::of(request))
+    }
+
+    /// Waits for keys that the tokens of a request need, as far as they can be had now.
+    pub(super) async fn look_for_keys(tokens: &[Tokens], received: Option<&Received>) {
+        let Some(received) = received.filter(|received| !received.is_preflight) else {
+            return;
+        };
+        let issuers = tokens.iter().filter_map(|tokens| match tokens {
+            Tokens::Issuers(issuers) => Some(Arc::clone(issuers)),
+            Tokens::Broken => None,
+        });
+        let issuers: Vec<_> = issuers.collect();
+        for lacking in Issuers::lacking(&issuers, &received.headers, &received.uri) {
+            lacking.source.look(lacking.id.as_deref()).await;
+        }
     }
 
     /// Looks at the token of a request, and makes of that what endpoints are to see. `None` if nothing is said of tokens.
@@ -115,23 +130,10 @@ impl Context {
     ) -> Result<Authorizers, Refusal> {
         let shared = &self.peer.front.shared;
         let snapshot = shared.snapshots.load();
-        let port = backend.port.unwrap_or(self.destination.port());
-        let target = tulle_route::backend(&snapshot, &now.own, &backend.key, port);
         // One that is not there is refused when it is looked for.
-        let Some(target) = target else {
+        let Some(target) = self.asks_for(now, &snapshot, backend) else {
             return Ok(Authorizers::new());
         };
-        let is_same = |record: &Arc<ServiceRecord>| {
-            let own = now.served.service();
-            own.is_some_and(|own| own.service.key == record.service.key)
-        };
-        let record = target.service();
-        let is_ours = record.is_some_and(|record| {
-            !is_same(record) && tulle_route::serves(&snapshot, &now.own, record)
-        });
-        if !is_ours {
-            return Ok(Authorizers::new());
-        }
         let connection = Connection {
             destination_ip: target.destination.ip(),
             destination_port: target.destination.port(),
@@ -145,6 +147,36 @@ impl Context {
         Ok(self.seen(&connection, request, None, |on, seen| {
             policies.authorizers(on, seen)
         }))
+    }
+
+    /// The same as [`look_for_keys`](Self::look_for_keys), for what a backend asks of tokens.
+    pub(super) async fn look_for_keys_of(
+        &self,
+        now: &Now,
+        backend: &BackendService,
+        received: Option<&Received>,
+    ) {
+        let shared = &self.peer.front.shared;
+        if !shared.configurations.fetches_keys() {
+            return;
+        }
+        let tokens = {
+            let snapshot = shared.snapshots.load();
+            let target = self.asks_for(now, &snapshot, backend);
+            target.map(|target| about(shared, &snapshot, &target).1)
+        };
+        Self::look_for_keys(&tokens.unwrap_or_default(), received).await;
+    }
+
+    /// A backend, if this waypoint is the one that asks policies for it, and has not done so for the service that was called.
+    fn asks_for(&self, now: &Now, snapshot: &Snapshot, backend: &BackendService) -> Option<Served> {
+        let port = backend.port.unwrap_or(self.destination.port());
+        let target = tulle_route::backend(snapshot, &now.own, &backend.key, port)?;
+        let record = target.service()?;
+        let own = now.served.service();
+        let is_same = own.is_some_and(|own| own.service.key == record.service.key);
+        let is_ours = !is_same && tulle_route::serves(snapshot, &now.own, record);
+        is_ours.then_some(target)
     }
 
     fn connection(&self) -> Connection<'_> {

@@ -29,7 +29,7 @@ mod cors;
 mod forward;
 mod limits;
 mod mirror;
-mod path;
+pub(super) mod path;
 mod prepare;
 mod reply;
 mod retry;
@@ -109,6 +109,9 @@ async fn answered(
         }
     }
     let received = context.received(&request);
+    if context.peer.front.shared.configurations.fetches_keys() {
+        Box::pin(Context::look_for_keys(&now.tokens, received.as_ref())).await;
+    }
     if let Some(upgrade) = &mut upgrade {
         upgrade.is_judged(&request, received.as_ref());
     }
@@ -238,8 +241,9 @@ async fn routed(
         return unwritable(exchange);
     }
     let service = backend.and_then(|backend| backend.service.clone());
-    // As the backend sees it.
     if let Some(service) = &service {
+        Box::pin(context.look_for_keys_of(now, service, received)).await;
+        // As the backend sees it.
         let upgraded = upgrade.as_mut().map(|upgrade| (upgrade, head_of(&request)));
         let names = match context.check_backend(now, service, received, &mut request) {
             Ok(names) => names,

@@ -1,11 +1,10 @@
 //! Endpoints, and what leads to them: tunnels, and HTTP connections inside of them.
 
-use std::{future::Future, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc};
+use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use http::Version;
 use tokio::task::spawn_local;
 use tulle_balance::Outcome;
-use tulle_hbone::Pool;
 use tulle_model::{
     AppProtocol, Uid,
     http::BackendService,
@@ -21,10 +20,11 @@ use super::{
     front::Shared,
     io::ToEndpoint,
     stream::Context,
+    tunnels::Tunnels,
 };
-use dial::TunnelKey;
 pub(super) use failed::Failed;
 use trying::Way;
+pub(super) use trying::by_name;
 pub(super) use upgrades::Asker;
 
 mod dial;
@@ -35,7 +35,7 @@ mod upgrades;
 /// What a thread has open to endpoints.
 pub(super) struct Upstreams {
     shared: Arc<Shared>,
-    tunnels: Pool<TunnelKey>,
+    tunnels: Tunnels,
     connections: HttpPool,
 }
 
@@ -66,12 +66,8 @@ pub(super) enum Sender {
 
 impl Upstreams {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let settings = &shared.settings;
-        let spawn = Rc::new(|task: Pin<Box<dyn Future<Output = ()>>>| {
-            spawn_local(task);
-        });
         Self {
-            tunnels: Pool::new(settings.pool.clone(), settings.http2.clone(), spawn),
+            tunnels: Tunnels::new(Arc::clone(&shared)),
             connections: HttpPool::default(),
             shared,
         }
@@ -162,7 +158,7 @@ impl Upstreams {
     /// Lets go of what leads to workloads that are no more, and of connections that nobody has used for long.
     pub(super) fn forget_gone(&self, snapshot: &Snapshot) {
         let known = |uid: &Uid| snapshot.workload(uid).is_some();
-        self.tunnels.retain(|key| known(&key.destination));
+        self.tunnels.forget(known);
         self.connections.forget(known);
         self.shared.destinations.forget_gone(snapshot);
     }

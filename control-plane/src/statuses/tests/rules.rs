@@ -35,7 +35,7 @@ fn nothing_that_only_waypoints_read_looks_as_if_it_were_in_force() {
             "RequestAuthentication",
             "shop",
             format!("{jwt}, {service}"),
-            "True UnsupportedValue",
+            "True Accepted",
         ),
         (
             "RequestAuthentication",

@@ -1,11 +1,15 @@
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    future::Future,
+    pin::Pin,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Header};
 use serde_json::{Value, json};
 use tulle_model::{
     PolicyKey,
-    token::{PARTS, TokenField},
+    token::{KeyAddress, KeyFetch, PARTS, TokenField, TokenKeys},
 };
 
 use super::*;
@@ -14,7 +18,7 @@ use crate::testing::Signer;
 fn rule(issuer: &str, keys: &[Value]) -> TokenRule {
     TokenRule {
         issuer: issuer.to_owned(),
-        keys: json!({ "keys": keys }).to_string(),
+        keys: TokenKeys::Written(json!({ "keys": keys }).to_string()),
         places: vec![
             TokenPlace::Header {
                 name: "authorization".to_owned(),
@@ -27,10 +31,15 @@ fn rule(issuer: &str, keys: &[Value]) -> TokenRule {
 }
 
 fn issuers(rules: Vec<TokenRule>) -> Arc<Issuers> {
-    Arc::new(Issuers::new(&TokenPolicy {
+    issuers_with(rules, &|_| unreachable!("all keys are written"))
+}
+
+fn issuers_with(rules: Vec<TokenRule>, sources: Sources<'_>) -> Arc<Issuers> {
+    let policy = TokenPolicy {
         key: PolicyKey::new("shop", "jwt"),
         rules,
-    }))
+    };
+    Arc::new(Issuers::new(&policy, sources))
 }
 
 fn now() -> SystemTime {
@@ -377,4 +386,86 @@ fn claims_have_values() {
     }
     // Without a subject there is nobody.
     assert!(token.values(&TokenField::Principal).is_empty());
+}
+
+/// Keys as they are at the moment.
+#[derive(Default)]
+struct Held(Mutex<Option<Arc<Keys>>>);
+
+impl KeySource for Held {
+    fn keys(&self) -> Option<Arc<Keys>> {
+        self.0.lock().clone()
+    }
+
+    fn look<'a>(&'a self, _: Option<&'a str>) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[test]
+fn keys_that_are_asked_for_count_as_they_are() {
+    let (one, two) = (Signer::new("one"), Signer::new("two"));
+    let held = Arc::<Held>::default();
+    let mut fetched = rule("a", &[]);
+    fetched.keys = TokenKeys::Fetched(KeyFetch {
+        from: KeyAddress::Url("https://a/keys".to_owned()),
+        timeout: Duration::from_secs(5),
+    });
+    let source = Arc::clone(&held);
+    let sources = move |_: &KeyFetch| Arc::clone(&source) as Arc<dyn KeySource>;
+    let all = issuers_with(vec![fetched], &sources);
+    let publish = |keys: &[&Signer]| {
+        let keys: Vec<_> = keys.iter().map(|signer| signer.public()).collect();
+        let keys = Keys::read(json!({ "keys": keys }).to_string().as_bytes());
+        *held.0.lock() = keys.ok().map(Arc::new);
+    };
+    let lacking = |token: &str| {
+        let [(name, value)] = bearer(token);
+        let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
+        let uri = "http://web/".parse().unwrap();
+        let lacking = Issuers::lacking(std::slice::from_ref(&all), &headers, &uri);
+        lacking.into_iter().map(|of| of.id).collect::<Vec<_>>()
+    };
+    let claims = json!({ "iss": "a", "sub": "s" });
+    let (first, second) = (one.sign(&claims), two.sign(&claims));
+    let nameless = one.sign_as(&Header::new(Algorithm::ES256), &claims);
+    let others = one.sign(&json!({ "iss": "b" }));
+    let name = |id: &str| vec![Some(id.to_owned())];
+    // Without keys no token is valid, and it is known whose are needed.
+    assert_eq!(who(&all, &first), Err(Refused::NoKeys));
+    assert_eq!(who(&all, &others), Err(Refused::Issuer));
+    assert_eq!(
+        (lacking(&first), lacking(&nameless)),
+        (name("one"), vec![None])
+    );
+    assert!(lacking(&others).is_empty() && lacking("x").is_empty());
+    publish(&[&one]);
+    assert_eq!(who(&all, &first), Ok("a/s".to_owned()));
+    assert_eq!(who(&all, &second), Err(Refused::Signature));
+    assert_eq!((lacking(&first), lacking(&second)), (vec![], name("two")));
+    assert!(lacking(&nameless).is_empty());
+    // A token that was valid is not, once its key is withdrawn.
+    publish(&[&two]);
+    assert_eq!(who(&all, &first), Err(Refused::Signature));
+    assert_eq!(who(&all, &second), Ok("a/s".to_owned()));
+}
+
+#[test]
+fn what_is_no_set_of_keys_is_told_from_an_empty_one() {
+    for (text, expected) in [
+        (r#"{"keys": []}"#.to_owned(), true),
+        (r#"{"keys": [{"kty": "new"}]}"#.to_owned(), true),
+        ("<html>".to_owned(), false),
+        (r#"{"error": "x"}"#.to_owned(), false),
+        (json!({ "keys": vec![json!({}); 257] }).to_string(), false),
+    ] {
+        assert_eq!(Keys::read(text.as_bytes()).is_ok(), expected, "{text}");
+    }
+    // Whoever reads a private key can sign with it.
+    let one = Signer::new("one");
+    let mut private = one.public();
+    private["d"] = json!("AA");
+    let all = issuers(vec![rule("a", &[private])]);
+    let token = one.sign(&json!({ "iss": "a" }));
+    assert_eq!(who(&all, &token), Err(Refused::Signature));
 }

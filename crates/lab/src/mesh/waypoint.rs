@@ -77,6 +77,7 @@ impl Mesh {
         );
         let program = environment
             .iter()
+            .chain(&self.config.waypoint_env)
             .fold(program, |program, (name, value)| program.env(name, value))
             .env("XDS_ADDRESS", control_plane.as_str())
             .env("CA_ADDRESS", control_plane.as_str())

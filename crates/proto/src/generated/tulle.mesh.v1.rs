@@ -503,6 +503,18 @@ pub struct TokenRule {
     /// Claims whose values are separated by spaces.
     #[prost(string, repeated, tag = "8")]
     pub lists: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How keys are asked for that are not written. Whoever does not know this knows no keys.
+    #[prost(message, optional, tag = "9")]
+    pub fetch: ::core::option::Option<KeyFetch>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyFetch {
+    /// Where they are; the issuer tells, if empty.
+    #[prost(string, tag = "1")]
+    pub url: ::prost::alloc::string::String,
+    /// In milliseconds, for all of it.
+    #[prost(uint64, tag = "2")]
+    pub timeout: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TokenPlace {

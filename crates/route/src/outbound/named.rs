@@ -94,7 +94,7 @@ impl Named {
 
 /// Addresses that mean somebody else to everyone who dials them: this host, this link, or many at once. What is served there
 /// often trusts whoever can reach it, and a name is not meant to lead there.
-fn is_only_for_near(ip: IpAddr) -> bool {
+pub fn is_only_for_near(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
             // All of 0.0.0.0/8 is this host, or nobody.

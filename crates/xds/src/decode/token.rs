@@ -2,13 +2,13 @@
 
 use tulle_model::{
     PolicyKey,
-    token::{TokenPlace, TokenPolicy, TokenRule},
+    token::{KeyAddress, KeyFetch, TokenKeys, TokenPlace, TokenPolicy, TokenRule},
 };
 use tulle_proto::mesh as wire;
 
 use super::{
     InvalidResource,
-    configuration::{Decoded, all, text},
+    configuration::{Decoded, all, milliseconds, text},
 };
 
 pub(super) fn policy(value: wire::TokenPolicy) -> Decoded<TokenPolicy> {
@@ -20,16 +20,29 @@ pub(super) fn policy(value: wire::TokenPolicy) -> Decoded<TokenPolicy> {
 
 fn rule(value: wire::TokenRule) -> Decoded<TokenRule> {
     let headers = value.claim_headers.into_iter();
+    let issuer = text(value.issuer).ok_or(InvalidResource::Missing("issuer"))?;
     Ok(TokenRule {
-        issuer: text(value.issuer).ok_or(InvalidResource::Missing("issuer"))?,
+        keys: match value.fetch {
+            None => TokenKeys::Written(value.keys),
+            Some(of) => TokenKeys::Fetched(fetch(of, &issuer)?),
+        },
+        issuer,
         audiences: value.audiences,
-        keys: value.keys,
         places: all(value.places, place)?,
         payload_header: text(value.payload_header),
         claim_headers: headers.map(|of| (of.header, of.claim)).collect(),
         forward: value.forward,
         lists: value.lists,
     })
+}
+
+fn fetch(value: wire::KeyFetch, issuer: &str) -> Decoded<KeyFetch> {
+    let from = match text(value.url) {
+        Some(url) => KeyAddress::Url(url),
+        None => KeyAddress::Issuer(issuer.to_owned()),
+    };
+    let timeout = milliseconds(value.timeout).ok_or(InvalidResource::Missing("timeout"))?;
+    Ok(KeyFetch { from, timeout })
 }
 
 fn place(value: wire::TokenPlace) -> Decoded<TokenPlace> {

@@ -1,7 +1,9 @@
 //! Which tokens are valid.
 
-use tulle_model::token::{TokenPlace, TokenPolicy, TokenRule};
+use tulle_model::token::{KeyAddress, KeyFetch, TokenKeys, TokenPlace, TokenPolicy, TokenRule};
 use tulle_proto::mesh as wire;
+
+use super::configuration::milliseconds;
 
 pub(super) fn policy(value: &TokenPolicy) -> wire::TokenPolicy {
     wire::TokenPolicy {
@@ -20,12 +22,30 @@ fn rule(value: &TokenRule) -> wire::TokenRule {
     wire::TokenRule {
         issuer: value.issuer.clone(),
         audiences: value.audiences.clone(),
-        keys: value.keys.clone(),
+        keys: match &value.keys {
+            TokenKeys::Written(keys) => keys.clone(),
+            TokenKeys::Fetched(_) => String::new(),
+        },
+        fetch: match &value.keys {
+            TokenKeys::Written(_) => None,
+            TokenKeys::Fetched(of) => Some(fetch(of)),
+        },
         places: value.places.iter().map(place).collect(),
         payload_header: value.payload_header.clone().unwrap_or_default(),
         claim_headers: headers.collect(),
         forward: value.forward,
         lists: value.lists.clone(),
+    }
+}
+
+fn fetch(value: &KeyFetch) -> wire::KeyFetch {
+    wire::KeyFetch {
+        url: match &value.from {
+            KeyAddress::Url(url) => url.clone(),
+            // It is that of the rule.
+            KeyAddress::Issuer(_) => String::new(),
+        },
+        timeout: milliseconds(Some(value.timeout)),
     }
 }
 

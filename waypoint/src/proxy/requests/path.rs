@@ -6,13 +6,13 @@ use http::uri::PathAndQuery;
 
 /// The path has no one spelling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Invalid;
+pub(in crate::proxy) struct Invalid;
 
 /// A path, with its query if there is one, in its one spelling: without dot segments, with what needs no escape unescaped.
 ///
 /// # Errors
 /// If an escape is none, or stands for a byte that nothing may contain (0), or there is no path.
-pub(super) fn normalised(text: &str) -> Result<PathAndQuery, Invalid> {
+pub(in crate::proxy) fn normalised(text: &str) -> Result<PathAndQuery, Invalid> {
     let (path, query) = match text.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (text, None),

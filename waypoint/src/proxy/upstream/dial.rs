@@ -1,40 +1,28 @@
-//! Connections to endpoints: tunnels, and HTTP inside of them.
+//! Connections to endpoints, and HTTP in them.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{future::Future, io, net::SocketAddr};
 
-use http::HeaderValue;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
 use smallvec::SmallVec;
 use tokio::{
     task::spawn_local,
-    time::{Duration, Instant, timeout},
+    time::{Duration, timeout},
 };
-use tulle_hbone::{ConnectError, DialFuture, Outlook, tls};
-use tulle_model::{SpiffeId, Uid, traffic::Limits};
-use tulle_net::connect::{ConnectOptions, connect};
-use tulle_route::{Outbound, baggage, connect_request};
+use tulle_hbone::Outlook;
+use tulle_model::traffic::Limits;
+use tulle_route::Outbound;
 
 use super::{
     super::{
         connections::{HttpKey, Keep, Own},
-        front::Shared,
         io::{Stream, ToEndpoint},
         stream::Context,
+        tunnels::address_of,
     },
     CONNECTION_WINDOW, HEADERS, Hop, Local, MAX_HEADERS, STREAM_WINDOW, Sender, Upstreams,
     failed::Failed,
 };
-
-/// What makes tunnels interchangeable: all are the waypoint's own, whoever they are for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct TunnelKey {
-    source: SpiffeId,
-    /// An address alone may belong to another workload tomorrow.
-    pub(super) destination: Uid,
-    next_hop: SocketAddr,
-    expected: SmallVec<[SpiffeId; 1]>,
-}
 
 impl Upstreams {
     pub(super) async fn sender(
@@ -104,14 +92,13 @@ impl Upstreams {
         route: Outbound,
         limits: &Limits,
     ) -> Result<(ToEndpoint, Option<Outlook>), Failed> {
+        let now = context.last();
+        let address = address_of(&route);
+        let opening = self.tunnels.open(&now.own, context.peer.address, route);
         let Some(limit) = limits.connect_timeout else {
-            return self.open_at(context, route).await;
+            return opening.await;
         };
-        let address = match &route {
-            Outbound::Passthrough { addr } | Outbound::Plain { addr, .. } => *addr,
-            Outbound::Hbone { next_hop, .. } => *next_hop,
-        };
-        let opened = timeout(limit, self.open_at(context, route)).await;
+        let opened = timeout(limit, opening).await;
         opened.unwrap_or_else(|_| {
             Err(Failed::Connect {
                 address,
@@ -119,80 +106,6 @@ impl Upstreams {
             })
         })
     }
-
-    /// A connection to an endpoint, and whether the tunnel goes on that it is in.
-    async fn open_at(
-        &self,
-        context: &Context,
-        route: Outbound,
-    ) -> Result<(ToEndpoint, Option<Outlook>), Failed> {
-        match route {
-            Outbound::Passthrough { addr } | Outbound::Plain { addr, .. } => {
-                let connected = tcp(&self.shared, addr).await;
-                let connected = connected.map_err(|source| Failed::Connect {
-                    address: addr,
-                    source,
-                });
-                connected.map(|tcp| (ToEndpoint::plain(tcp), None))
-            }
-            Outbound::Hbone {
-                next_hop,
-                workload,
-                expected,
-                authority,
-                service,
-                ..
-            } => {
-                let own = &context.last().own;
-                let key = TunnelKey {
-                    source: own.identity.clone(),
-                    destination: workload.uid.clone(),
-                    next_hop,
-                    expected: expected.into_iter().collect(),
-                };
-                let authority = authority.to_text();
-                let baggage = HeaderValue::from_str(&baggage::of(own));
-                let baggage = baggage.unwrap_or(HeaderValue::from_static(""));
-                let source = context.peer.address;
-                let request = || connect_request(&authority, &baggage, source, service.as_deref());
-                let opened = self.tunnels.open_to_keep(&key, request, || self.dial(&key));
-                let (tunnel, _, outlook) = opened.await?;
-                Ok((ToEndpoint::Tunnel(tunnel), Some(outlook)))
-            }
-        }
-    }
-
-    /// TCP, then TLS as the waypoint.
-    fn dial(&self, key: &TunnelKey) -> DialFuture {
-        let (shared, key) = (Arc::clone(&self.shared), key.clone());
-        Box::pin(async move {
-            let svid = shared.svids.get(&key.source).await;
-            let svid = svid.map_err(|error| ConnectError::Certificate(error.to_string()))?;
-            let peer = key.next_hop;
-            let tcp = tcp(&shared, peer)
-                .await
-                .map_err(|source| match source.kind() {
-                    io::ErrorKind::TimedOut => ConnectError::TcpTimeout { peer },
-                    _ => ConnectError::Tcp { peer, source },
-                })?;
-            let handshake = tls::connect(tcp, svid.client_config().clone(), &key.expected);
-            let (io, _) = timeout(shared.settings.handshake_timeout, handshake)
-                .await
-                .map_err(|_| ConnectError::HandshakeTimeout)??;
-            let left = svid.not_after().duration_since(SystemTime::now());
-            Ok((io, Instant::now().checked_add(left.unwrap_or_default())))
-        })
-    }
-}
-
-async fn tcp(shared: &Shared, address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
-    let options = ConnectOptions {
-        keepalive: shared.settings.keepalive,
-        ..ConnectOptions::default()
-    };
-    let connecting = connect(&shared.netns, address, &options);
-    let connected = timeout(shared.settings.connect_timeout, connecting).await;
-    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Moves an HTTP connection forward.

@@ -6,12 +6,13 @@ use tokio::time::{Instant, timeout};
 use tulle_balance::Outcome;
 use tulle_model::{Uid, traffic::TrafficPolicy};
 use tulle_route::{Named, Outbound, Route, RouteError, Via, forward};
-use tulle_state::{Select, Snapshot};
+use tulle_state::{Select, Snapshot, Workload};
 
 use super::{
     super::{
         destinations::{Held, Target},
-        stream::{Context, Now},
+        front::Shared,
+        stream::Context,
     },
     Hop, Reached, Upstreams,
     failed::{Failed, nowhere},
@@ -102,35 +103,37 @@ impl Upstreams {
         match found? {
             Route::To(outbound) => Ok(outbound),
             // The rare way, and a long one.
-            Route::ByName(named) => Box::pin(self.named(&now, &snapshot, &named, exclude)).await,
-        }
-    }
-
-    async fn named(
-        &self,
-        now: &Now,
-        snapshot: &Snapshot,
-        named: &Named,
-        exclude: &[Uid],
-    ) -> Result<Outbound, Failed> {
-        let unresolved = |source| Failed::Name {
-            name: Arc::clone(&named.hostname),
-            source,
-        };
-        let looking = tokio::net::lookup_host((&*named.hostname, 0));
-        let limit = self.shared.settings.connect_timeout;
-        let found = timeout(limit, looking).await;
-        let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let mut last = None;
-        let mut random = fastrand::Rng::new();
-        for address in found.map_err(unresolved)? {
-            match named.at(snapshot, &now.own, address.ip(), exclude, &mut random) {
-                Ok(outbound) => return Ok(outbound),
-                Err(error) => last = Some(Failed::Route(error)),
+            Route::ByName(named) => {
+                Box::pin(by_name(&self.shared, &now.own, &snapshot, &named, exclude)).await
             }
         }
-        Err(last.unwrap_or_else(|| unresolved(io::ErrorKind::NotFound.into())))
     }
+}
+
+/// Where a connection goes that is for a name.
+pub(in super::super) async fn by_name(
+    shared: &Shared,
+    own: &Workload,
+    snapshot: &Snapshot,
+    named: &Named,
+    exclude: &[Uid],
+) -> Result<Outbound, Failed> {
+    let unresolved = |source| Failed::Name {
+        name: Arc::clone(&named.hostname),
+        source,
+    };
+    let looking = tokio::net::lookup_host((&*named.hostname, 0));
+    let found = timeout(shared.settings.connect_timeout, looking).await;
+    let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let mut last = None;
+    let mut random = fastrand::Rng::new();
+    for address in found.map_err(unresolved)? {
+        match named.at(snapshot, own, address.ip(), exclude, &mut random) {
+            Ok(outbound) => return Ok(outbound),
+            Err(error) => last = Some(Failed::Route(error)),
+        }
+    }
+    Err(last.unwrap_or_else(|| unresolved(io::ErrorKind::NotFound.into())))
 }
 
 /// An endpoint that is being reached. If that is given up before it has ended, it is to blame if it had a while.
