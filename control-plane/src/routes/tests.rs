@@ -133,6 +133,7 @@ fn fitting(index: &Index, port: u16, path: &str) -> String {
         scheme: "http",
         authority: "web",
         headers: &headers,
+        token: &|_| Vec::new(),
     };
     match table.find(&head) {
         Found::Route { route, .. } => route.name.to_string(),
@@ -330,7 +331,7 @@ fn what_a_rule_of_istio_says_is_sent() {
     let index = index(&[virtual_service(
         "all",
         "01",
-        "{match: [{uri: {prefix: /a}, ignoreUriCase: true, headers: {X-A: {exact: '1'}, x-there: {}}, withoutHeaders: {x-not: {regex: '*'}}, \
+        "{match: [{uri: {prefix: /a}, ignoreUriCase: true, headers: {'@request.auth.claims[Team]': {exact: A}, X-A: {exact: '1'}, x-there: {}}, withoutHeaders: {x-not: {regex: '*'}}, \
            queryParams: {q: {regex: '[0-9]+'}}}], \
           rewrite: {uri: /b, authority: h.example}, timeout: 3s, retries: {attempts: 1, retryOn: '5xx,429', perTryTimeout: 1s}, \
           fault: {delay: {fixedDelay: 2s, percentage: {value: 0.1}}, abort: {httpStatus: 418, percentage: {value: 50}}}, \
@@ -352,7 +353,13 @@ fn what_a_rule_of_istio_says_is_sent() {
         .collect();
     assert_eq!(
         headers,
-        [("x-a", false), ("x-there", false), ("x-not", true)]
+        [
+            // Claims are told apart by case.
+            ("@request.auth.claims[Team]", false),
+            ("x-a", false),
+            ("x-there", false),
+            ("x-not", true)
+        ]
     );
     assert_eq!(rule.rewrite.path, Some(PathChange::Prefix("/b".to_owned())));
     assert_eq!(rule.rewrite.authority.as_deref(), Some("h.example"));

@@ -59,12 +59,9 @@ pub(super) fn add(
 /// What is for gateways alone, or asks for what nobody here knows of a caller, is for nobody.
 fn is_for_mesh(found: &HttpMatch) -> bool {
     let gateways = &found.gateways;
-    let names = found.headers.keys().chain(found.without_headers.keys());
-    let names_claims = names.into_iter().any(|name| name.starts_with('@'));
     (gateways.is_empty() || gateways.iter().any(|gateway| gateway == "mesh"))
         && found.source_labels.is_empty()
         && found.source_namespace.is_none()
-        && !names_claims
 }
 
 fn alternative(found: &HttpMatch, rule: usize) -> Alternative {
@@ -81,7 +78,10 @@ fn alternative(found: &HttpMatch, rule: usize) -> Alternative {
     let without = &found.without_headers;
     let without = without.iter().map(|(name, value)| (name, value, true));
     let named = |(name, value, inverted): (&String, &Text, bool)| NamedMatch {
-        name: name.to_ascii_lowercase(),
+        name: match tulle_http::claim(name) {
+            Some(_) => name.clone(),
+            None => name.to_ascii_lowercase(),
+        },
         value: text(value),
         inverted,
     };

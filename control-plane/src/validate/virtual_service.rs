@@ -125,9 +125,10 @@ fn http_match(check: &mut Check, found: &HttpMatch) {
         ("withoutHeaders", &found.without_headers),
     ] {
         check.each_of(field, headers, |check, name, text| {
-            // What starts so is a claim of a token.
-            if !name.starts_with(CLAIMS) {
-                check.header_name("", name);
+            match tulle_http::claim(name) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => check.invalid("", error.to_string()),
+                None => check.header_name("", name),
             }
             string(check, text);
         });
@@ -218,5 +219,3 @@ fn l4(check: &mut Check, route: &[RouteDestination]) {
     }
     destinations(check, route);
 }
-
-const CLAIMS: &str = "@request.auth.claims";

@@ -6,11 +6,13 @@
 //! Spec: `waypoint-l7.md` §2.
 
 mod change;
+mod claim;
 pub mod pattern;
 mod routes;
 mod text;
 
 pub use change::{Headers, Location, PathEdit, Redirection, Unwritable, location};
+pub use claim::{NoClaim, claim};
 pub use routes::{
     Action, Backend, Backends, Cors, Found, RequestHead, Route, RouteTable, Uncompilable,
 };

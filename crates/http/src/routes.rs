@@ -4,15 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, uri::Authority};
-use tulle_model::http::{self as model, BackendService, Fault, Retry};
+use tulle_model::{
+    http::{self as model, BackendService, Fault, Retry},
+    token::TokenField,
+};
 
 use crate::{
     Text,
     change::{Headers, PathEdit, Redirection},
+    claim,
 };
 
 /// What routes look at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct RequestHead<'a> {
     /// The port of the service.
     pub port: u16,
@@ -28,6 +32,8 @@ pub struct RequestHead<'a> {
     pub authority: &'a str,
     /// The headers.
     pub headers: &'a HeaderMap,
+    /// What the request's token says, if it has one that is known to be valid.
+    pub token: &'a dyn Fn(&TokenField) -> Vec<&'a str>,
 }
 
 /// The routes of a service.
@@ -62,12 +68,20 @@ struct Alternative {
     scheme: Option<Text>,
     authority: Option<Text>,
     headers: Box<[Header]>,
+    claims: Box<[Claim]>,
     query: Box<[Parameter]>,
 }
 
 #[derive(Clone, Debug)]
 struct Header {
     name: HeaderName,
+    value: Text,
+    inverted: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Claim {
+    field: TokenField,
     value: Text,
     inverted: bool,
 }
@@ -212,7 +226,20 @@ impl RouteTable {
 impl Alternative {
     fn new(alternative: &model::Alternative) -> Result<Self, String> {
         let text = |wanted: &Option<model::StringMatch>| wanted.as_ref().map(Text::new).transpose();
-        let headers = alternative.headers.iter().map(|wanted| {
+        let claims = alternative.headers.iter().filter_map(|wanted| {
+            let field =
+                claim(&wanted.name)?.map_err(|error| format!("header {}: {error}", wanted.name));
+            Some(field.and_then(|field| {
+                Ok(Claim {
+                    field,
+                    value: Text::new(&wanted.value)?,
+                    inverted: wanted.inverted,
+                })
+            }))
+        });
+        let headers = alternative.headers.iter();
+        let headers = headers.filter(|wanted| claim(&wanted.name).is_none());
+        let headers = headers.map(|wanted| {
             let name = HeaderName::try_from(wanted.name.as_str());
             Ok::<_, String>(Header {
                 name: name.map_err(|_| format!("header {}: not a name", wanted.name))?,
@@ -235,6 +262,7 @@ impl Alternative {
             scheme: text(&alternative.scheme)?,
             authority: text(&alternative.authority)?,
             headers: headers.collect::<Result<_, _>>()?,
+            claims: claims.collect::<Result<_, String>>()?,
             query: query.collect::<Result<_, _>>()?,
         })
     }
@@ -253,6 +281,7 @@ impl Alternative {
             && is(&self.scheme, request.scheme)
             && is(&self.authority, request.authority)
             && self.headers.iter().all(|wanted| wanted.fits(request))
+            && self.claims.iter().all(|wanted| wanted.fits(request))
             && self.query.iter().all(|wanted| wanted.fits(request))
     }
 }
@@ -276,6 +305,15 @@ impl Header {
                 self.value.fits(&list)
             }
         };
+        fits != self.inverted
+    }
+}
+
+impl Claim {
+    /// Of a claim that is a list, one of its values. Without a valid token there are none.
+    fn fits(&self, request: &RequestHead<'_>) -> bool {
+        let values = (request.token)(&self.field);
+        let fits = values.iter().any(|value| self.value.fits(value.as_bytes()));
         fits != self.inverted
     }
 }

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         case!(tokens::keys_are_asked_for),
         case!(tokens::keys_come_from_outside),
         case!(tokens::nobody_is_asked_who_is_near),
+        case!(tokens::claims_choose_routes),
         case!(authorizers::by_grpc),
         case!(authorizers::by_http),
         case!(authorizers::see_bodies),

@@ -16,7 +16,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde_json::json;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
     task::AbortHandle,
 };
@@ -291,6 +291,76 @@ pub(crate) async fn nobody_is_asked_who_is_near(sandbox: Sandbox) -> Result<()> 
         () = std::future::ready(()) => None,
     };
     ensure!(asked.is_none(), "{asked:?} asked for keys");
+    Ok(())
+}
+
+/// Routes look at claims of valid tokens, and at nothing else that looks like them.
+pub(crate) async fn claims_choose_routes(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = start(&sandbox).await?;
+    let _servers = [Server::start(mesh.pod(ONE))?, Server::start(mesh.pod(TWO))?];
+    mesh.apply(
+        "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v, namespace: shop}
+spec:
+  hosts: [web]
+  http:
+  - match: [{headers: {'@request.auth.claims.role': {exact: admin}, '@request.auth.claims[realm.access][team]': {prefix: a}}}]
+    route: [{destination: {host: two, port: {number: 8000}}}]
+  - match: [{withoutHeaders: {'@request.auth.claims.sub': {}}}]
+    directResponse: {status: 203, body: {string: nobody}}
+  - route: [{destination: {host: one, port: {number: 8000}}}]
+",
+    )
+    .await?;
+    let (issuer, stranger) = (Issuer::new()?, Issuer::new()?);
+    let keys = issuer.keys()?;
+    let rules = format!("{SERVICE}, jwtRules: [{{issuer: i, jwks: '{keys}'}}]");
+    let mut connection = Client::connect(client(&mesh), service(80), false).await?;
+    let token = |signer: &Issuer, role: &str, team: &str| {
+        let access = json!({"team": ["x", team]});
+        signer.sign(&json!({"iss": "i", "sub": "s", "role": role, "realm.access": access}))
+    };
+    let good = token(&issuer, "admin", "a1")?;
+    // As long as nobody checks tokens, nobody is known.
+    let unchecked = tokio::sync::Mutex::new(&mut connection);
+    eventually("the routes are there", async || {
+        let bearer = format!("Bearer {good}");
+        let mut connection = unchecked.lock().await;
+        let answer = connection.get("/", &[("authorization", &bearer)]).await;
+        answer.is_ok_and(|answer| answer.status.as_u16() == 203)
+    })
+    .await?;
+    mesh.apply(&policy("RequestAuthentication", &rules)).await?;
+    answered(&mut connection, &stranger, "i", 401, "").await?;
+    for (token, status, expected) in [
+        (Some(good), 200, "two"),
+        (Some(token(&issuer, "admin", "b")?), 200, "one"),
+        (Some(token(&issuer, "user", "a1")?), 200, "one"),
+        (Some(token(&stranger, "admin", "a1")?), 401, "Jwt"),
+        (None, 203, "nobody"),
+    ] {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let bearer = bearer.iter().map(|bearer| ("authorization", &**bearer));
+        let headers: Vec<_> = bearer
+            .chain([("role", "admin"), ("x-role", "admin")])
+            .collect();
+        let answer = connection.get("/", &headers).await?;
+        let pod = answer.saw("/pod");
+        let told = if pod.is_empty() { &answer.text } else { &pod };
+        ensure!(
+            answer.status.as_u16() == status && told.contains(expected),
+            "{expected}: {answer:?}"
+        );
+    }
+    // A header of that name is none.
+    let mut raw = client(&mesh).connect(service(80)).await?;
+    raw.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n@request.auth.claims.role: admin\r\nconnection: close\r\n\r\n")
+        .await?;
+    let mut answer = Vec::new();
+    raw.read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    ensure!(!answer.contains("two"), "{answer}");
     Ok(())
 }
 

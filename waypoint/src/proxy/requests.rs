@@ -80,7 +80,7 @@ async fn answered(
         exchange.failed("NR", "route_not_found", None);
         return own(exchange, StatusCode::NOT_FOUND, "not served here any more");
     };
-    let mut taken = routing::find(&now, &request);
+    let mut taken = routing::find(&now, &request, None);
     exchange.takes(taken.route());
     if let Some(cors) = taken.route().and_then(|route| route.cors.as_ref()) {
         match cors::page(cors, &request) {
@@ -104,7 +104,7 @@ async fn answered(
             Err(answer) => return answer,
         };
         if routes_again {
-            taken = routing::find(&now, &request);
+            taken = routing::find(&now, &request, None);
             exchange.takes(taken.route());
         }
     }
@@ -120,9 +120,9 @@ async fn answered(
         Ok(checked) => checked,
         Err(refusal) => return refused(exchange, &request, &refusal),
     };
-    if checked.is_some() {
-        // Claims in headers are those of the token by now, and not what the client says.
-        taken = routing::find(&now, &request);
+    if let Some(checked) = &checked {
+        // Claims are those of the token by now, also in headers, and not what the client says.
+        taken = routing::find(&now, &request, checked.token());
         exchange.takes(taken.route());
     }
     if let Err(denied) = context.check_request(&now, &request, checked.as_ref()) {

@@ -31,12 +31,9 @@ pub fn undone(spec: &VirtualServiceSpec) -> Vec<Finding> {
         }
         for (number, fits) in rule.r#match.iter().enumerate() {
             let path = format!("{path}.match[{number}]");
-            let mut names = fits.headers.keys().chain(fits.without_headers.keys());
-            let claims = names.any(|name| name.starts_with('@'));
             for (field, there) in [
                 ("sourceLabels", !fits.source_labels.is_empty()),
                 ("sourceNamespace", fits.source_namespace.is_some()),
-                ("headers", claims),
             ] {
                 if there {
                     tell(

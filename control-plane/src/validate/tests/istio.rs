@@ -149,6 +149,10 @@ fn virtual_services_are_checked() {
             format!("Invalid {at}.match[0].headers[a b]"),
         ),
         (
+            format!("match: [{{withoutHeaders: {{'@request.auth.claims': {{exact: c}}}}}}], {to}"),
+            format!("Invalid {at}.match[0].withoutHeaders[@request.auth.claims]"),
+        ),
+        (
             format!("match: [{{notYet: 1}}], {to}"),
             format!("Unsupported {at}.match[0].notYet"),
         ),

@@ -72,6 +72,7 @@ fn find(table: &RouteTable, port: u16, target: &str, headers: &[(&'static str, &
         scheme: "http",
         authority: "web.shop:80",
         headers: &map,
+        token: &|_| Vec::new(),
     };
     match table.find(&head) {
         Found::NoRoutes => "no routes".to_owned(),
@@ -195,4 +196,61 @@ fn requests_are_shared_by_weight() {
     assert_eq!(all.concat(), "aaaaaacc");
     let none = Backends::new(&[backend(0, "a")]).unwrap();
     assert!(none.choose(0.5).is_none());
+}
+
+#[test]
+fn claims_are_those_of_a_token_and_not_of_headers() {
+    let claims = |name: &str, value: MatchKind, inverted| model::Alternative {
+        headers: named(
+            &format!("@request.auth.claims{name}"),
+            value.into(),
+            inverted,
+        ),
+        ..path("/")
+    };
+    let admin = || MatchKind::Exact("admin".to_owned());
+    let table = table(vec![
+        claims("[role]", admin(), false),
+        claims(".team", MatchKind::Present, false),
+        claims("[role]", MatchKind::Exact("guest".to_owned()), true),
+    ]);
+    let find = |role: &'static [&'static str], team: &'static [&'static str]| {
+        let mut headers = HeaderMap::new();
+        headers.append("role", HeaderValue::from_static("admin"));
+        let head = RequestHead {
+            port: 80,
+            path: "/",
+            query: None,
+            method: "GET",
+            scheme: "http",
+            authority: "web",
+            headers: &headers,
+            token: &|field| match field {
+                TokenField::Claim(path) if path == &["role"] => role.to_vec(),
+                TokenField::Claim(path) if path == &["team"] => team.to_vec(),
+                _ => Vec::new(),
+            },
+        };
+        match table.find(&head) {
+            Found::Route { route, .. } => route.name.to_string(),
+            Found::None | Found::NoRoutes => "none".to_owned(),
+        }
+    };
+    assert_eq!(find(&["admin"], &[]), "0");
+    assert_eq!(find(&["user", "admin"], &["x"]), "0");
+    assert_eq!(find(&["Admin"], &["x"]), "1");
+    assert_eq!(find(&[], &[]), "2", "nobody is no guest");
+    assert_eq!(find(&["user", "guest"], &[]), "none");
+}
+
+#[test]
+fn what_names_no_claim_is_no_route() {
+    let mut alternative = path("/");
+    alternative.headers = named("@request.auth.claims", exact("x"), false);
+    let routes = model::Routes {
+        service: tulle_model::ServiceKey::new("shop", "web"),
+        alternatives: vec![alternative],
+        rules: vec![model::Rule::default()],
+    };
+    assert!(RouteTable::new(&routes).is_err());
 }

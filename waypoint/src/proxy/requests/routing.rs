@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Request, Uri, uri::PathAndQuery};
 use tulle_http::{Backend, Found, RequestHead, Route};
+use tulle_jwt::Token;
 
 use crate::configuration::ServiceRoutes;
 
@@ -30,8 +31,8 @@ impl Taken {
     }
 }
 
-/// Who takes a request that has been prepared.
-pub(super) fn find<B>(now: &Now, request: &Request<B>) -> Taken {
+/// Who takes a request that has been prepared, with this token if that is valid.
+pub(super) fn find<B>(now: &Now, request: &Request<B>, token: Option<&Token>) -> Taken {
     let table = match now.routes.as_deref() {
         None => return Taken::Itself,
         Some(ServiceRoutes::Broken) => return Taken::Unknown,
@@ -46,6 +47,7 @@ pub(super) fn find<B>(now: &Now, request: &Request<B>) -> Taken {
         scheme: uri.scheme_str().unwrap_or("http"),
         authority: uri.authority().map_or("", |authority| authority.as_str()),
         headers: request.headers(),
+        token: &|field| token.map(|token| token.values(field)).unwrap_or_default(),
     };
     match table.find(&head) {
         Found::NoRoutes => Taken::Itself,
