@@ -2,7 +2,7 @@
 //!
 //! Spec: `waypoint-l7.md` §5.
 
-use std::{cell::Cell, fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{Request, Version, header};
 use prometheus_client::{
@@ -11,16 +11,20 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::ConstGauge, histogram::Histogram},
     registry::Registry,
 };
-use tokio::time::Instant;
 use tracing::info;
 use tulle_http::Route;
-use tulle_model::SpiffeId;
+use tulle_model::{PolicyKey, SpiffeId};
+use tulle_policy::DryRun;
 use tulle_telemetry::{
     SecurityPolicy, ServiceLabels, WorkloadLabels, encode, put_destination, put_service,
     put_source, service_labels,
 };
 
 use crate::proxy::{Context, Destinations, Hop, is_grpc};
+pub(crate) use connection::Connection;
+use connection::ConnectionLabels;
+
+mod connection;
 
 /// What is counted. Clones share it.
 #[derive(Clone, Debug)]
@@ -36,6 +40,12 @@ pub(crate) struct Metrics {
     handshakes_failed: Family<Reason, Counter>,
     ejections: Counter,
     keys: Family<Fetched, Counter>,
+    dry_runs: Family<Decision, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decision {
+    decision: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,6 +79,7 @@ impl Default for Metrics {
             handshakes_failed: Family::default(),
             ejections: Counter::default(),
             keys: Family::default(),
+            dry_runs: Family::default(),
         }
     }
 }
@@ -155,22 +166,6 @@ impl EncodeLabelSet for RequestLabels {
     }
 }
 
-/// The labels of the metrics of connections.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct ConnectionLabels {
-    parties: Parties,
-    flag: &'static str,
-}
-
-impl EncodeLabelSet for ConnectionLabels {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        let mut put = |name: &str, value: &dyn fmt::Display| encode(encoder, name, value);
-        self.parties.encode(&mut put)?;
-        put("request_protocol", &"tcp")?;
-        put("response_flags", &self.flag)
-    }
-}
-
 /// What is remembered of a request.
 pub(crate) struct Requested {
     method: http::Method,
@@ -243,6 +238,8 @@ pub(crate) struct Outcome {
     pub(crate) attempts: u32,
     /// The endpoint.
     pub(crate) hop: Option<Hop>,
+    /// What policies that are not enforced say: of the service, and of the backend if that has its own.
+    pub(crate) dry_runs: Vec<DryRun>,
     /// What took it.
     pub(crate) route: Option<Arc<Route>>,
     pub(crate) received: u64,
@@ -306,6 +303,11 @@ impl Metrics {
             "How often somebody was asked for keys of tokens, by what came of it",
             self.keys.clone(),
         );
+        tulle.register(
+            "policy_dry_runs",
+            "What policies said of requests and connections that are not enforced",
+            self.dry_runs.clone(),
+        );
     }
 
     /// An endpoint is left alone.
@@ -321,6 +323,20 @@ impl Metrics {
             outcome,
         };
         self.asked.get_or_create(&asked).inc();
+    }
+
+    /// Counts what policies say that are not enforced.
+    pub(crate) fn would_be(&self, dry_run: &DryRun) {
+        for (decision, is_so) in [
+            ("would_deny", !dry_run.denied_by.is_empty()),
+            ("would_allow", !dry_run.allowed_by.is_empty()),
+            ("would_not_allow", dry_run.not_allowed),
+            ("audited", !dry_run.audited_by.is_empty()),
+        ] {
+            if is_so {
+                self.dry_runs.get_or_create(&Decision { decision }).inc();
+            }
+        }
     }
 
     /// Somebody was asked for keys.
@@ -374,6 +390,10 @@ impl Metrics {
             upstream_host = outcome.hop.as_ref().map(|hop| tracing::field::display(hop.address)),
             upstream_cluster = parties.service.as_ref().map(|(host, _, _)| &**host),
             upstream_attempts = outcome.attempts,
+            dry_run_denied_by = named(&outcome.dry_runs, |of| &of.denied_by),
+            dry_run_allowed_by = named(&outcome.dry_runs, |of| &of.allowed_by),
+            dry_run_not_allowed = outcome.dry_runs.iter().any(|of| of.not_allowed).then_some(true),
+            audited_by = named(&outcome.dry_runs, |of| &of.audited_by),
             route_name = outcome.route.as_ref().map(|route| &*route.name),
             downstream_remote_address = %context.peer.address,
             downstream_local_address = %context.destination,
@@ -383,77 +403,12 @@ impl Metrics {
     }
 }
 
-/// A connection in which no HTTP is spoken.
-pub(crate) struct Connection {
-    labels: ConnectionLabels,
-    metrics: Metrics,
-    source: SocketAddr,
-    destination: SocketAddr,
-    endpoint: Option<SocketAddr>,
-    started: Instant,
-    received: Cell<u64>,
-    sent: Cell<u64>,
-    counters: (Counter, Counter),
-}
-
-impl Connection {
-    /// Counts one that is opened; without an endpoint, it could not be.
-    pub(crate) fn open(context: &Context, hop: Option<&Hop>) -> Self {
-        let metrics = context.peer.front.shared.metrics.clone();
-        let labels = ConnectionLabels {
-            parties: Parties::of(context, hop),
-            flag: if hop.is_some() { "-" } else { "UF" },
-        };
-        metrics.opened.get_or_create(&labels).inc();
-        let counters = (
-            metrics.received.get_or_create(&labels).clone(),
-            metrics.sent.get_or_create(&labels).clone(),
-        );
-        Self {
-            source: context.peer.address,
-            destination: context.destination,
-            endpoint: hop.map(|hop| hop.address),
-            started: Instant::now(),
-            received: Cell::new(0),
-            sent: Cell::new(0),
-            counters,
-            labels,
-            metrics,
-        }
-    }
-
-    /// Bytes of the client.
-    pub(crate) fn received(&self, bytes: u64) {
-        self.received.set(self.received.get() + bytes);
-        self.counters.0.inc_by(bytes);
-    }
-
-    /// Bytes to the client.
-    pub(crate) fn sent(&self, bytes: u64) {
-        self.sent.set(self.sent.get() + bytes);
-        self.counters.1.inc_by(bytes);
-    }
-
-    /// Counts it as closed, and writes its line. `failure` is what went wrong, if anything did.
-    pub(crate) fn finish(&self, failure: Option<&str>) {
-        let parties = &self.labels.parties;
-        self.metrics.closed.get_or_create(&self.labels).inc();
-        info!(
-            target: "access",
-            protocol = "tcp",
-            response_flags = self.labels.flag,
-            upstream_transport_failure_reason = failure,
-            bytes_received = self.received.get(),
-            bytes_sent = self.sent.get(),
-            duration = self.started.elapsed().as_millis() as u64,
-            upstream_host = self.endpoint.map(tracing::field::display),
-            upstream_cluster = parties.service.as_ref().map(|(host, _, _)| &**host),
-            downstream_remote_address = %self.source,
-            downstream_local_address = %self.destination,
-            source_principal = parties.source_principal.as_str(),
-            "connection complete"
-        );
-    }
+/// The names of policies, if there are any.
+fn named(all: &[DryRun], pick: impl Fn(&DryRun) -> &[PolicyKey]) -> Option<String> {
+    let keys = all.iter().flat_map(pick);
+    let names = keys.map(|key| format!("{}/{}", key.namespace, key.object_name()));
+    let names: Vec<String> = names.collect();
+    (!names.is_empty()).then(|| names.join(","))
 }
 
 fn or_dash(flag: &'static str) -> &'static str {

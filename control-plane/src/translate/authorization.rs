@@ -76,6 +76,7 @@ pub fn targeted(mesh: &Mesh, policy: &AuthorizationPolicy) -> (Vec<Authorization
     let action = match policy.spec.action {
         PolicyAction::Allow => Some(Action::Allow),
         PolicyAction::Deny => Some(Action::Deny),
+        PolicyAction::Audit => Some(Action::Audit),
         PolicyAction::Custom if is_dry_run(policy) => {
             let message = "not sent: nobody is asked without need";
             let field = format!("metadata.annotations[{DRY_RUN}]");
@@ -91,15 +92,8 @@ pub fn targeted(mesh: &Mesh, policy: &AuthorizationPolicy) -> (Vec<Authorization
             }
             Some(Action::Deny)
         }
-        PolicyAction::Audit => {
-            let message = "not sent: AUDIT is not supported";
-            translation
-                .findings
-                .push(Finding::new("spec.action", message));
-            None
-        }
     };
-    let action = action.map(|action| translation.policy(policy, action));
+    let rules = action.map(|action| translation.policy(policy, action));
     let spec = &policy.spec;
     let targets = targets(
         mesh,
@@ -107,19 +101,15 @@ pub fn targeted(mesh: &Mesh, policy: &AuthorizationPolicy) -> (Vec<Authorization
         &spec.target_refs,
         spec.target_ref.as_ref(),
     );
-    let sent: Vec<_> = action
-        .into_iter()
-        .flat_map(|rules| {
-            let name = &policy.metadata.name;
-            let of_target = move |target: &PolicyTarget| Authorization {
-                key: PolicyKey::for_target(rules.key.namespace.clone(), name, target),
-                // Nobody selects it: it is found by its key.
-                scope: Scope::WorkloadSelector,
-                ..rules.clone()
-            };
-            targets.iter().map(of_target).collect::<Vec<_>>()
-        })
-        .collect();
+    let name = &policy.metadata.name;
+    let of_target = |rules: &Authorization, target: &PolicyTarget| Authorization {
+        key: PolicyKey::for_target(rules.key.namespace.clone(), name, target),
+        // Nobody selects it: it is found by its key.
+        scope: Scope::WorkloadSelector,
+        ..rules.clone()
+    };
+    let of_all = |rules| targets.iter().map(move |target| of_target(rules, target));
+    let sent: Vec<_> = rules.iter().flat_map(of_all).collect();
     let report = PolicyReport::new(&id, !sent.is_empty(), translation.findings);
     (sent, report)
 }
@@ -260,7 +250,8 @@ impl Translation<'_> {
             rules: rules.collect(),
             scope: scope(self.mesh, policy),
             action,
-            dry_run: is_dry_run(policy),
+            // What is never enforced is not tried out.
+            dry_run: is_dry_run(policy) && action != Action::Audit,
             authorizer: asked(policy).filter(|_| self.sees_requests).map(Arc::from),
         }
     }
@@ -288,12 +279,13 @@ impl Translation<'_> {
                 clauses.push(Clause { matches });
             }
         }
-        if action == Action::Deny && !exact {
-            let message = if clauses.is_empty() {
-                "the rule refuses every connection"
-            } else {
-                "the rule refuses more than it says"
-            };
+        let wider = match (action, clauses.is_empty()) {
+            (Action::Allow, _) => None,
+            (Action::Deny, true) => Some("the rule refuses every connection"),
+            (Action::Deny, false) => Some("the rule refuses more than it says"),
+            (Action::Audit, _) => Some("the rule tells of more than it says"),
+        };
+        if let Some(message) = wider.filter(|_| !exact) {
             self.findings.push(Finding::new(path, message));
         }
         Part {

@@ -165,6 +165,8 @@ pub enum Action {
     Allow,
     /// The connection is refused.
     Deny,
+    /// It is told that it was there, and nothing else.
+    Audit,
 }
 
 /// All clauses must match; no clause matches everything.

@@ -110,7 +110,7 @@ impl CompiledPolicy {
             };
             let Some(test) = self.tests.get(position as usize) else {
                 // No compiled chain points past its end. If one did, access must not widen.
-                return self.action == Action::Deny;
+                return self.action != Action::Allow;
             };
             target = if self.holds(test, facts) {
                 test.then
@@ -146,7 +146,7 @@ impl CompiledPolicy {
             | Subject::Token(_) => {
                 let Some(request) = &facts.request else {
                     // Nobody knows what a request would be: nothing is permitted for it, and nothing that is refused depends on it.
-                    return self.action == Action::Deny;
+                    return self.action != Action::Allow;
                 };
                 self.any_of_request(test, entries, request)
             }
@@ -180,7 +180,7 @@ impl CompiledPolicy {
     /// all of them, and what would refuse for any, or for the list that they are together.
     fn any_value(&self, negated: bool, entries: &Range<usize>, values: &[&[u8]]) -> bool {
         let fits = |value: &[u8]| self.any_text(entries.clone(), value);
-        match (self.action == Action::Deny) != negated {
+        match (self.action != Action::Allow) != negated {
             true => {
                 values.iter().any(|value| fits(value))
                     || (values.len() > 1 && fits(&values.join(&b',')))
@@ -325,7 +325,7 @@ impl Compiler {
         if one.malformed {
             return match self.action {
                 Action::Allow => otherwise,
-                Action::Deny => then,
+                Action::Deny | Action::Audit => then,
             };
         }
         let mut tests = Vec::new();

@@ -12,6 +12,7 @@ use crate::{CompiledPolicy, Connection, Request, connection::Facts};
 pub struct PolicyList {
     deny: Box<[Arc<CompiledPolicy>]>,
     allow: Box<[Arc<CompiledPolicy>]>,
+    /// What is not enforced.
     dry_run: Box<[Arc<CompiledPolicy>]>,
     /// Somebody is asked about what they match.
     asking: Box<[Arc<CompiledPolicy>]>,
@@ -32,7 +33,7 @@ impl FromIterator<Arc<CompiledPolicy>> for PolicyList {
         let mut asking = Vec::new();
         for policy in policies {
             match (policy.dry_run(), policy.action()) {
-                (true, _) => dry_run.push(policy),
+                (true, _) | (false, Action::Audit) => dry_run.push(policy),
                 (false, Action::Deny) if policy.authorizer().is_some() => asking.push(policy),
                 (false, Action::Deny) => deny.push(policy),
                 (false, Action::Allow) => allow.push(policy),
@@ -144,6 +145,11 @@ impl PolicySet {
         self.dry_run_for(&Facts::new(connection, None))
     }
 
+    /// The same of a request.
+    pub fn dry_run_of<'a>(&self, connection: &Connection<'a>, request: Request<'a>) -> DryRun {
+        self.dry_run_for(&Facts::new(connection, Some(request)))
+    }
+
     /// Whether both sets were built from the same versions of the same policies, so that neither can decide
     /// otherwise than the other. `false` says nothing.
     pub fn is_same(&self, other: &Self) -> bool {
@@ -176,6 +182,7 @@ impl PolicySet {
             let (matched, is_allow) = match policy.action() {
                 Action::Allow => (&mut verdict.allowed_by, true),
                 Action::Deny => (&mut verdict.denied_by, false),
+                Action::Audit => (&mut verdict.audited_by, false),
             };
             allow_policies |= is_allow;
             if holds && matched.len() < MAX_REPORTED {
@@ -219,13 +226,15 @@ pub enum Denied {
     PolicyMissing(PolicyKey),
 }
 
-/// What dry-run policies would have decided. Lists name at most eight policies each.
+/// What dry-run policies would have decided, and AUDIT policies want to be told of. Lists name at most eight policies each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DryRun {
     /// DENY policies that matched.
     pub denied_by: SmallVec<[PolicyKey; 1]>,
     /// ALLOW policies that matched.
     pub allowed_by: SmallVec<[PolicyKey; 1]>,
+    /// AUDIT policies that matched.
+    pub audited_by: SmallVec<[PolicyKey; 1]>,
     /// There are dry-run ALLOW policies, and none matched.
     pub not_allowed: bool,
 }
@@ -233,7 +242,8 @@ pub struct DryRun {
 impl DryRun {
     /// Whether there is something to report.
     pub fn is_empty(&self) -> bool {
-        self.denied_by.is_empty() && self.allowed_by.is_empty() && !self.not_allowed
+        let lists = [&self.denied_by, &self.allowed_by, &self.audited_by];
+        lists.into_iter().all(SmallVec::is_empty) && !self.not_allowed
     }
 }
 

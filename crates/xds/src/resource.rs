@@ -158,6 +158,9 @@ impl ResourceType {
 pub(crate) const AUTHORIZER: &str = "tulle.mesh.v1.authorizer";
 /// Its type.
 pub(crate) const AUTHORIZER_URL: &str = "type.googleapis.com/tulle.mesh.v1.AskedInstead";
+/// The extension of a policy that only wants to be told. Whoever does not know it takes the policy for one that is tried out, which is not
+/// enforced either.
+pub(crate) const AUDIT: &str = "tulle.mesh.v1.audit";
 /// The extension of a match that has conditions on tokens.
 pub(crate) const TOKEN: &str = "tulle.mesh.v1.token";
 /// Its type.

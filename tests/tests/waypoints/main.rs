@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         case!(policies::see_requests),
         case!(policies::hold_behind_routes),
         case!(policies::are_told),
+        case!(policies::are_tried_out),
         case!(policies::see_tokens),
         case!(policies::see_tokens_behind_routes),
         case!(tokens::keys_are_asked_for),

@@ -302,6 +302,81 @@ pub(crate) async fn are_told(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// What is not enforced: it is told, and the requests are as without it.
+pub(crate) async fn are_tried_out(sandbox: Sandbox) -> Result<()> {
+    let mut mesh = start(&sandbox).await?;
+    let _servers = [Server::start(mesh.pod(ONE))?, Server::start(mesh.pod(TWO))?];
+    let named = |name: &str, annotations: &str, spec: &str| {
+        let named = format!("name: {name}, annotations: {{{annotations}}}");
+        policy("AuthorizationPolicy", spec).replace("name: p", &named)
+    };
+    let tries = "istio.io/dry-run: 'true'";
+    for (name, annotations, rest) in [
+        (
+            "denies",
+            tries,
+            "action: DENY, rules: [{to: [{operation: {paths: [/closed]}}]}]",
+        ),
+        (
+            "allows",
+            tries,
+            "action: ALLOW, rules: [{to: [{operation: {paths: [/open]}}]}]",
+        ),
+        (
+            "audits",
+            "",
+            "action: AUDIT, rules: [{to: [{operation: {methods: [POST]}}]}]",
+        ),
+        (
+            "refuses",
+            "",
+            "action: DENY, rules: [{to: [{operation: {methods: [DELETE]}}]}]",
+        ),
+    ] {
+        let spec = format!("{SERVICE}, {rest}");
+        mesh.apply(&named(name, annotations, &spec)).await?;
+    }
+    let connection = Client::connect(client(&mesh), service(80), false).await?;
+    let connection = tokio::sync::Mutex::new(connection);
+    let send = async |method: &str, path: &str| {
+        let mut connection = connection.lock().await;
+        let answer = connection.send(method, path, &[], Bytes::new()).await?;
+        anyhow::Ok(answer.status.as_u16())
+    };
+    eventually("the last policy is there", async || {
+        send("DELETE", "/").await.is_ok_and(|status| status == 403)
+    })
+    .await?;
+    let waypoint = mesh.waypoint(WAYPOINT);
+    let none = None::<&str>;
+    for (method, path, status, denied, allowed, audited) in [
+        ("GET", "/closed", 200, Some("shop/denies"), none, none),
+        ("GET", "/open", 200, none, Some("shop/allows"), none),
+        ("POST", "/other", 200, none, none, Some("shop/audits")),
+        // One that is refused is told of as well.
+        ("DELETE", "/closed", 403, Some("shop/denies"), none, none),
+    ] {
+        ensure!(send(method, path).await? == status, "{method} {path}");
+        let line = waypoint
+            .wait_for_access(&format!("{method} {path}"), SOON, |line| {
+                line.is("method", method) && line.is("path", path)
+            })
+            .await?;
+        let told = ["dry_run_denied_by", "dry_run_allowed_by", "audited_by"];
+        let told = told.map(|name| line.field(name));
+        let expected = [denied, allowed, audited].map(|name| name.map(str::to_owned));
+        ensure!(told == expected, "{method} {path}: {told:?}");
+        let nobody = line.is("dry_run_not_allowed", "true");
+        ensure!(nobody == allowed.is_none(), "{method} {path}");
+    }
+    let metrics = waypoint.metrics().await?;
+    for decision in ["would_deny", "would_allow", "would_not_allow", "audited"] {
+        let count = metrics.sum("tulle_policy_dry_runs_total", &[("decision", decision)]);
+        ensure!(count > 0.0, "{decision}: {count}");
+    }
+    Ok(())
+}
+
 /// Tokens of end users: who has signed them, for whom, and what they say.
 pub(crate) async fn see_tokens(sandbox: Sandbox) -> Result<()> {
     let mut mesh = start(&sandbox).await?;

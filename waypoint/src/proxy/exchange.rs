@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tulle_balance::Outcome as Done;
 use tulle_http::{Backend, Headers, Route};
 use tulle_model::Uid;
+use tulle_policy::DryRun;
 
 use super::{
     connections::Lease, destinations::Held, stream::Context, upgraded::Switched, upstream::Reached,
@@ -71,6 +72,14 @@ impl Exchange {
     pub(super) fn is_known_by(&mut self, headers: &HeaderMap) {
         let id = headers.get("x-request-id").and_then(|id| id.to_str().ok());
         self.requested.set_id(id.unwrap_or_default());
+    }
+
+    /// What policies that are not enforced say of it.
+    pub(super) fn would_be(&mut self, dry_run: DryRun) {
+        if !dry_run.is_empty() {
+            self.context.peer.front.shared.metrics.would_be(&dry_run);
+            self.outcome.dry_runs.push(dry_run);
+        }
     }
 
     /// Counts the bytes of the request's body.

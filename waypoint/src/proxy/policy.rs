@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tulle_jwt::{Checked, Issuers, Refused, Token};
 
 use tulle_model::{PolicyKey, PolicyTarget, TargetKind, http::BackendService};
-use tulle_policy::{Connection, Denied, PolicySet};
+use tulle_policy::{Connection, Denied, DryRun, PolicySet};
 use tulle_route::{Served, Target};
 use tulle_state::Snapshot;
 
@@ -24,6 +24,11 @@ impl Context {
     /// Which one refuses, or that none permits.
     pub(super) fn check(&self, now: &Now) -> Result<(), Denied> {
         now.policies.check(&self.connection()).map(drop)
+    }
+
+    /// What is not enforced says of a connection in which no HTTP is spoken.
+    pub(super) fn dry_run(&self, now: &Now) -> DryRun {
+        now.policies.dry_run(&self.connection())
     }
 
     /// A request as it came, if anybody may want to know which token it had.
@@ -61,15 +66,12 @@ impl Context {
     }
 
     /// Whether policy permits a request, with the token that it has.
-    ///
-    /// # Errors
-    /// As of a connection.
     pub(super) fn check_request<B>(
         &self,
         now: &Now,
         request: &Request<B>,
         checked: Option<&Checked>,
-    ) -> Result<(), Denied> {
+    ) -> Decided {
         let token = checked.and_then(Checked::token);
         self.ask(&now.policies, &self.connection(), request, token)
     }
@@ -88,11 +90,13 @@ impl Context {
         connection: &Connection<'_>,
         request: &Request<B>,
         token: Option<&Token>,
-    ) -> Result<(), Denied> {
-        let checked = self.seen(connection, request, token, |on, seen| {
-            policies.check_request(on, seen)
-        });
-        checked.map(drop)
+    ) -> Decided {
+        self.seen(connection, request, token, |on, seen| {
+            match policies.check_request(on, seen) {
+                Ok(permit) => (Ok(()), permit.dry_run),
+                Err(denied) => (Err(denied), policies.dry_run_of(on, seen)),
+            }
+        })
     }
 
     /// A request as policies see it.
@@ -117,7 +121,8 @@ impl Context {
     }
 
     /// Whether policy permits a request to the backend that a route has chosen for it, if this waypoint is the one that asks, and who has to
-    /// permit it besides: who may write routes of one service does not thereby permit what another refuses.
+    /// permit it besides: who may write routes of one service does not thereby permit what another refuses. `told` gets what is not
+    /// enforced.
     ///
     /// # Errors
     /// As of a request that is sent there.
@@ -127,6 +132,7 @@ impl Context {
         backend: &BackendService,
         received: Option<&Received>,
         request: &mut Request<B>,
+        told: impl FnOnce(DryRun),
     ) -> Result<Authorizers, Refusal> {
         let shared = &self.peer.front.shared;
         let snapshot = shared.snapshots.load();
@@ -143,7 +149,9 @@ impl Context {
         // It asks about the token that came, and sees claims of that alone.
         let checked = checked(&tokens, received, request)?;
         let token = checked.as_ref().and_then(Checked::token);
-        self.ask(&policies, &connection, request, token)?;
+        let (decided, dry_run) = self.ask(&policies, &connection, request, token);
+        told(dry_run);
+        decided?;
         Ok(self.seen(&connection, request, None, |on, seen| {
             policies.authorizers(on, seen)
         }))
@@ -191,6 +199,9 @@ impl Context {
 
 /// Names of those who have to permit something.
 pub(super) type Authorizers = SmallVec<[Arc<str>; 1]>;
+
+/// What policies say of a request, and those of them that are not enforced.
+pub(super) type Decided = (Result<(), Denied>, DryRun);
 
 /// Why a request is refused.
 #[derive(Debug)]

@@ -125,7 +125,9 @@ async fn answered(
         taken = routing::find(&now, &request, checked.token());
         exchange.takes(taken.route());
     }
-    if let Err(denied) = context.check_request(&now, &request, checked.as_ref()) {
+    let (decided, dry_run) = context.check_request(&now, &request, checked.as_ref());
+    exchange.would_be(dry_run);
+    if let Err(denied) = decided {
         return refused(exchange, &request, &denied.into());
     }
     match taken {
@@ -245,7 +247,9 @@ async fn routed(
         Box::pin(context.look_for_keys_of(now, service, received)).await;
         // As the backend sees it.
         let upgraded = upgrade.as_mut().map(|upgrade| (upgrade, head_of(&request)));
-        let names = match context.check_backend(now, service, received, &mut request) {
+        let told = |dry_run| exchange.would_be(dry_run);
+        let decided = context.check_backend(now, service, received, &mut request, told);
+        let names = match decided {
             Ok(names) => names,
             Err(refusal) => return refused(exchange, &request, &refusal),
         };

@@ -34,6 +34,8 @@ pub(super) async fn open(context: &Context) -> Option<Connected> {
         None => "not served any more".to_owned(),
         Some(now) => {
             let upstreams = &context.peer.front.upstreams;
+            let shared = &context.peer.front.shared;
+            shared.metrics.would_be(&context.dry_run(&now));
             match context.check(&now) {
                 Err(denied) => denied.to_string(),
                 Ok(()) => match upstreams.connect(context, &mut Vec::new()).await {

@@ -60,7 +60,7 @@ mirror! {
 }
 
 mirror! {
-    enum Action = model::Action { Allow, Deny }
+    enum Action = model::Action { Allow, Deny, Audit }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -549,8 +549,10 @@ fn what_waypoints_cannot_check_permits_nothing() {
         &Mesh::default(),
         &policy("a", &format!("{target}, action: AUDIT, rules: [{{}}]")),
     );
-    assert!(sent.is_empty());
-    assert_eq!(report.outcome, Outcome::NotSent);
+    assert_eq!(
+        (sent.len(), sent[0].action, report.outcome),
+        (1, Action::Audit, Outcome::Exact)
+    );
 }
 
 #[test]

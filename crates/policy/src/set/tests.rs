@@ -186,3 +186,13 @@ fn sets_are_the_same_only_with_the_same_lists() {
     assert!(!set.is_same(&PolicySet::from_lists([Arc::clone(&list)], [key("x")])));
     assert!(!set.is_same(&PolicySet::default()));
 }
+
+#[test]
+fn what_is_audited_is_told_and_nothing_else() {
+    let audit = |name, port| policy(name, Action::Audit, false, port);
+    let set = PolicySet::new([audit("seen", HOLDS), audit("other", FAILS)], Vec::new());
+    let permit = set.check(&connection()).unwrap();
+    assert_eq!(permit.reason, PermitReason::NoAllowPolicies);
+    assert_eq!(permit.dry_run.audited_by.as_slice(), [key("seen")]);
+    assert!(permit.dry_run.denied_by.is_empty() && !permit.dry_run.is_empty());
+}

@@ -11,7 +11,7 @@ use tulle_model::{
 use tulle_proto::{mesh, security as wire};
 
 use super::{InvalidResource, gateway::raw_range};
-use crate::resource::{AUTHORIZER_URL, HTTP_URL, TOKEN_URL};
+use crate::resource::{AUDIT, AUTHORIZER_URL, HTTP_URL, TOKEN_URL};
 
 pub(super) fn authorization(sent: wire::Authorization) -> Result<Authorization, InvalidResource> {
     if sent.name.is_empty() || sent.namespace.contains('/') {
@@ -19,12 +19,18 @@ pub(super) fn authorization(sent: wire::Authorization) -> Result<Authorization, 
             field: "policy name",
         });
     }
+    // Only of one that is not enforced: what is added to a policy must not weaken it.
+    let mut extensions = sent.extensions.iter();
+    let is_audit = sent.dry_run && extensions.any(|extension| extension.name == AUDIT);
     Ok(Authorization {
         key: PolicyKey::new(sent.namespace, sent.name),
         scope: scope(sent.scope)?,
-        action: action(sent.action)?,
+        action: match is_audit {
+            true => Action::Audit,
+            false => action(sent.action)?,
+        },
         rules: sent.rules.into_iter().map(rule).collect(),
-        dry_run: sent.dry_run,
+        dry_run: sent.dry_run && !is_audit,
         authorizer: sent.extensions.into_iter().find_map(authorizer),
     })
 }

@@ -9,7 +9,7 @@ use tulle_model::{
 use tulle_proto::{mesh, security as wire};
 
 use super::gateway::ip;
-use crate::resource::{AUTHORIZER, AUTHORIZER_URL, HTTP, HTTP_URL, TOKEN, TOKEN_URL};
+use crate::resource::{AUDIT, AUTHORIZER, AUTHORIZER_URL, HTTP, HTTP_URL, TOKEN, TOKEN_URL};
 
 pub(super) fn authorization(value: &Authorization) -> wire::Authorization {
     let scope = match value.scope {
@@ -19,20 +19,23 @@ pub(super) fn authorization(value: &Authorization) -> wire::Authorization {
     };
     let action = match value.action {
         Action::Allow => wire::Action::Allow,
-        Action::Deny => wire::Action::Deny,
+        Action::Deny | Action::Audit => wire::Action::Deny,
     };
+    let is_audit = value.action == Action::Audit;
+    let audit = is_audit.then(|| wire::Extension {
+        name: AUDIT.to_owned(),
+        config: None,
+    });
     wire::Authorization {
         name: value.key.name.as_ref().to_owned(),
         namespace: value.key.namespace.as_ref().to_owned(),
         scope: scope.into(),
         action: action.into(),
         rules: value.rules.iter().map(rule).collect(),
-        dry_run: value.dry_run,
-        extensions: value
-            .authorizer
-            .as_deref()
-            .map(authorizer)
+        dry_run: value.dry_run || is_audit,
+        extensions: audit
             .into_iter()
+            .chain(value.authorizer.as_deref().map(authorizer))
             .collect(),
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn copies(
         }
         let mut copy = copied(request);
         // Nothing waits for keys here: without them there is no copy.
-        let checked = context.check_backend(now, service, received, &mut copy);
+        let checked = context.check_backend(now, service, received, &mut copy, drop);
         // Nobody is asked about a copy.
         if !checked.is_ok_and(|authorizers| authorizers.is_empty()) {
             continue;

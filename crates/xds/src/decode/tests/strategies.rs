@@ -122,7 +122,7 @@ pub(crate) fn policy() -> impl Strategy<Value = Authorization> {
             Scope::Namespace,
             Scope::WorkloadSelector,
         ]),
-        select(vec![Action::Allow, Action::Deny]),
+        select(vec![Action::Allow, Action::Deny, Action::Audit]),
         vec(rule, 0..3),
         any::<bool>(),
         option::of("[a-z]{1,8}"),
@@ -133,7 +133,8 @@ pub(crate) fn policy() -> impl Strategy<Value = Authorization> {
                 scope,
                 action,
                 rules,
-                dry_run,
+                // What is never enforced is not tried out.
+                dry_run: dry_run && action != Action::Audit,
                 authorizer: authorizer.map(Into::into),
             },
         )
