@@ -171,8 +171,32 @@ pub(crate) async fn keys_are_asked_for(sandbox: Sandbox) -> Result<()> {
     // Who was not there comes.
     let _later = told.serve(mesh.pod(KEYS).listen(8081)?, None);
     answered(&mut connection, &first, "late", 200, "").await?;
+    // Policies hold for the waypoint as for anybody, also where it is the one that asks them.
+    mesh.apply(&MESH.replace("namespace: shop}\nspec: {clusterIP", SERVED))
+        .await?;
+    let refuses = "targetRefs: [{group: '', kind: Service, name: keys}], action: DENY, rules: [\
+                   {to: [{operation: {paths: [/keys]}}]}]";
+    mesh.apply(&policy("AuthorizationPolicy", refuses)).await?;
+    eventually("the policy is in force", async || {
+        let at = SocketAddr::from(([10, 96, 200, 20], 80));
+        let Ok(mut connection) = Client::connect(client(&mesh), at, false).await else {
+            return false;
+        };
+        let answer = connection.get("/keys", &[]).await;
+        answer.is_ok_and(|answer| answer.status.as_u16() == 403)
+    })
+    .await?;
+    let rules = "jwtRules: [{issuer: i, jwksUri: 'http://keys.shop:80/./keys'}, \
+                 {issuer: o, jwksUri: 'http://keys.shop:80/tenant'}]";
+    mesh.apply(&policy(
+        "RequestAuthentication",
+        &format!("{SERVICE}, {rules}"),
+    ))
+    .await?;
+    answered(&mut connection, &third, "o", 200, "").await?;
+    answered(&mut connection, &second, "i", 401, not_had).await?;
     let metrics = mesh.waypoint(WAYPOINT).metrics().await?;
-    for outcome in ["ok", "not_understood", "unreachable"] {
+    for outcome in ["ok", "not_understood", "unreachable", "refused"] {
         let count = metrics.sum("tulle_jwks_fetches_total", &[("outcome", outcome)]);
         ensure!(count > 0.0, "{outcome}: {count}");
     }
@@ -422,6 +446,8 @@ impl Authority {
 }
 
 const KEYS: &str = "shop/keys";
+/// What makes it one of the waypoint.
+const SERVED: &str = "namespace: shop, labels: {istio.io/use-waypoint: w}}\nspec: {clusterIP";
 /// A service that only the mesh reaches.
 const MESH: &str = "
 apiVersion: v1
