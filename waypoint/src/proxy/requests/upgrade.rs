@@ -297,11 +297,11 @@ impl Standing {
         let Ok(checked) = context.check_token(&now, received, &mut request) else {
             return false;
         };
-        let checked = context.check_request(&now, &request, checked.as_ref());
+        let (checked, _) = context.check_request(&now, &request, checked.as_ref());
         let Some((backend, head, permitted)) = &self.backend else {
             return checked.is_ok();
         };
-        let of_backend = context.check_backend(&now, backend, received, &mut head_of(head));
+        let of_backend = context.check_backend(&now, backend, received, &mut head_of(head), drop);
         checked.is_ok() && of_backend.is_ok_and(|names| are_among(&names, permitted))
     }
 }
