@@ -102,7 +102,8 @@ pub(crate) async fn of_http2(sandbox: Sandbox) -> Result<()> {
     let mut stream = Stream::ask(&mut connection, "/chat", "websocket").await?;
     ensure!(stream.status == 200, "{}", stream.status);
     ensure!(!stream.headers.contains_key("sec-websocket-accept"));
-    ensure!(stream.headers["sec-websocket-protocol"] == "chat");
+    let chosen = stream.headers.get("sec-websocket-protocol");
+    ensure!(chosen.is_some_and(|chosen| chosen == "chat"));
     let asked = heard(&servers, "GET /chat HTTP/1.1").join("");
     let key = field(&asked, "sec-websocket-key").unwrap_or_default();
     ensure!(key.len() == 24, "{asked}");
