@@ -191,8 +191,8 @@ impl KeySource for Followed {
             });
             if let Some(before) = before {
                 let answered = changes.wait_for(|state| state.has(id) || state.asked != before);
-                // It is this that tells.
-                let _ = answered.await;
+                // It is this that tells, unless nobody does.
+                let _ = timeout(LONGEST, answered).await;
             }
         })
     }

@@ -21,6 +21,7 @@ mod source;
 pub use check::{Checked, Issuers, Lacking, Refused};
 pub use claims::Token;
 pub use keys::{InvalidKeys, Keys};
+pub use place::is_named;
 pub use source::{KeySource, Sources};
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ fn behind<'a>(value: &'a str, prefix: &str) -> Option<&'a str> {
 }
 
 /// Whether a server takes a key of a query for this name: it may be spelled with escapes.
-fn is_named(key: &str, name: &str) -> bool {
+pub fn is_named(key: &str, name: &str) -> bool {
     let mut bytes = key.bytes();
     let mut spelled = std::iter::from_fn(|| {
         let byte = bytes.next()?;

@@ -13,7 +13,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::{AbortHandle, JoinHandle},
+    time::timeout,
+};
 use tonic::{
     Status,
     transport::{Server as GrpcServer, server::TcpIncoming},
@@ -252,15 +256,38 @@ pub(crate) async fn see_bodies(sandbox: Sandbox) -> Result<()> {
     })
     .await?;
     ensure!(shown() == (1000, "true".to_owned()), "{:?}", shown());
+    // One whose end nobody announces.
+    let mut tcp = client(&mesh).connect(service(80)).await?;
+    let head = "POST / HTTP/1.1\r\nhost: web.shop\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    tcp.write_all(format!("{head}3\r\nabc\r\n0\r\n\r\n").as_bytes())
+        .await?;
+    let mut answer = String::new();
+    timeout(SOON, tcp.read_to_string(&mut answer)).await??;
+    ensure!(answer.contains("\"body\":3"), "{answer}");
+    ensure!(shown() == (3, "false".to_owned()), "{:?}", shown());
+    // Shown twice, of the service and of the backend, and forwarded once: nothing of it is lost.
+    mesh.apply(BEHIND_A_ROUTE).await?;
+    mesh.apply(&custom("rules: [{}]").replace(
+        "{group: '', kind: Service, name: web}",
+        "{group: gateway.networking.k8s.io, kind: Gateway, name: w}",
+    ))
+    .await?;
+    eventually("it is asked about twice", async || {
+        let before = guard.seen().len();
+        let answer = send(&mesh, 500).await;
+        let is_whole =
+            answer.is_ok_and(|answer| answer.saw("/body") == "500" && answer.saw("/pod") == "two");
+        is_whole && guard.seen().len() == before + 2 && shown() == (500, "false".to_owned())
+    })
+    .await?;
+    let answer = send(&mesh, 300_000).await?;
+    ensure!(answer.saw("/body") == "300000", "{answer:?}");
+    ensure!(shown() == (1000, "true".to_owned()), "{:?}", shown());
     // What would be asked about refuses where nobody can be.
     let _greeting = greet(mesh.pod(ONE))?;
     let mut tcp = client(&mesh).connect(service(90)).await?;
     let mut said = Vec::new();
-    let _ = tokio::time::timeout(
-        SOON,
-        tokio::io::AsyncReadExt::read_to_end(&mut tcp, &mut said),
-    )
-    .await?;
+    let _ = timeout(SOON, tcp.read_to_end(&mut said)).await?;
     ensure!(said.is_empty(), "a connection was let through");
     Ok(())
 }
@@ -575,3 +602,13 @@ async fn judged(
 }
 
 const GUARD: &str = "shop/guard";
+const BEHIND_A_ROUTE: &str = "apiVersion: v1
+kind: Service
+metadata: {name: two, namespace: shop, labels: {istio.io/use-waypoint: w}}
+spec: {clusterIP: 10.96.200.12, clusterIPs: [10.96.200.12], selector: {version: two}, ports: [{name: http, port: 8000, targetPort: 8080, protocol: TCP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v, namespace: shop}
+spec: {hosts: [web], http: [{route: [{destination: {host: two, port: {number: 8000}}}]}]}
+";

@@ -63,6 +63,8 @@ pub(crate) struct Front {
     pub(super) retries: Budget,
     /// Requests that are copies of others.
     pub(super) copies: Budget,
+    /// Requests whose bodies are shown to somebody.
+    pub(super) shown: Budget,
     handshakes: Handshakes,
     /// Cancelled when the process drains: take nothing new.
     pub(super) drain: CancellationToken,
@@ -118,6 +120,7 @@ impl Front {
             upstreams: Upstreams::new(Arc::clone(&shared)),
             retries: Budget::default(),
             copies: Budget::default(),
+            shown: Budget::default(),
             handshakes: Handshakes::new(shared.settings.max_handshakes),
             drain: CancellationToken::new(),
             listener: RefCell::new(Some(listener)),

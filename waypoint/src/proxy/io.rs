@@ -21,8 +21,9 @@ pub(super) struct Stream<S> {
     side: S,
     /// Received, and not read yet.
     ahead: Bytes,
-    /// Of the wait for the other side's end.
+    /// Of the wait for the other side's end, and how many bytes are passed over until then.
     limit: Option<Pin<Box<Sleep>>>,
+    passed_over: usize,
 }
 
 /// Whatever leads to an endpoint.
@@ -45,6 +46,7 @@ impl<S: Side> Stream<S> {
             side,
             ahead: Bytes::new(),
             limit: None,
+            passed_over: 0,
         }
     }
 
@@ -125,7 +127,13 @@ impl<S: Side + Unpin> Write for Stream<S> {
         if limit.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        while ready!(this.side.poll_read(cx)).is_ok_and(|more| !more.is_empty()) {}
+        // One that sends on and on is not waited for.
+        while this.passed_over < PASSED_OVER {
+            match ready!(this.side.poll_read(cx)) {
+                Ok(more) if !more.is_empty() => this.passed_over += more.len(),
+                Ok(_) | Err(_) => break,
+            }
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -276,3 +284,5 @@ fn into_io(broken: Broken) -> io::Error {
 
 /// How long the other side may take to end after we have.
 const LINGER: Duration = Duration::from_secs(5);
+/// Bytes that it may still send.
+const PASSED_OVER: usize = 64 << 10;

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
-use http::{HeaderMap, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use smallvec::SmallVec;
 use tulle_jwt::{Checked, Issuers, Refused, Token};
 
@@ -120,9 +120,26 @@ impl Context {
         look(connection, seen)
     }
 
-    /// Whether policy permits a request to the backend that a route has chosen for it, if this waypoint is the one that asks, and who has to
-    /// permit it besides: who may write routes of one service does not thereby permit what another refuses. `told` gets what is not
-    /// enforced.
+    /// Who has to permit a request, as it is before anybody looks at its token, to the backend that a route has chosen for it.
+    pub(super) fn authorizers_of<B>(
+        &self,
+        now: &Now,
+        backend: &BackendService,
+        request: &Request<B>,
+    ) -> Authorizers {
+        let shared = &self.peer.front.shared;
+        let snapshot = shared.snapshots.load();
+        let Some(target) = self.asks_for(now, &snapshot, backend) else {
+            return Authorizers::new();
+        };
+        let (policies, _) = about(shared, &snapshot, &target);
+        self.seen(&self.connection_to(&target), request, None, |on, seen| {
+            policies.authorizers(on, seen)
+        })
+    }
+
+    /// Whether policy permits a request to the backend that a route has chosen for it, if this waypoint is the one that asks: who may write
+    /// routes of one service does not thereby permit what another refuses. `told` gets what is not enforced.
     ///
     /// # Errors
     /// As of a request that is sent there.
@@ -133,28 +150,20 @@ impl Context {
         received: Option<&Received>,
         request: &mut Request<B>,
         told: impl FnOnce(DryRun),
-    ) -> Result<Authorizers, Refusal> {
+    ) -> Result<(), Refusal> {
         let shared = &self.peer.front.shared;
         let snapshot = shared.snapshots.load();
         // One that is not there is refused when it is looked for.
         let Some(target) = self.asks_for(now, &snapshot, backend) else {
-            return Ok(Authorizers::new());
-        };
-        let connection = Connection {
-            destination_ip: target.destination.ip(),
-            destination_port: target.destination.port(),
-            ..self.connection()
+            return Ok(());
         };
         let (policies, tokens) = about(shared, &snapshot, &target);
         // It asks about the token that came, and sees claims of that alone.
         let checked = checked(&tokens, received, request)?;
         let token = checked.as_ref().and_then(Checked::token);
-        let (decided, dry_run) = self.ask(&policies, &connection, request, token);
+        let (decided, dry_run) = self.ask(&policies, &self.connection_to(&target), request, token);
         told(dry_run);
-        decided?;
-        Ok(self.seen(&connection, request, None, |on, seen| {
-            policies.authorizers(on, seen)
-        }))
+        Ok(decided?)
     }
 
     /// The same as [`look_for_keys`](Self::look_for_keys), for what a backend asks of tokens.
@@ -185,6 +194,14 @@ impl Context {
         let is_same = own.is_some_and(|own| own.service.key == record.service.key);
         let is_ours = !is_same && tulle_route::serves(snapshot, &now.own, record);
         is_ours.then_some(target)
+    }
+
+    fn connection_to(&self, target: &Served) -> Connection<'_> {
+        Connection {
+            destination_ip: target.destination.ip(),
+            destination_port: target.destination.port(),
+            ..self.connection()
+        }
     }
 
     fn connection(&self) -> Connection<'_> {
@@ -224,14 +241,40 @@ pub(super) struct Received {
     headers: HeaderMap,
     uri: Uri,
     is_preflight: bool,
+    /// Headers that were taken out of it with its token.
+    taken: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Received {
+    /// What is left of it has these headers.
+    pub(super) fn is_left_with(&mut self, headers: &HeaderMap) {
+        let all = self.headers.iter();
+        let taken = all.filter(|(name, _)| !headers.contains_key(*name));
+        self.taken = taken
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+    }
+
+    /// Puts back what was taken out: who is asked before tokens are looked at sees them.
+    pub(super) fn restore(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.taken {
+            headers.append(name, value.clone());
+        }
+    }
+
+    /// Takes it out again.
+    pub(super) fn take_out(&self, headers: &mut HeaderMap) {
+        for (name, _) in &self.taken {
+            headers.remove(name);
+        }
+    }
+
     fn of<B>(request: &Request<B>) -> Self {
         Self {
             headers: request.headers().clone(),
             uri: request.uri().clone(),
             is_preflight: is_preflight(request),
+            taken: Vec::new(),
         }
     }
 }

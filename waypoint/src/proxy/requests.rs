@@ -108,18 +108,26 @@ async fn answered(
             exchange.takes(taken.route());
         }
     }
-    let received = context.received(&request);
+    let mut received = context.received(&request);
     if context.peer.front.shared.configurations.fetches_keys() {
         Box::pin(Context::look_for_keys(&now.tokens, received.as_ref())).await;
     }
     if let Some(upgrade) = &mut upgrade {
         upgrade.is_judged(&request, received.as_ref());
     }
+    // Much may have been said since it was looked at first.
+    let Some(now) = context.now() else {
+        exchange.failed("NR", "route_not_found", None);
+        return own(exchange, StatusCode::NOT_FOUND, "not served here any more");
+    };
     let checked = context.check_token(&now, received.as_ref(), &mut request);
     let checked = match checked {
         Ok(checked) => checked,
         Err(refusal) => return refused(exchange, &request, &refusal),
     };
+    if let Some(received) = &mut received {
+        received.is_left_with(request.headers());
+    }
     if let Some(checked) = &checked {
         // Claims are those of the token by now, also in headers, and not what the client says.
         taken = routing::find(&now, &request, checked.token());
@@ -244,24 +252,30 @@ async fn routed(
     }
     let service = backend.and_then(|backend| backend.service.clone());
     if let Some(service) = &service {
-        Box::pin(context.look_for_keys_of(now, service, received)).await;
-        // As the backend sees it.
-        let upgraded = upgrade.as_mut().map(|upgrade| (upgrade, head_of(&request)));
-        let told = |dry_run| exchange.would_be(dry_run);
-        let decided = context.check_backend(now, service, received, &mut request, told);
-        let names = match decided {
-            Ok(names) => names,
-            Err(refusal) => return refused(exchange, &request, &refusal),
-        };
-        if let Some((upgrade, head)) = upgraded {
-            upgrade.goes_on(service, head, &names);
+        // As the backend sees it, in the order in which it would be looked at there.
+        if let Some(received) = received {
+            received.restore(request.headers_mut());
         }
+        let names = context.authorizers_of(now, service, &request);
+        let came = head_of(&request);
         if !names.is_empty() {
+            let names = names.clone();
             let asked = Box::pin(authorize::ask(context, exchange, &mut request, names)).await;
             (exchange, _) = match asked {
                 Ok(permitted) => permitted,
                 Err(answer) => return answer,
             };
+        }
+        if let Some(received) = received {
+            received.take_out(request.headers_mut());
+        }
+        if let Some(upgrade) = &mut upgrade {
+            upgrade.goes_on(service, (came, names), head_of(&request));
+        }
+        Box::pin(context.look_for_keys_of(now, service, received)).await;
+        let told = |dry_run| exchange.would_be(dry_run);
+        if let Err(refusal) = context.check_backend(now, service, received, &mut request, told) {
+            return refused(exchange, &request, &refusal);
         }
     }
     if upgrade.is_none() {

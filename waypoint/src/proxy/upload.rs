@@ -19,6 +19,8 @@ pub(super) struct Source(Rc<RefCell<Reading>>);
 
 struct Reading {
     body: Incoming,
+    /// It has been read to its end, which HTTP/1 does not tell before.
+    has_ended: bool,
     /// What has been read, as long as it may be needed again.
     kept: Vec<Piece>,
     room: usize,
@@ -74,6 +76,7 @@ impl Source {
     pub(super) fn new(body: Incoming, received: Rc<Cell<u64>>) -> Self {
         Self(Rc::new(RefCell::new(Reading {
             body,
+            has_ended: false,
             kept: Vec::new(),
             room: 0,
             is_whole: true,
@@ -96,10 +99,17 @@ impl Source {
     pub(super) async fn begin(&self, most: usize) -> Result<(Bytes, bool), BodyError> {
         let mut start = BytesMut::new();
         let mut trailers = None;
+        // Somebody may have been shown some of it before.
+        for piece in std::mem::take(&mut self.0.borrow_mut().kept) {
+            match piece {
+                Piece::Data(data) => start.extend_from_slice(&data),
+                Piece::Trailers(all) => trailers = Some(all),
+            }
+        }
         loop {
             let polled = poll_fn(|cx| {
                 let mut reading = self.0.borrow_mut();
-                if start.len() >= most || reading.body.is_end_stream() {
+                if start.len() >= most || reading.has_ended() {
                     return Poll::Ready(None);
                 }
                 reading.poll(cx)
@@ -121,13 +131,13 @@ impl Source {
         }
         reading.kept.extend(trailers.map(Piece::Trailers));
         reading.is_whole = true;
-        let is_all = reading.body.is_end_stream() && start.len() <= most;
+        let is_all = reading.has_ended() && start.len() <= most;
         Ok((start, is_all))
     }
 
     /// Whether the client has sent all of it.
     pub(super) fn has_ended(&self) -> bool {
-        self.0.borrow().body.is_end_stream()
+        self.0.borrow().has_ended()
     }
 
     /// Whether it can be sent from its beginning.
@@ -160,7 +170,7 @@ impl Source {
     pub(super) fn copy(&self) -> Upload {
         let mut reading = self.0.borrow_mut();
         let (sender, receiver) = mpsc::channel(COPIED);
-        let has_ended = reading.body.is_end_stream();
+        let has_ended = reading.has_ended();
         let is_empty = has_ended && reading.kept.is_empty();
         let mut kept = reading.kept.iter();
         let has_room = kept.all(|piece| sender.try_send(Copied::Frame(piece.frame())).is_ok());
@@ -177,7 +187,14 @@ impl Source {
 }
 
 impl Reading {
+    fn has_ended(&self) -> bool {
+        self.has_ended || self.body.is_end_stream()
+    }
+
     fn poll(&mut self, cx: &mut Task<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_pending() {
             self.waiting = Some(cx.waker().clone());
@@ -190,7 +207,10 @@ impl Reading {
                 self.copies.clear();
                 self.is_whole = false;
             }
-            None => self.tell_end(),
+            None => {
+                self.has_ended = true;
+                self.tell_end();
+            }
         }
         if self.body.is_end_stream() {
             self.tell_end();
@@ -311,7 +331,7 @@ impl Body for Upload {
         match &self.0 {
             Kind::Client { reading, next, .. } => {
                 let reading = reading.borrow();
-                *next >= reading.kept.len() && reading.body.is_end_stream()
+                *next >= reading.kept.len() && reading.has_ended()
             }
             Kind::Copy { has_ended, .. } => *has_ended,
             Kind::Own(bytes) => bytes.is_none(),

@@ -525,8 +525,15 @@ fn what_waypoints_cannot_check_permits_nothing() {
             false,
             Outcome::Adjusted,
         ),
+        // Where nobody can be asked, what would ask refuses.
         (
             "action: CUSTOM, provider: {name: x}, rules: [{}]",
+            false,
+            Outcome::Exact,
+        ),
+        ("action: CUSTOM, rules: [{}]", false, Outcome::Adjusted),
+        (
+            "action: CUSTOM, provider: {name: x}, rules: [{from: [{source: {requestPrincipals: ['*']}}]}]",
             false,
             Outcome::Adjusted,
         ),

@@ -78,7 +78,7 @@ pub struct CheckResponse {
     /// Code 0 permits.
     #[prost(message, optional, tag = "1")]
     pub status: ::core::option::Option<Status>,
-    #[prost(oneof = "check_response::HttpResponse", tags = "2, 3")]
+    #[prost(oneof = "check_response::HttpResponse", tags = "2, 3, 5")]
     pub http_response: ::core::option::Option<check_response::HttpResponse>,
 }
 /// Nested message and enum types in `CheckResponse`.
@@ -89,6 +89,9 @@ pub mod check_response {
         DeniedResponse(super::DeniedHttpResponse),
         #[prost(message, tag = "3")]
         OkResponse(super::OkHttpResponse),
+        /// It does not know.
+        #[prost(message, tag = "5")]
+        ErrorResponse(super::DeniedHttpResponse),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -64,7 +64,8 @@ pub(super) fn is_off_limits(ip: IpAddr) -> bool {
         || embedded(ip).is_some_and(|ip| is_off_limits(ip.into()))
 }
 
-/// What an address of IPv6 stands for where IPv4 is spoken: ::/96 (RFC 4291 §2.5.5.1) and 64:ff9b::/96 (RFC 6052 §2.1).
+/// What an address of IPv6 stands for where IPv4 is spoken: ::/96 (RFC 4291 §2.5.5.1), 64:ff9b::/96 (RFC 6052 §2.1) and
+/// ::ffff:0:0:0/96 (RFC 2765 §2.1).
 fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(ip) = ip else { return None };
     let (upper, lower) = (ip.to_bits() >> 32, ip.to_bits() as u32);
@@ -72,16 +73,18 @@ fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
     let prefixes = [
         Ipv6Addr::UNSPECIFIED,
         Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0),
+        Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0),
     ];
     prefixes.into_iter().any(is_in).then(|| lower.into())
 }
 
 /// Those that are not link-local: of Alibaba, Azure, Oracle, and of AWS and Google in IPv6.
-const METADATA: [IpAddr; 5] = [
+const METADATA: [IpAddr; 6] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 

@@ -14,8 +14,9 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tulle_balance::Outcome;
+use tulle_jwt::is_named;
 use tulle_model::authorizer::{Authorizer, AuthorizerProtocol, BodySample};
 use tulle_telemetry::describe;
 
@@ -78,6 +79,8 @@ struct Shown {
 enum Unanswered {
     #[error("nobody of that name can be asked")]
     Unknown,
+    #[error("the request cannot be asked about: {0}")]
+    Unaskable(&'static str),
     #[error("cannot be reached")]
     Unreachable(#[source] Failed),
     #[error("has not answered")]
@@ -113,6 +116,20 @@ pub(super) async fn ask(
                 &Unanswered::Unknown,
             ));
         };
+        // What is shown is held as a whole: no more of that at a time than there is room for.
+        let counted = match authorizer.body {
+            Some(_) => match context.peer.front.shown.begin_below(MOST) {
+                Some(counted) => Some(counted),
+                None => {
+                    exchange.failed("UO", "overflow", None);
+                    return Err(reply::with_status(
+                        exchange,
+                        StatusCode::SERVICE_UNAVAILABLE,
+                    ));
+                }
+            },
+            None => None,
+        };
         let shown = match authorizer.body {
             Some(sample) => match shown(request.body(), sample).await {
                 Ok(shown) => Some(shown),
@@ -123,11 +140,8 @@ pub(super) async fn ask(
             },
             None => None,
         };
-        let asking = Box::pin(one(context, &authorizer, request, shown.as_ref()));
-        let decided = match timeout(authorizer.timeout, asking).await {
-            Ok(decided) => decided,
-            Err(_) => Err(Unanswered::TooLate(authorizer.timeout)),
-        };
+        let decided = Box::pin(one(context, &authorizer, request, shown.as_ref())).await;
+        drop((shown, counted));
         match decided {
             Ok(Decision::Permitted(changes)) => {
                 count(context, &name, "permitted");
@@ -156,7 +170,8 @@ pub(super) async fn ask(
                     passes = authorizer.fail_open,
                     "an authorizer was asked in vain"
                 );
-                if !authorizer.fail_open {
+                // What clients can bring about lets nothing pass.
+                if !authorizer.fail_open || matches!(why, Unanswered::Unaskable(_)) {
                     let status = StatusCode::from_u16(authorizer.status_on_error);
                     let status = status.unwrap_or(StatusCode::FORBIDDEN);
                     return Err(unanswered(exchange, status, &why));
@@ -230,33 +245,41 @@ async fn call(
     (head, body): (Parts, Bytes),
 ) -> Result<Answered, Unanswered> {
     let upstreams = &context.peer.front.upstreams;
+    let until = Instant::now() + authorizer.timeout.min(LONGEST);
+    let too_late = || Unanswered::TooLate(authorizer.timeout);
     let mut exclude = Vec::new();
     let mut tries = 0;
     let (response, lease, reached) = loop {
         // Each is like nothing else.
         let version = (head.version, None);
         let found = upstreams.http(context, Some(&authorizer.service), version, &mut exclude);
-        let (sender, reached) = found.await.map_err(Unanswered::Unreachable)?;
+        let found = timeout_at(until, found).await.map_err(|_| too_late())?;
+        let (sender, reached) = found.map_err(Unanswered::Unreachable)?;
+        let did = |outcome| reached.held.ended(&context.peer.front.shared, outcome);
         let question = Request::from_parts(head.clone(), Upload::own(body.clone()));
-        let failure = match send(sender, question).await {
-            Ok((response, lease)) => break (response, lease, reached),
-            Err(failure) => failure,
+        let Ok(sent) = timeout_at(until, send(sender, question)).await else {
+            did(Outcome::Lost);
+            return Err(too_late());
         };
-        // A connection that has served others may have ended by itself.
-        let (error, is_free) = match failure {
-            forward::Failure::Unsent { error, .. } => (error, true),
-            forward::Failure::Lost { error, reused, .. } => (error, reused),
-            _ => return Err(Unanswered::Malformed("none")),
+        let (error, is_free) = match sent {
+            Ok((response, lease)) => break (response, lease, reached),
+            // A connection that has served others may have ended by itself, and one that is about to end refuses.
+            Err(forward::Failure::Unsent { error, .. }) => (error, true),
+            Err(forward::Failure::Lost {
+                error,
+                reused,
+                refused,
+            }) => (error, reused || refused),
+            Err(_) => return Err(Unanswered::Malformed("none")),
         };
         tries += 1;
         if !is_free || tries > TRIES {
-            reached
-                .held
-                .ended(&context.peer.front.shared, Outcome::Lost);
+            did(Outcome::Lost);
             return Err(Unanswered::Lost(error));
         }
     };
-    let answered = whole(response).await;
+    let answered = timeout_at(until, whole(response)).await;
+    let answered = answered.unwrap_or_else(|_| Err(too_late()));
     let did = match &answered {
         Ok(answered) => Outcome::Answered(answered.status.as_u16()),
         Err(_) => Outcome::Lost,
@@ -278,6 +301,12 @@ async fn whole(response: Response<Incoming>) -> Result<Answered, Unanswered> {
         trailers: body.trailers().cloned(),
         body: body.to_bytes(),
     })
+}
+
+/// Headers that a response may be given.
+fn allowed(headers: Vec<(HeaderName, HeaderValue)>) -> Vec<(HeaderName, HeaderValue)> {
+    let all = headers.into_iter();
+    all.filter(|(name, _)| !is_protected(name)).collect()
 }
 
 impl Changes {
@@ -317,15 +346,16 @@ impl Changes {
         let (path, query) =
             path_and_query.map_or(("/", ""), |it| (it.path(), it.query().unwrap_or("")));
         let is_left = |pair: &&str| {
-            let name = pair.split('=').next().unwrap_or_default();
-            let is_set = self.query_set.iter().any(|(set, _)| set == name);
-            !pair.is_empty() && !is_set && !self.query_remove.iter().any(|gone| gone == name)
+            // However it is spelled: a server reads it all the same.
+            let key = pair.split('=').next().unwrap_or_default();
+            let is_set = self.query_set.iter().any(|(set, _)| is_named(key, set));
+            !pair.is_empty() && !is_set && !self.query_remove.iter().any(|gone| is_named(key, gone))
         };
         let left = query.split('&').filter(is_left).map(str::to_owned);
         let set = self
             .query_set
             .iter()
-            .map(|(name, value)| format!("{name}={value}"));
+            .map(|(name, value)| format!("{}={}", encoded(name), encoded(value)));
         let query: Vec<String> = left.chain(set).collect();
         let path_and_query = match query.is_empty() {
             true => path.to_owned(),
@@ -335,6 +365,20 @@ impl Changes {
         *request.uri_mut() = http::Uri::from_parts(parts)?;
         Ok(())
     }
+}
+
+/// As a part of a query is written.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            byte => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
 }
 
 /// Headers that say where a request goes, how it is sent, or how long it is.
@@ -361,6 +405,10 @@ fn is_protected(name: &HeaderName) -> bool {
 const ANSWER: usize = 64 << 10;
 /// Until as much of a body is there as is to be shown.
 const BODY: Duration = Duration::from_secs(30);
+/// Bodies of a thread that are shown at a time.
+const MOST: usize = 64;
+/// Of waiting for an answer.
+const LONGEST: Duration = Duration::from_secs(3600);
 /// After the first.
 const TRIES: u32 = 2;
 

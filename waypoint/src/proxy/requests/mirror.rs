@@ -34,10 +34,21 @@ pub(super) fn copies(
             continue;
         }
         let mut copy = copied(request);
-        // Nothing waits for keys here: without them there is no copy.
-        let checked = context.check_backend(now, service, received, &mut copy, drop);
+        if let Some(received) = received {
+            received.restore(copy.headers_mut());
+        }
         // Nobody is asked about a copy.
-        if !checked.is_ok_and(|authorizers| authorizers.is_empty()) {
+        if !context.authorizers_of(now, service, &copy).is_empty() {
+            continue;
+        }
+        if let Some(received) = received {
+            received.take_out(copy.headers_mut());
+        }
+        // Nothing waits for keys here: without them there is no copy.
+        if context
+            .check_backend(now, service, received, &mut copy, drop)
+            .is_err()
+        {
             continue;
         }
         // Those who do not answer do not take what the others need.

@@ -121,10 +121,14 @@ impl Upgrade {
     pub(super) fn goes_on(
         &mut self,
         backend: &BackendService,
-        head: Request<()>,
-        authorizers: &Authorizers,
+        came: (Request<()>, Authorizers),
+        judged: Request<()>,
     ) {
-        self.standing.backend = Some((backend.clone(), head, authorizers.clone()));
+        self.standing.backend = Some(OfBackend {
+            backend: backend.clone(),
+            came,
+            judged,
+        });
     }
 
     /// Tells the client that the endpoint agrees, and what leads to that.
@@ -277,7 +281,14 @@ pub(in super::super) struct Standing {
     /// As authorizers were chosen for it, and whom.
     came: (Request<()>, Authorizers),
     judged: (Request<()>, Option<Received>),
-    backend: Option<(BackendService, Request<()>, Authorizers)>,
+    backend: Option<OfBackend>,
+}
+
+/// The same for the backend that a route has chosen.
+struct OfBackend {
+    backend: BackendService,
+    came: (Request<()>, Authorizers),
+    judged: Request<()>,
 }
 
 impl Standing {
@@ -298,11 +309,14 @@ impl Standing {
             return false;
         };
         let (checked, _) = context.check_request(&now, &request, checked.as_ref());
-        let Some((backend, head, permitted)) = &self.backend else {
+        let Some(of) = &self.backend else {
             return checked.is_ok();
         };
-        let of_backend = context.check_backend(&now, backend, received, &mut head_of(head), drop);
-        checked.is_ok() && of_backend.is_ok_and(|names| are_among(&names, permitted))
+        let (came, permitted) = &of.came;
+        let names = context.authorizers_of(&now, &of.backend, came);
+        let mut request = head_of(&of.judged);
+        let of_backend = context.check_backend(&now, &of.backend, received, &mut request, drop);
+        checked.is_ok() && of_backend.is_ok() && are_among(&names, permitted)
     }
 }
 

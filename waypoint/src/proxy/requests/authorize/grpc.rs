@@ -10,7 +10,7 @@ use prost::Message;
 use tulle_model::authorizer::Authorizer;
 use tulle_proto::authorizer as wire;
 
-use super::{Answered, Changes, Context, Decision, Put, Refused, Shown, Unanswered};
+use super::{Answered, Changes, Context, Decision, Put, Refused, Shown, Unanswered, allowed};
 
 pub(super) fn question<B>(
     context: &Context,
@@ -34,7 +34,7 @@ pub(super) fn question<B>(
     let mut body = BytesMut::with_capacity(5 + check.encoded_len());
     body.put_u8(0);
     body.put_u32(u32::try_from(check.encoded_len()).unwrap_or(u32::MAX));
-    let too_long = |_| Unanswered::Malformed("none: the question is too long");
+    let too_long = |_| Unanswered::Unaskable("it is too long");
     check.encode(&mut body).map_err(too_long)?;
     let service = &authorizer.service;
     let port = service.port.unwrap_or_default();
@@ -45,7 +45,7 @@ pub(super) fn question<B>(
         .header(header::TE, "trailers")
         .header("grpc-timeout", limit)
         .body(())
-        .map_err(|_| Unanswered::Malformed("none: it has no name that can be asked"))?;
+        .map_err(|_| Unanswered::Unaskable("the authorizer has no name of a host"))?;
     Ok((head.into_parts().0, body.freeze()))
 }
 
@@ -135,8 +135,9 @@ pub(super) fn decision(answered: Answered) -> Result<Decision, Unanswered> {
     let response = response.map_err(|_| Unanswered::Malformed("no CheckResponse"))?;
     // What has no status permits.
     let code = response.status.map_or(0, |status| status.code);
-    use wire::check_response::HttpResponse::{DeniedResponse, OkResponse};
+    use wire::check_response::HttpResponse::{DeniedResponse, ErrorResponse, OkResponse};
     match (code, response.http_response) {
+        (_, Some(ErrorResponse(_))) => Err(Unanswered::Malformed("it says that it does not know")),
         (0, Some(OkResponse(ok))) => permitted(ok).map(Decision::Permitted),
         (0, None) => Ok(Decision::Permitted(Changes::default())),
         (_, Some(DeniedResponse(denied))) => refused(denied).map(Decision::Refused),
@@ -181,6 +182,7 @@ fn permitted(ok: wire::OkHttpResponse) -> Result<Changes, Unanswered> {
         changes.of_response.extend(pair(option)?);
     }
     let set = ok.query_parameters_to_set.into_iter();
+    changes.of_response = allowed(changes.of_response);
     changes.query_set = set.map(|it| (it.key, it.value)).collect();
     Ok(changes)
 }

@@ -5,7 +5,8 @@ use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header, r
 use tulle_model::{StringMatch, authorizer::HttpQuestion};
 
 use super::{
-    Answered, Changes, Decision, Put, Refused, Shown, Unanswered, grpc::PARTIAL, is_protected,
+    Answered, Changes, Decision, Put, Refused, Shown, Unanswered, allowed, grpc::PARTIAL,
+    is_protected,
 };
 
 pub(super) fn question<B>(
@@ -13,7 +14,7 @@ pub(super) fn question<B>(
     request: &Request<B>,
     shown: Option<&Shown>,
 ) -> Result<(Parts, Bytes), Unanswered> {
-    let malformed = |_| Unanswered::Malformed("none: there is no such path");
+    let malformed = |_| Unanswered::Unaskable("there is no such path");
     let mut uri = request.uri().clone().into_parts();
     let path = request.uri().path_and_query();
     let path = format!(
@@ -22,8 +23,7 @@ pub(super) fn question<B>(
         path.map_or("/", |path| path.as_str())
     );
     uri.path_and_query = Some(path.try_into().map_err(malformed)?);
-    let uri =
-        Uri::from_parts(uri).map_err(|_| Unanswered::Malformed("none: there is no such path"))?;
+    let uri = Uri::from_parts(uri).map_err(|_| Unanswered::Unaskable("there is no such path"))?;
     let mut question = Request::new(());
     *question.method_mut() = request.method().clone();
     *question.uri_mut() = uri;
@@ -63,7 +63,7 @@ pub(super) fn decision(of: &HttpQuestion, answered: Answered) -> Result<Decision
     match answered.status {
         StatusCode::OK => {
             let mut changes = Changes {
-                of_response: those(&of.to_client),
+                of_response: allowed(those(&of.to_client)),
                 ..Changes::default()
             };
             let removed = headers.get_all(REMOVED).iter();

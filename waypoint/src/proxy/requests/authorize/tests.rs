@@ -72,6 +72,7 @@ fn parameters_are_set_and_removed_by_name() {
         "http://web/a?b&set=1"
     );
     assert_eq!(after("http://web/a?gonee=1"), "http://web/a?gonee=1&set=1");
+    assert_eq!(after("http://web/a?%67one=1&s%65t=2"), "http://web/a?set=1");
 }
 
 fn grpc_answer(message: &[u8], status: &'static str) -> Answered {
