@@ -537,11 +537,7 @@ fn what_waypoints_cannot_check_permits_nothing() {
             false,
             Outcome::Adjusted,
         ),
-        (
-            "action: CUSTOM, provider: {name: x}",
-            true,
-            Outcome::Adjusted,
-        ),
+        ("action: CUSTOM, provider: {name: x}", true, Outcome::Exact),
         (
             "action: ALLOW, surprise: 1, rules: [{}]",
             false,
