@@ -42,7 +42,7 @@ fn authorizer(index: &Index, provider: &ExtensionProvider) -> Option<Authorizer>
     let timeout = asked.timeout.as_deref();
     Some(Authorizer {
         name: provider.name.as_str().into(),
-        service: service(index, asked)?,
+        service: provider_service(index, &asked.service, asked.port)?,
         timeout: timeout.and_then(istio_duration).unwrap_or(TIMEOUT),
         fail_open: asked.fail_open == Some(true),
         status_on_error: status.and_then(status_code).unwrap_or(STATUS),
@@ -55,12 +55,16 @@ fn authorizer(index: &Index, provider: &ExtensionProvider) -> Option<Authorizer>
     })
 }
 
-/// Its namespace may be written before the host. A host without dots is of the root namespace, where the settings are.
-fn service(index: &Index, asked: &ExternalAuthorizer) -> Option<BackendService> {
+/// The service of a provider. Its namespace may be written before the host. A host without dots is of the root namespace, where the settings are.
+pub(crate) fn provider_service(
+    index: &Index,
+    written: &str,
+    port: Option<i64>,
+) -> Option<BackendService> {
     let root = index.mesh().root_namespace.as_str();
-    let (namespace, host) = match asked.service.split_once('/') {
+    let (namespace, host) = match written.split_once('/') {
         Some((namespace, host)) => (Some(namespace), host),
-        None => (None, asked.service.as_str()),
+        None => (None, written),
     };
     let host = index.full_name(namespace.unwrap_or(root), host);
     let known = match namespace {
@@ -71,7 +75,7 @@ fn service(index: &Index, asked: &ExternalAuthorizer) -> Option<BackendService> 
     };
     Some(BackendService {
         key: ServiceKey::new(known?.key.namespace, host),
-        port: Some(u16::try_from(asked.port?).ok()?),
+        port: Some(u16::try_from(port?).ok()?),
         subset: None,
     })
 }

@@ -17,10 +17,10 @@
 //! HTTPRoute and the like -> routes of the services that it names, or did
 //! Service, ReferenceGrant -> those of services whose routes name it
 //! DestinationRule         -> how traffic to the services of its host is led; the subsets of their endpoints
-//! ConfigMap of the mesh   -> who is asked about requests
+//! ConfigMap of the mesh   -> who is asked about requests, and told of them
+//! Telemetry               -> what is told of requests
 //!
-//! Of the other kinds that only waypoints read (see [`validate`]), nothing is made yet. What is wrong with an object is found once, when
-//! it changes.
+//! What is wrong with an object is found once, when it changes (see [`validate`]).
 //!
 //! Resources are not kept here: the store knows what it serves, and tells what a recomputed one changes.
 
@@ -195,7 +195,7 @@ impl Index {
         transaction.configurations.extend(routes);
         let memberships = self.memberships(&touched, &transaction.addresses);
         transaction.configurations.extend(memberships);
-        transaction.configurations.extend(self.asked());
+        transaction.configurations.extend(self.asked_and_told());
         transaction
     }
 

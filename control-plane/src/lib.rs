@@ -10,7 +10,7 @@
 //! - [`tulle_manifest`]: the objects, trimmed to what we use, and where they come from
 //! - [`translate`]: objects into resources, pure functions
 //! - [`validate`], [`references`]: what is wrong with objects that only waypoints read, and with what they refer to
-//! - [`routes`], [`traffic`]: what becomes of requests to a service, for its waypoint
+//! - [`routes`], [`traffic`], [`telemetry`]: what becomes of requests to a service, for its waypoint, and what is told of them
 //! - [`index`]: which resources a change concerns
 //! - [`source`]: which of them; [`kubernetes`]: the API server
 //! - [`statuses`]: what is to be told of objects; [`waypoints`]: what runs for a Gateway
@@ -48,6 +48,7 @@ pub mod serving;
 pub mod source;
 pub mod statuses;
 pub mod succession;
+pub mod telemetry;
 pub mod token;
 pub mod traffic;
 pub mod translate;

@@ -394,16 +394,6 @@ fn accepted(judged: Vec<(String, Result<(), Unenforced>)>, otherwise: Condition)
     }
 }
 
-/// What is written here is believed: nothing has accepted it that does not enforce it.
-fn not_enforced(message: String) -> Condition {
-    Condition {
-        kind: WAYPOINT_ACCEPTED,
-        holds: false,
-        reason: "NotEnforced",
-        message,
-    }
-}
-
 /// The API server takes no more than 32 768 bytes, and people read less.
 fn shortened(mut message: String) -> String {
     if message.len() > MOST {
@@ -426,8 +416,6 @@ const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
 const WAYPOINT_MISSING: &str = "istio.io/WaypointMissing";
 const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
-/// Said of all that is in order.
-const NOT_YET: &str = "waypoints do not read it yet, and it has no effect";
 const MOST: usize = 2000;
 
 #[cfg(test)]

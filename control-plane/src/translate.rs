@@ -13,7 +13,7 @@ mod tokens;
 mod waypoint;
 mod workload;
 
-pub(crate) use authorization::asked;
+pub(crate) use authorization::{asked, targets};
 pub use authorization::{authorization, is_sent, targeted, unchecked_tokens};
 pub use endpoint_slice::{endpoint, endpoint_addresses, endpoint_uid};
 pub use machine::{HEALTHY, Machine, MachineSurroundings, machine, machine_of, workload_entry_uid};

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 use tulle_identity::{CaClient, SvidStore, WallClock};
-use tulle_model::token::KeyFetch;
+use tulle_model::{telemetry::Collector, token::KeyFetch};
 use tulle_net::{
     Netns,
     listen::{ListenOptions, listen},
@@ -38,8 +38,8 @@ use crate::{
     config::{Config, Instance},
     configuration::{Configurations, Follower},
     keys::{self, KeyStore},
-    proxy::{Destinations, Fetcher, Shared},
-    telemetry::{Ejected, Metrics},
+    proxy::{Destinations, Fetcher, Messenger, Reach, Shared},
+    telemetry::{self, Collectors, Counted, Ejected, Metrics, ToTell, resource},
     worker::Worker,
 };
 
@@ -64,6 +64,7 @@ pub async fn run(config: Config, log: LogHandle) -> anyhow::Result<()> {
 /// The running parts.
 struct App {
     workers: Vec<Worker>,
+    configurations: Arc<Configurations>,
     /// Every task of the control thread. None of them ends by itself.
     tasks: JoinSet<&'static str>,
     readiness: Readiness,
@@ -85,10 +86,13 @@ impl App {
             SvidStore::new(config.svids.clone(), Arc::new(ca), WallClock::default());
         tasks.spawn_local(async move { match svid_worker.run().await {} });
 
-        let metrics = Metrics::default();
+        let spans = Counted::default();
+        let metrics = Metrics::new(spans.clone(), log.clone());
         let destinations = Arc::<Destinations>::default();
         let (keys, keys_to_ask) = KeyStore::new();
-        let configurations = Arc::new(Configurations::new(keys));
+        let resource = resource(&config.instance, &config.resource_attributes);
+        let (collectors, to_tell) = Collectors::new(spans, resource);
+        let configurations = Arc::new(Configurations::new(keys, collectors));
         let shared = Arc::new(Shared {
             snapshots: snapshots.clone(),
             svids: svids.clone(),
@@ -99,7 +103,8 @@ impl App {
             destinations: Arc::clone(&destinations),
             netns: Netns::current().context("own network namespace")?,
         });
-        let fetcher = Rc::new(Fetcher::new(Arc::clone(&shared), config.jwks_roots()?));
+        let reach = Rc::new(Reach::new(Arc::clone(&shared)));
+        let fetcher = Rc::new(Fetcher::new(Rc::clone(&reach), config.jwks_roots()?));
         tasks.spawn_local(async move {
             let get = move |fetch: KeyFetch| {
                 let fetcher = Rc::clone(&fetcher);
@@ -107,6 +112,7 @@ impl App {
             };
             match keys::run(keys_to_ask, get).await {}
         });
+        tasks.spawn_local(tell(reach, to_tell));
         let own = prepare(snapshots, svids, config.instance.clone(), certified);
         tasks.spawn_local(own);
 
@@ -116,7 +122,7 @@ impl App {
             .context("XDS_ADDRESS is empty: a waypoint does nothing without its control plane")?;
         let follower = Follower {
             state: writer,
-            configurations,
+            configurations: Arc::clone(&configurations),
         };
         tasks.spawn_local(async move {
             match run_client(xds, follower, move || configured.ready()).await {}
@@ -150,6 +156,7 @@ impl App {
         }
         Ok(Self {
             workers,
+            configurations,
             tasks,
             readiness,
         })
@@ -175,7 +182,24 @@ impl App {
         if timeout(deadline, draining.join_all()).await.is_err() {
             warn!("requests were still open at the end of the drain");
         }
+        // The control thread's tasks still run.
+        if timeout(FLUSH_LIMIT, self.configurations.flush())
+            .await
+            .is_err()
+        {
+            warn!("collectors were not told of all spans before the end");
+        }
     }
+}
+
+/// Tells collectors of spans.
+async fn tell(reach: Rc<Reach>, to_tell: ToTell) -> &'static str {
+    let messenger = Rc::new(Messenger::new(reach));
+    let tell = move |collector: Arc<Collector>, message| {
+        let messenger = Rc::clone(&messenger);
+        async move { Box::pin(messenger.tell(&collector, message)).await }
+    };
+    match telemetry::tell_collectors(to_tell, tell).await {}
 }
 
 /// Gets the waypoint's own certificate as soon as it is known who it is: the first request should not wait for it.
@@ -220,5 +244,7 @@ async fn serve(
     Ok(())
 }
 
+/// For what collectors are still to be told.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// How often it is asked for a certificate that could not be had.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);

@@ -10,6 +10,7 @@
 //! | `TULLE_TUNNEL_TIMEOUT` | 20s | for the answer to a CONNECT request |
 //! | `TULLE_POOL_MAX_CONNECTIONS` | 1024 | pooled tunnels |
 //! | `TULLE_JWKS_ROOT_CA` | none | file with certificates (PEM) that are trusted, beside the web's, where keys of tokens are fetched |
+//! | `OTEL_RESOURCE_ATTRIBUTES` | none | what collectors of spans are told of this process besides: `name=value,…` |
 //! | `TULLE_ADMIN_ADDR` | 15000 | admin server: port, or loopback address and port |
 //! | `TULLE_STATS_ADDR` | 15020 | metrics: port of all addresses, or address and port |
 //! | `TULLE_READINESS_ADDR` | 15021 | readiness: the same |
@@ -57,6 +58,8 @@ pub struct Config {
     pub svids: SvidStoreConfig,
     /// A file with roots that are trusted where keys of tokens are fetched, beside those of the web.
     pub jwks_roots: Option<PathBuf>,
+    /// What collectors of spans are told of this process besides, as `OTEL_RESOURCE_ATTRIBUTES` has it.
+    pub resource_attributes: String,
     /// The data path, limits for all threads together.
     pub proxy: ProxySettings,
 }
@@ -144,6 +147,9 @@ impl Config {
             ca: ca(&variables, &defaults, exists)?,
             svids: svids(&variables)?,
             jwks_roots: variables.text("TULLE_JWKS_ROOT_CA").map(PathBuf::from),
+            resource_attributes: variables
+                .text("OTEL_RESOURCE_ATTRIBUTES")
+                .unwrap_or_default(),
             proxy: proxy(&variables)?,
         })
     }

@@ -17,17 +17,22 @@ use tulle_jwt::Issuers;
 use tulle_model::{
     Authorization, PolicyKey, PolicyTarget, ServiceKey, TargetKind, Uid,
     authorizer::Authorizer,
+    telemetry::{Telemetry, TelemetryKey},
     traffic::{Membership, TrafficRule},
 };
 use tulle_state::StateWriter;
 use tulle_xds::{Address, Configuration, ConfigurationName, Delta, Subscriber};
 
-use crate::keys::KeyStore;
+use crate::{
+    keys::KeyStore,
+    telemetry::{Collectors, Plan, Telemetries},
+};
 
 /// What is said of services. All threads read it; what comes in one response is seen at once.
 #[derive(Debug)]
 pub(crate) struct Configurations {
     keys: KeyStore,
+    collectors: Collectors,
     said: ArcSwap<Said>,
     generation: AtomicU64,
     /// The subsets of each workload, as they came.
@@ -44,6 +49,7 @@ struct Said {
     tokens: HashMap<Target, BTreeMap<PolicyKey, Tokens>>,
     /// By name.
     authorizers: HashMap<Arc<str>, Arc<Authorizer>>,
+    telemetry: Arc<Telemetries>,
 }
 
 /// What a policy is about, and the namespace that both are of.
@@ -94,10 +100,11 @@ impl fmt::Debug for Tokens {
 pub(crate) type Members = HashMap<Uid, Vec<String>>;
 
 impl Configurations {
-    /// Nothing is said yet. Keys that are not written are of `keys`.
-    pub(crate) fn new(keys: KeyStore) -> Self {
+    /// Nothing is said yet. Keys that are not written are of `keys`, and `collectors` are told of spans.
+    pub(crate) fn new(keys: KeyStore, collectors: Collectors) -> Self {
         Self {
             keys,
+            collectors,
             said: ArcSwap::default(),
             generation: AtomicU64::default(),
             memberships: Mutex::default(),
@@ -151,6 +158,17 @@ impl Configurations {
         self.said.load().authorizers.get(name).map(Arc::clone)
     }
 
+    /// What is told of requests to any of these, at a waypoint of this namespace.
+    pub(crate) fn plan(&self, namespace: &str, targets: &[Target]) -> Arc<Plan> {
+        let said = self.said.load();
+        said.telemetry.plan(namespace, targets, &self.collectors)
+    }
+
+    /// Returns when collectors are told of all that has ended.
+    pub(crate) async fn flush(&self) {
+        self.collectors.flush().await;
+    }
+
     fn change(&self, delta: Delta<Configuration>) {
         let mut said = Said::clone(&self.said.load());
         let mut memberships = self.memberships.lock();
@@ -163,6 +181,7 @@ impl Configurations {
                 }
                 Some(ConfigurationName::Tokens(policy)) => said.tokens(policy, None),
                 Some(ConfigurationName::Authorizer(name)) => drop(said.authorizers.remove(&name)),
+                Some(ConfigurationName::Telemetry(key)) => said.told(key, None),
                 None => {}
             }
         }
@@ -191,6 +210,7 @@ impl Configurations {
                     let issuers = Arc::new(Issuers::new(&policy, &|fetch| self.keys.source(fetch)));
                     said.tokens(policy.key, Some(Tokens::Issuers(issuers)));
                 }
+                Configuration::Telemetry(one) => said.told(one.key.clone(), Some(*one)),
                 Configuration::Authorizer(one) => {
                     said.authorizers
                         .insert(Arc::clone(&one.name), Arc::from(one));
@@ -216,6 +236,8 @@ impl Configurations {
                 }
                 // Nobody can be asked then.
                 Some(ConfigurationName::Authorizer(name)) => drop(said.authorizers.remove(&name)),
+                // What was said before stays.
+                Some(ConfigurationName::Telemetry(_)) => {}
                 // It is in no subset then.
                 Some(ConfigurationName::Membership(_)) | None => {}
             }
@@ -242,6 +264,11 @@ impl Said {
             }
         }
         self.members.retain(|_, members| !members.is_empty());
+    }
+
+    /// Other things are told than before.
+    fn told(&mut self, key: TelemetryKey, now: Option<Telemetry>) {
+        self.telemetry = Arc::new(self.telemetry.with(key, now));
     }
 
     /// Other tokens are valid than before. One without a target is about nothing.
@@ -300,7 +327,8 @@ mod tests {
     }
 
     fn nothing() -> Configurations {
-        Configurations::new(KeyStore::new().0)
+        let (collectors, _) = Collectors::new(Default::default(), Default::default());
+        Configurations::new(KeyStore::new().0, collectors)
     }
 
     fn key() -> ServiceKey {

@@ -1,46 +1,61 @@
-//! What a waypoint tells about requests and connections: the standard metrics, and one access line each.
+//! What a waypoint tells about requests and connections: the standard metrics, an access line each, and spans of traces.
+//!
+//! ```text
+//!  Telemetries, of the control plane ─▶ Plan, of a destination ─▶ Requested ─▶ Outcome ─▶ metrics, lines, spans ─▶ collectors
+//! ```
 //!
 //! Spec: `waypoint-l7.md` §5.
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{Request, Version, header};
+use http::{HeaderMap, Request, Version, header};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, LabelSetEncoder},
-    metrics::{counter::Counter, family::Family, gauge::ConstGauge, histogram::Histogram},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{counter::Counter, family::Family, gauge::ConstGauge},
     registry::Registry,
 };
 use tracing::info;
 use tulle_http::Route;
-use tulle_model::{PolicyKey, SpiffeId};
+use tulle_model::PolicyKey;
 use tulle_policy::DryRun;
-use tulle_telemetry::{
-    SecurityPolicy, ServiceLabels, WorkloadLabels, encode, put_destination, put_service,
-    put_source, service_labels,
-};
+use tulle_runtime::log::LogHandle;
 
 use crate::proxy::{Context, Destinations, Hop, is_grpc};
+pub(crate) use collectors::{Collectors, Counted, ToTell, Untold, run as tell_collectors};
 pub(crate) use connection::Connection;
-use connection::ConnectionLabels;
+use ended::Ended;
+use labels::{Parties, RequestKind};
+use plan::Lines;
+pub(crate) use plan::Plan;
+pub(crate) use span::resource;
+use standard::{Measured, Standard};
+pub(crate) use telemetries::Telemetries;
+pub(crate) use trace::Trace;
 
+mod collectors;
 mod connection;
+mod ended;
+mod labels;
+mod plan;
+mod span;
+mod standard;
+mod telemetries;
+mod trace;
 
 /// What is counted. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    requests: Family<RequestLabels, Counter>,
-    durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
-    opened: Family<ConnectionLabels, Counter>,
-    closed: Family<ConnectionLabels, Counter>,
-    received: Family<ConnectionLabels, Counter>,
-    sent: Family<ConnectionLabels, Counter>,
+    standard: Standard,
     refused: Family<Reason, Counter>,
     asked: Family<Asked, Counter>,
     handshakes_failed: Family<Reason, Counter>,
     ejections: Counter,
     keys: Family<Fetched, Counter>,
     dry_runs: Family<Decision, Counter>,
+    spans: Counted,
+    /// Lines of forms that operators choose are written there.
+    log: LogHandle,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,25 +80,6 @@ struct Asked {
     outcome: &'static str,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self {
-            requests: Family::default(),
-            durations: Family::new_with_constructor(|| Histogram::new(MILLISECONDS)),
-            opened: Family::default(),
-            closed: Family::default(),
-            received: Family::default(),
-            sent: Family::default(),
-            refused: Family::default(),
-            asked: Family::default(),
-            handshakes_failed: Family::default(),
-            ejections: Counter::default(),
-            keys: Family::default(),
-            dry_runs: Family::default(),
-        }
-    }
-}
-
 /// Tells how many endpoints are left alone at the moment.
 #[derive(Debug)]
 pub(crate) struct Ejected(pub(crate) Arc<Destinations>);
@@ -98,74 +94,6 @@ impl Collector for Ejected {
     }
 }
 
-/// Who talks to whom.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Parties {
-    source: WorkloadLabels,
-    source_principal: SpiffeId,
-    destination: WorkloadLabels,
-    destination_principal: Option<SpiffeId>,
-    service: Option<ServiceLabels>,
-}
-
-impl Parties {
-    fn of(context: &Context, hop: Option<&Hop>) -> Self {
-        let peer = &context.peer;
-        let snapshot = peer.front.shared.snapshots.load();
-        let now = context.last();
-        let source = snapshot.workload_by_address(&now.own.network, peer.address.ip());
-        let endpoint = hop.and_then(|hop| hop.workload.as_ref());
-        let proven = hop.is_some_and(|hop| hop.tunnelled);
-        Self {
-            source: source.map_or_else(WorkloadLabels::default, |w| WorkloadLabels::of(w)),
-            source_principal: peer.identity.clone(),
-            destination: endpoint.map_or_else(WorkloadLabels::default, |w| WorkloadLabels::of(w)),
-            destination_principal: endpoint
-                .filter(|_| proven)
-                .map(|endpoint| endpoint.identity.clone()),
-            service: match hop {
-                Some(hop) => hop.service.as_ref(),
-                None => now.served.service(),
-            }
-            .map(|record| service_labels(&record.service)),
-        }
-    }
-
-    fn encode(&self, put: &mut tulle_telemetry::Put<'_>) -> fmt::Result {
-        put("reporter", &"waypoint")?;
-        put_source(put, &self.source, Some(&self.source_principal))?;
-        put_service(put, self.service.as_ref())?;
-        put_destination(put, &self.destination, self.destination_principal.as_ref())?;
-        let security = match self.destination_principal {
-            Some(_) => SecurityPolicy::MutualTls.as_str(),
-            None => "none",
-        };
-        put("connection_security_policy", &security)
-    }
-}
-
-/// The labels of the metrics of requests.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct RequestLabels {
-    parties: Parties,
-    grpc: bool,
-    status: u16,
-    grpc_status: Option<u16>,
-    flag: &'static str,
-}
-
-impl EncodeLabelSet for RequestLabels {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        let mut put = |name: &str, value: &dyn fmt::Display| encode(encoder, name, value);
-        self.parties.encode(&mut put)?;
-        put("request_protocol", &if self.grpc { "grpc" } else { "http" })?;
-        put("response_code", &self.status)?;
-        let grpc_status = self.grpc_status.map(|status| status.to_string());
-        put("grpc_response_status", &grpc_status.unwrap_or_default())?;
-        put("response_flags", &self.flag)
-    }
-}
-
 /// What is remembered of a request.
 pub(crate) struct Requested {
     method: http::Method,
@@ -175,14 +103,18 @@ pub(crate) struct Requested {
     id: String,
     user_agent: String,
     forwarded_for: String,
-    /// Of W3C, 32 digits; empty if there is none.
+    /// 32 digits; empty if it is part of none.
     trace: String,
     pub(crate) grpc: bool,
+    /// Bytes of its header.
+    head: u64,
+    /// What it said, if that has to be kept.
+    headers: Option<HeaderMap>,
 }
 
 impl Requested {
     /// Of a request as it arrived.
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+    pub(crate) fn of<B>(request: &Request<B>, plan: &Plan) -> Self {
         let header = |name| {
             let value = request.headers().get(name);
             let value = value.and_then(|value: &http::HeaderValue| value.to_str().ok());
@@ -206,8 +138,10 @@ impl Requested {
             id: header(header::HeaderName::from_static("x-request-id")),
             user_agent: header(header::USER_AGENT),
             forwarded_for: header(header::HeaderName::from_static("x-forwarded-for")),
-            trace: trace_id(&header(header::HeaderName::from_static("traceparent"))),
+            trace: trace::id_of(request.headers()),
             grpc: is_grpc(request.headers()),
+            head: bytes_of(request.headers()),
+            headers: plan.keeps.request.then(|| request.headers().clone()),
         }
     }
 
@@ -215,14 +149,19 @@ impl Requested {
     pub(crate) fn set_id(&mut self, id: &str) {
         id.clone_into(&mut self.id);
     }
+
+    /// The trace that it is part of from now on.
+    pub(crate) fn is_of(&mut self, trace: &Trace) {
+        self.trace = format!("{:032x}", trace.id);
+    }
 }
 
-/// The trace that a caller says a request is part of (Trace Context §3.2).
-fn trace_id(parent: &str) -> String {
-    let mut parts = parent.split('-').skip(1);
-    let id = parts.next().unwrap_or_default();
-    let is_id = id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
-    if is_id { id.to_owned() } else { String::new() }
+/// Bytes of a header, without what separates its fields.
+pub(crate) fn bytes_of(headers: &HeaderMap) -> u64 {
+    let bytes = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len());
+    bytes.sum::<usize>() as u64
 }
 
 /// What became of a request.
@@ -244,39 +183,37 @@ pub(crate) struct Outcome {
     pub(crate) route: Option<Arc<Route>>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
+    /// Messages of gRPC, in both directions.
+    pub(crate) messages: (u64, u64),
+    /// Bytes of the response's header.
+    pub(crate) head: u64,
+    /// What the response said, and what followed it, if that has to be kept.
+    pub(crate) headers: Option<HeaderMap>,
+    pub(crate) trailers: Option<HeaderMap>,
     pub(crate) lasted: Duration,
+    /// Its place in a trace, if it has one.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Metrics {
+    /// Nothing is counted yet.
+    pub(crate) fn new(spans: Counted, log: LogHandle) -> Self {
+        Self {
+            standard: Standard::default(),
+            refused: Family::default(),
+            asked: Family::default(),
+            handshakes_failed: Family::default(),
+            ejections: Counter::default(),
+            keys: Family::default(),
+            dry_runs: Family::default(),
+            spans,
+            log,
+        }
+    }
+
     /// Registers everything under its standard name.
     pub(crate) fn register(&self, registry: &mut Registry) {
-        let istio = registry.sub_registry_with_prefix("istio");
-        istio.register("requests", "Requests", self.requests.clone());
-        istio.register(
-            "request_duration_milliseconds",
-            "Time from the first byte of a request to the last of its response",
-            self.durations.clone(),
-        );
-        istio.register(
-            "tcp_connections_opened",
-            "Connections opened",
-            self.opened.clone(),
-        );
-        istio.register(
-            "tcp_connections_closed",
-            "Connections closed",
-            self.closed.clone(),
-        );
-        istio.register(
-            "tcp_received_bytes",
-            "Bytes from client to server",
-            self.received.clone(),
-        );
-        istio.register(
-            "tcp_sent_bytes",
-            "Bytes from server to client",
-            self.sent.clone(),
-        );
+        self.standard.register(registry);
         let tulle = registry.sub_registry_with_prefix("tulle");
         tulle.register(
             "connections_refused",
@@ -307,6 +244,11 @@ impl Metrics {
             "policy_dry_runs",
             "What policies said of requests and connections that are not enforced",
             self.dry_runs.clone(),
+        );
+        tulle.register(
+            "spans",
+            "Spans of traces, by whether a collector was told of them",
+            self.spans.family(),
         );
     }
 
@@ -356,51 +298,101 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts a request that has ended, and writes its line.
-    pub(crate) fn request(&self, context: &Context, requested: &Requested, outcome: &Outcome) {
-        let labels = RequestLabels {
+    /// Counts a request that has ended, writes its line, and tells of its span.
+    pub(crate) fn request(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        requested: &Requested,
+        outcome: &Outcome,
+    ) {
+        let kind = RequestKind {
             parties: Parties::of(context, outcome.hop.as_ref()),
             grpc: requested.grpc,
             status: outcome.status,
             grpc_status: outcome.grpc_status.filter(|_| requested.grpc),
             flag: or_dash(outcome.flag),
         };
-        self.requests.get_or_create(&labels).inc();
-        let milliseconds = outcome.lasted.as_secs_f64() * 1000.0;
-        self.durations.get_or_create(&labels).observe(milliseconds);
-        let parties = &labels.parties;
-        let present = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        info!(
-            target: "access",
-            method = requested.method.as_str(),
-            path = requested.path,
-            protocol = requested.protocol,
-            response_code = outcome.status,
-            response_flags = labels.flag,
-            response_code_details = or_via_upstream(outcome.details),
-            upstream_transport_failure_reason = outcome.failure,
-            bytes_received = outcome.received,
-            bytes_sent = outcome.sent,
-            duration = outcome.lasted.as_millis() as u64,
-            x_forwarded_for = present(&requested.forwarded_for),
-            user_agent = present(&requested.user_agent),
-            request_id = present(&requested.id),
-            trace_id = present(&requested.trace),
-            authority = requested.authority,
-            upstream_host = outcome.hop.as_ref().map(|hop| tracing::field::display(hop.address)),
-            upstream_cluster = parties.service.as_ref().map(|(host, _, _)| &**host),
-            upstream_attempts = outcome.attempts,
-            dry_run_denied_by = named(&outcome.dry_runs, |of| &of.denied_by),
-            dry_run_allowed_by = named(&outcome.dry_runs, |of| &of.allowed_by),
-            dry_run_not_allowed = outcome.dry_runs.iter().any(|of| of.not_allowed).then_some(true),
-            audited_by = named(&outcome.dry_runs, |of| &of.audited_by),
-            route_name = outcome.route.as_ref().map(|route| &*route.name),
-            downstream_remote_address = %context.peer.address,
-            downstream_local_address = %context.destination,
-            source_principal = parties.source_principal.as_str(),
-            "request complete"
-        );
+        let ended = Ended {
+            parties: &kind.parties,
+            addresses: (context.peer.address, context.destination),
+            endpoint: outcome.hop.as_ref().map(|hop| hop.address),
+            lasted: outcome.lasted,
+            received: outcome.received,
+            sent: outcome.sent,
+            flag: outcome.flag,
+            failure: outcome.failure.as_deref(),
+            request: Some((requested, outcome)),
+        };
+        let measured = Measured {
+            milliseconds: outcome.lasted.as_secs_f64() * 1000.0,
+            request_bytes: requested.head + outcome.received,
+            response_bytes: outcome.head + outcome.sent,
+            messages: outcome.messages,
+        };
+        self.standard.request(plan, &kind, &ended, &measured);
+        if let (Some(traces), Some(trace)) = (&plan.traces, &outcome.trace)
+            && let Some(spans) = traces.spans.as_ref().filter(|_| trace.is_sampled)
+        {
+            spans.tell(span::of(traces, trace, &ended));
+        }
+        self.write(plan, &ended, || {
+            line(context, &kind.parties, requested, outcome)
+        });
     }
+
+    /// Writes the lines that are wanted.
+    fn write(&self, plan: &Plan, ended: &Ended<'_>, usual: impl Fn()) {
+        let lines = match &plan.lines {
+            Lines::Usual => return usual(),
+            Lines::These(lines) => lines.iter(),
+        };
+        let wanted = lines.filter(|line| {
+            let filter = line.filter.as_ref();
+            filter.is_none_or(|filter| filter.holds(ended))
+        });
+        for line in wanted {
+            match &line.format {
+                Some(format) => self.log.write_line(&format.line(ended)),
+                None => usual(),
+            }
+        }
+    }
+}
+
+/// The usual line of a request.
+fn line(context: &Context, parties: &Parties, requested: &Requested, outcome: &Outcome) {
+    let present = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    info!(
+        target: "access",
+        method = requested.method.as_str(),
+        path = requested.path,
+        protocol = requested.protocol,
+        response_code = outcome.status,
+        response_flags = or_dash(outcome.flag),
+        response_code_details = or_via_upstream(outcome.details),
+        upstream_transport_failure_reason = outcome.failure,
+        bytes_received = outcome.received,
+        bytes_sent = outcome.sent,
+        duration = outcome.lasted.as_millis() as u64,
+        x_forwarded_for = present(&requested.forwarded_for),
+        user_agent = present(&requested.user_agent),
+        request_id = present(&requested.id),
+        trace_id = present(&requested.trace),
+        authority = requested.authority,
+        upstream_host = outcome.hop.as_ref().map(|hop| tracing::field::display(hop.address)),
+        upstream_cluster = parties.service.as_ref().map(|(host, _, _)| &**host),
+        upstream_attempts = outcome.attempts,
+        dry_run_denied_by = named(&outcome.dry_runs, |of| &of.denied_by),
+        dry_run_allowed_by = named(&outcome.dry_runs, |of| &of.allowed_by),
+        dry_run_not_allowed = outcome.dry_runs.iter().any(|of| of.not_allowed).then_some(true),
+        audited_by = named(&outcome.dry_runs, |of| &of.audited_by),
+        route_name = outcome.route.as_ref().map(|route| &*route.name),
+        downstream_remote_address = %context.peer.address,
+        downstream_local_address = %context.destination,
+        source_principal = parties.source_principal.as_str(),
+        "request complete"
+    );
 }
 
 /// The names of policies, if there are any.
@@ -420,48 +412,5 @@ fn or_via_upstream(details: &'static str) -> &'static str {
         "via_upstream"
     } else {
         details
-    }
-}
-
-/// Upper bounds of the buckets, as other proxies have them.
-const MILLISECONDS: [f64; 19] = [
-    0.5,
-    1.0,
-    5.0,
-    10.0,
-    25.0,
-    50.0,
-    100.0,
-    250.0,
-    500.0,
-    1000.0,
-    2500.0,
-    5000.0,
-    10_000.0,
-    30_000.0,
-    60_000.0,
-    300_000.0,
-    600_000.0,
-    1_800_000.0,
-    3_600_000.0,
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn traces_are_named_by_their_parent() {
-        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let parent = format!("00-{id}-00f067aa0ba902b7-01");
-        assert_eq!(trace_id(&parent), id);
-        for none in [
-            "",
-            "00",
-            "00-4bf9-1-1",
-            "00-4bf92f3577b34da6a3ce929d0e0e473x-1-1",
-        ] {
-            assert_eq!(trace_id(none), "", "{none}");
-        }
     }
 }

@@ -2,18 +2,22 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tulle_manifest::{ConfigMap, MeshConfig, Object, ObjectId};
-use tulle_model::authorizer::Authorizer;
+use tulle_manifest::{ConfigMap, Kind, MeshConfig, Object, ObjectId, Telemetry as Written};
+use tulle_model::{
+    authorizer::Authorizer,
+    telemetry::{Telemetry, TelemetryKey},
+};
 use tulle_xds::{Configuration, ConfigurationName};
 
 use super::Index;
-use crate::authorizers::authorizers;
+use crate::{authorizers::authorizers, telemetry};
 
 /// What the settings say, and what was made of that.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
     config: Arc<MeshConfig>,
     authorizers: BTreeMap<Arc<str>, Authorizer>,
+    telemetries: BTreeMap<TelemetryKey, Telemetry>,
 }
 
 impl Settings {
@@ -22,6 +26,7 @@ impl Settings {
         Self {
             config: Arc::clone(&self.config),
             authorizers: BTreeMap::new(),
+            telemetries: BTreeMap::new(),
         }
     }
 }
@@ -52,22 +57,44 @@ impl Index {
         }
     }
 
-    /// Who may be asked, as far as that has changed: the settings may have, or the services that they name.
-    pub(super) fn asked(&mut self) -> Vec<(String, Option<Configuration>)> {
-        let now = authorizers(self);
-        let before = std::mem::replace(&mut self.settings.authorizers, now.clone());
-        let gone = before.keys().filter(|name| !now.contains_key(*name));
-        let gone = gone.map(|name| {
-            let name = ConfigurationName::Authorizer(Arc::clone(name));
-            (name.to_string(), None)
+    /// Who may be asked, and who is told what, as far as that has changed: the settings may have, or the services that they name.
+    pub(super) fn asked_and_told(&mut self) -> Vec<(String, Option<Configuration>)> {
+        let asked = authorizers(self);
+        let before = std::mem::replace(&mut self.settings.authorizers, asked.clone());
+        let mut changed = changed(before, asked, ConfigurationName::Authorizer, |one| {
+            Configuration::Authorizer(Box::new(one))
         });
-        let new = now
-            .iter()
-            .filter(|(name, one)| before.get(*name) != Some(one));
-        let new = new.map(|(_, one)| {
-            let made = Configuration::Authorizer(Box::new(one.clone()));
-            (made.name().to_string(), Some(made))
-        });
-        gone.chain(new).collect()
+        let told = telemetry::told(self);
+        let before = std::mem::replace(&mut self.settings.telemetries, told.clone());
+        changed.extend(self::changed(
+            before,
+            told,
+            ConfigurationName::Telemetry,
+            |one| Configuration::Telemetry(Box::new(one)),
+        ));
+        changed
     }
+
+    /// Whether nothing is so wrong with a Telemetry that it is left out.
+    pub(crate) fn has_no_faults(&self, telemetry: &Written) -> bool {
+        self.is_in_order(Kind::Telemetry, &telemetry.metadata.key())
+    }
+}
+
+/// What is gone, and what is new or other than before.
+fn changed<K: Ord + Clone, V: PartialEq>(
+    before: BTreeMap<K, V>,
+    now: BTreeMap<K, V>,
+    name: impl Fn(K) -> ConfigurationName,
+    made: impl Fn(V) -> Configuration,
+) -> Vec<(String, Option<Configuration>)> {
+    let gone = before.keys().filter(|key| !now.contains_key(*key));
+    let mut all: Vec<_> = gone
+        .map(|key| (name(key.clone()).to_string(), None))
+        .collect();
+    let new = now
+        .into_iter()
+        .filter(|(key, one)| before.get(key) != Some(one));
+    all.extend(new.map(|(key, one)| (name(key).to_string(), Some(made(one)))));
+    all
 }

@@ -1,17 +1,15 @@
 //! What is told of policies and rules that only waypoints read: condition `WaypointAccepted`.
-//!
-//! A Telemetry is not in force, as no waypoint reads it yet, and says so.
 
 use tulle_manifest::{
     DestinationRule, Kind, ObjectId, ObjectKey, RequestAuthentication, TargetRef, Telemetry,
     VirtualService,
 };
 
-use super::{Condition, NOT_YET, WAYPOINT_ACCEPTED, accepted, in_words, not_enforced};
+use super::{Condition, WAYPOINT_ACCEPTED, accepted, in_words};
 use crate::{
     index::Index,
     references::{self, Subsets, Unenforced},
-    routes, traffic,
+    routes, telemetry as told, traffic,
     translate::Finding,
     validate::Fault,
 };
@@ -45,7 +43,13 @@ pub(super) fn telemetry(index: &Index, telemetry: &Telemetry) -> Condition {
             spec.target_ref.as_ref(),
         )),
     };
-    condition(index, Kind::Telemetry, key, about, &[])
+    condition(
+        index,
+        Kind::Telemetry,
+        key,
+        about,
+        &told::undone(index, telemetry),
+    )
 }
 
 /// What is told of a DestinationRule.
@@ -106,21 +110,20 @@ fn condition(
     about: Result<Judged, &str>,
     missing: &[Finding],
 ) -> Condition {
-    let otherwise = match kind {
-        Kind::VirtualService | Kind::DestinationRule | Kind::RequestAuthentication => Condition {
-            kind: WAYPOINT_ACCEPTED,
-            holds: true,
-            reason: match missing.is_empty() {
-                true => "Accepted",
-                false => "UnsupportedValue",
-            },
-            message: match missing.is_empty() {
-                true => "enforced as written".to_owned(),
-                false if kind == Kind::DestinationRule => "enforced, but for some of it".to_owned(),
-                false => "enforced so that what cannot be done is refused".to_owned(),
-            },
+    let otherwise = Condition {
+        kind: WAYPOINT_ACCEPTED,
+        holds: true,
+        reason: match missing.is_empty() {
+            true => "Accepted",
+            false => "UnsupportedValue",
         },
-        _ => not_enforced(format!("in order, and not enforced: {NOT_YET}")),
+        message: match (missing.is_empty(), kind) {
+            (true, _) => "enforced as written".to_owned(),
+            (false, Kind::DestinationRule | Kind::Telemetry) => {
+                "enforced, but for some of it".to_owned()
+            }
+            (false, _) => "enforced so that what cannot be done is refused".to_owned(),
+        },
     };
     let problems = index.reports().problems_of(&ObjectId { kind, key });
     let refusing = || problems.iter().filter(|problem| problem.fault.refuses());

@@ -149,7 +149,7 @@ pub(super) fn token_key(policy: &RequestAuthentication, target: &PolicyTarget) -
 }
 
 /// What a policy names that can be a target of one of its namespace.
-fn targets(
+pub(crate) fn targets(
     mesh: &Mesh,
     metadata: &Metadata,
     several: &[TargetRef],

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use tulle_facts::Format;
 use tulle_manifest::{
     ConfigMap, Fields, MeshConfig, Path,
-    mesh_config::{BodyInCheck, ExtensionProvider, ExternalAuthorizer},
+    mesh_config::{
+        BodyInCheck, ExtensionProvider, ExternalAuthorizer, FileAccessLog, OpenTelemetry,
+    },
 };
 
 use super::{Check, Problem};
@@ -33,7 +36,51 @@ fn mesh_config(config: &MeshConfig) -> Vec<Problem> {
     let names = providers.iter().map(|provider| provider.name.as_str());
     check.distinct("extensionProviders", names);
     check.each("extensionProviders", providers, provider);
+    own_log(&mut check, config);
+    let defaults = config.default_providers.iter();
+    let named =
+        defaults.flat_map(|defaults| defaults.tracing.iter().chain(&defaults.access_logging));
+    for name in named.filter(|name| !OWN.contains(&name.as_str())) {
+        if !providers.iter().any(|provider| provider.name == *name) {
+            check.invalid("defaultProviders", format!("{name:?} is no provider"));
+        }
+    }
+    check.some("defaultConfig", &config.default_config, |check, config| {
+        check.some("tracing", &config.tracing, |check, tracing| {
+            check.share("sampling", tracing.sampling);
+        });
+    });
     check.problems
+}
+
+/// The log that needs no provider.
+fn own_log(check: &mut Check, config: &MeshConfig) {
+    let encoding = config.access_log_encoding.as_deref();
+    check.word("accessLogEncoding", encoding, &["TEXT", "JSON"]);
+    let file = config.access_log_file.as_deref().unwrap_or_default();
+    if !file.is_empty() && file != OUTPUT {
+        check.ignored(
+            "accessLogFile",
+            format!("lines are written to {OUTPUT} alone"),
+        );
+    }
+    check.some(
+        "accessLogFormat",
+        &config.access_log_format,
+        |check, text| {
+            let found = match encoding {
+                _ if text.is_empty() => return,
+                Some("JSON") => match serde_json::from_str(text) {
+                    Ok(labels) => Format::labels(&labels, false),
+                    Err(why) => return check.invalid("", format!("is no object of texts: {why}")),
+                },
+                _ => Format::text(text),
+            };
+            if let Err(why) = found {
+                check.invalid("", why);
+            }
+        },
+    );
 }
 
 /// Whether a provider can be asked as it is written.
@@ -52,7 +99,22 @@ fn provider(check: &mut Check, provider: &ExtensionProvider) {
     check.alternatives(&[
         ("envoyExtAuthzGrpc", grpc.is_some()),
         ("envoyExtAuthzHttp", http.is_some()),
+        ("opentelemetry", provider.opentelemetry.is_some()),
+        (
+            "envoyFileAccessLog",
+            provider.envoy_file_access_log.is_some(),
+        ),
+        ("prometheus", provider.prometheus.is_some()),
     ]);
+    for field in provider.unknown.keys() {
+        check.ignored(field, "is no kind of provider that waypoints know");
+    }
+    check.some("opentelemetry", &provider.opentelemetry, collector);
+    check.some(
+        "envoyFileAccessLog",
+        &provider.envoy_file_access_log,
+        access_log,
+    );
     check.some("envoyExtAuthzGrpc", grpc, |check, asked| {
         authorizer(check, asked);
         of_http_alone(check, asked);
@@ -98,16 +160,72 @@ fn provider(check: &mut Check, provider: &ExtensionProvider) {
     });
 }
 
-fn authorizer(check: &mut Check, asked: &ExternalAuthorizer) {
-    if check.required("service", &asked.service) {
-        let host = asked.service.split_once('/');
-        let host = host.map_or(asked.service.as_str(), |(_, host)| host);
+/// Where a provider is.
+fn place(check: &mut Check, service: &str, port: Option<i64>) {
+    if check.required("service", service) {
+        let host = service.split_once('/').map_or(service, |(_, host)| host);
         check.host("service", host, false);
     }
-    match asked.port {
-        Some(_) => check.port("port", asked.port),
+    match port {
+        Some(_) => check.port("port", port),
         None => check.invalid("port", "is missing"),
     }
+}
+
+fn collector(check: &mut Check, told: &OpenTelemetry) {
+    place(check, &told.service, told.port);
+    let least = Duration::from_millis(1);
+    check.alternatives(&[("http", told.http.is_some()), ("grpc", told.grpc.is_some())]);
+    check.some("grpc", &told.grpc, |check, grpc| {
+        check.istio_duration("timeout", &grpc.timeout, least);
+    });
+    check.some("http", &told.http, |check, http| {
+        check.path("path", &http.path);
+        check.istio_duration("timeout", &http.timeout, least);
+        check.each("headers", &http.headers, |check, header| {
+            check.header_name("name", &header.name);
+            match &header.value {
+                Some(value) => check.header_value("value", value),
+                None => check.invalid("value", "is missing"),
+            }
+        });
+    });
+    if told.max_tag_length.is_some() {
+        check.ignored(
+            "maxTagLength",
+            "no effect: tags have at most 512 characters",
+        );
+    }
+    for field in told.unknown.keys() {
+        check.ignored(field, "no effect");
+    }
+}
+
+fn access_log(check: &mut Check, log: &FileAccessLog) {
+    let path = log.path.as_deref().unwrap_or(OUTPUT);
+    if path != OUTPUT {
+        check.unsupported("path", format!("lines are written to {OUTPUT} alone"));
+    }
+    check.some("logFormat", &log.log_format, |check, format| {
+        check.one_of(&[
+            ("text", format.text.is_some()),
+            ("labels", format.labels.is_some()),
+        ]);
+        check.some("text", &format.text, |check, text| {
+            if let Err(why) = Format::text(text) {
+                check.invalid("", why);
+            }
+        });
+        check.some("labels", &format.labels, |check, labels| {
+            if let Err(why) = Format::labels(labels, false) {
+                check.invalid("", why);
+            }
+        });
+    });
+}
+
+fn authorizer(check: &mut Check, asked: &ExternalAuthorizer) {
+    place(check, &asked.service, asked.port);
     check.istio_duration("timeout", &asked.timeout, Duration::from_millis(1));
     check.some("statusOnError", &asked.status_on_error, |check, status| {
         if status_code(status).is_none() {
@@ -170,5 +288,9 @@ pub(crate) fn status_code(text: &str) -> Option<u16> {
     (200..=599).contains(&status).then_some(status)
 }
 
+/// Where lines go.
+const OUTPUT: &str = "/dev/stdout";
+/// Providers that need not be described.
+const OWN: [&str; 2] = ["envoy", "prometheus"];
 /// Bytes of a body that are kept until somebody has decided.
 const MOST_BODY: i64 = 1 << 20;

@@ -6,6 +6,8 @@ use tulle_manifest::telemetry::{
     CustomTag, MetricsOverride, ModeMatch, ProviderRef, TelemetrySpec, Tracing,
 };
 
+use tulle_facts::{Expression, Format};
+
 use super::{Check, values::targets};
 
 /// What a Telemetry says.
@@ -27,7 +29,7 @@ pub(super) fn telemetry(check: &mut Check, spec: &TelemetrySpec) {
         check.some("match", &logging.r#match, mode);
         providers(check, &logging.providers);
         check.some("filter", &logging.filter, |check, filter| {
-            check.required("expression", &filter.expression);
+            expression(check, "expression", &filter.expression);
         });
     });
 }
@@ -56,6 +58,11 @@ fn tag(check: &mut Check, name: &str, tag: &CustomTag) {
     check.some("header", &tag.header, |check, header| {
         check.header_name("name", &header.name)
     });
+    check.some("formatter", &tag.formatter, |check, formatter| {
+        if let Err(why) = Format::text(&formatter.value) {
+            check.invalid("value", why);
+        }
+    });
     check.some("environment", &tag.environment, |check, variable| {
         check.required("name", &variable.name);
     });
@@ -74,14 +81,14 @@ fn overriding(check: &mut Check, overriding: &MetricsOverride) {
         "tagOverrides",
         &overriding.tag_overrides,
         |check, name, tag| {
-            check.required("", name);
+            label(check, name);
             let operation = tag.operation.as_deref();
             check.word("operation", operation, &["UPSERT", "REMOVE"]);
             match (
                 operation.unwrap_or("UPSERT"),
                 tag.value.as_deref().unwrap_or_default(),
             ) {
-                ("UPSERT", "") => check.invalid("value", "is missing"),
+                ("UPSERT", value) => expression(check, "value", value),
                 ("REMOVE", value) if !value.is_empty() => {
                     check.invalid("value", "stands beside REMOVE");
                 }
@@ -89,6 +96,26 @@ fn overriding(check: &mut Check, overriding: &MetricsOverride) {
             }
         },
     );
+}
+
+/// A text that says what is to be told.
+fn expression(check: &mut Check, field: &str, text: &str) {
+    if check.required(field, text)
+        && let Err(why) = Expression::new(text)
+    {
+        check.invalid(field, why);
+    }
+}
+
+/// A name that those who ask for metrics take (Prometheus data model), and that is not one of their own.
+fn label(check: &mut Check, name: &str) {
+    let is_first = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'_';
+    let is_other = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if !name.as_bytes().first().is_some_and(is_first) || !name.bytes().all(is_other) {
+        check.invalid("", "is no name of a label");
+    } else if OWN_LABELS.contains(&name) || name.starts_with("__") {
+        check.invalid("", "is a label of those who ask for metrics");
+    }
 }
 
 fn mode(check: &mut Check, found: &ModeMatch) {
@@ -105,6 +132,7 @@ fn providers(check: &mut Check, providers: &[ProviderRef]) {
 }
 
 const MODES: [&str; 3] = ["CLIENT_AND_SERVER", "CLIENT", "SERVER"];
+const OWN_LABELS: [&str; 3] = ["le", "quantile", "__name__"];
 const METRICS: [&str; 11] = [
     "ALL_METRICS",
     "REQUEST_COUNT",

@@ -43,7 +43,6 @@ pub enum Fact {
     Protocol,
     RequestId,
     UserAgent,
-    Referer,
     /// Bytes of the body; of a connection, all.
     BytesReceived,
     /// Bytes of the body; of a connection, all.

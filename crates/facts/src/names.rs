@@ -20,7 +20,6 @@ pub(crate) const NAMES: &[Named] = &[
     (Fact::Protocol, &["PROTOCOL"], &["request.protocol"]),
     (Fact::RequestId, &[], &["request.id"]),
     (Fact::UserAgent, &[], &["request.useragent"]),
-    (Fact::Referer, &[], &["request.referer"]),
     (Fact::BytesReceived, &["BYTES_RECEIVED"], &["request.size"]),
     (Fact::BytesSent, &["BYTES_SENT"], &["response.size"]),
     (Fact::Duration, &["DURATION"], &[]),

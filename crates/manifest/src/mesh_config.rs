@@ -48,6 +48,31 @@ fields! {
     /// What holds for the whole mesh. Most of what may be written there is for others.
     MeshConfig {
         extension_providers: Vec<ExtensionProvider>,
+        default_providers: Option<DefaultProviders>,
+        default_config: Option<ProxyConfig>,
+        /// Where lines go; nowhere if it is empty.
+        access_log_file: Option<String>,
+        access_log_format: Option<String>,
+        /// `TEXT` or `JSON`.
+        access_log_encoding: Option<String>,
+    }
+
+    /// Who is told where nobody else is named.
+    DefaultProviders {
+        tracing: Vec<String>,
+        metrics: Vec<String>,
+        access_logging: Vec<String>,
+    }
+
+    /// Settings of proxies.
+    ProxyConfig {
+        tracing: Option<ProxyTracing>,
+    }
+
+    /// Of their traces.
+    ProxyTracing {
+        /// 0 to 100.
+        sampling: Option<f64>,
     }
 
     /// Somebody outside of the proxies whom they ask or tell.
@@ -55,7 +80,53 @@ fields! {
         name: String,
         envoy_ext_authz_grpc: Option<ExternalAuthorizer>,
         envoy_ext_authz_http: Option<ExternalAuthorizer>,
+        opentelemetry: Option<OpenTelemetry>,
+        envoy_file_access_log: Option<FileAccessLog>,
+        prometheus: Option<Prometheus>,
     }
+
+    /// A collector of spans.
+    OpenTelemetry {
+        service: String,
+        port: Option<i64>,
+        max_tag_length: Option<i64>,
+        http: Option<OpenTelemetryHttp>,
+        grpc: Option<OpenTelemetryGrpc>,
+    }
+
+    /// How it is told by HTTP.
+    OpenTelemetryHttp {
+        path: String,
+        timeout: Option<String>,
+        headers: Vec<SaidHeader>,
+    }
+
+    /// How it is told by gRPC.
+    OpenTelemetryGrpc {
+        timeout: Option<String>,
+    }
+
+    /// A header and its value.
+    SaidHeader {
+        name: String,
+        value: Option<String>,
+    }
+
+    /// Lines of access logs.
+    FileAccessLog {
+        path: Option<String>,
+        log_format: Option<LineFormat>,
+        omit_empty_values: Option<bool>,
+    }
+
+    /// What they look like: one of these.
+    LineFormat {
+        text: Option<String>,
+        labels: Option<BTreeMap<String, String>>,
+    }
+
+    /// Asks for metrics.
+    Prometheus {}
 
     /// Who is asked whether a request may pass. The second half is of HTTP alone.
     ExternalAuthorizer {

@@ -17,6 +17,7 @@ mod gateway;
 pub mod http;
 mod service;
 mod spiffe;
+pub mod telemetry;
 mod text;
 pub mod token;
 pub mod traffic;

@@ -25,9 +25,12 @@ mod generated {
     pub mod authorizer {
         include!("generated/envoy.service.auth.v3.rs");
     }
+    pub mod trace {
+        include!("generated/opentelemetry.proto.collector.trace.v1.rs");
+    }
     pub mod mesh {
         include!("generated/tulle.mesh.v1.rs");
     }
 }
 
-pub use generated::{authorizer, ca, discovery, mesh, security, workload, zds};
+pub use generated::{authorizer, ca, discovery, mesh, security, trace, workload, zds};

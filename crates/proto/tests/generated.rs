@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "discovery.proto",
     "workload.proto",
     "authorization.proto",
@@ -10,6 +10,7 @@ const FILES: [&str; 7] = [
     "zds.proto",
     "configuration.proto",
     "external_authorization.proto",
+    "trace.proto",
 ];
 
 #[test]

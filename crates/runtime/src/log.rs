@@ -161,6 +161,11 @@ impl LogHandle {
         self.0.sink.flush();
     }
 
+    /// Writes a line as it is, with its end: of a form of its own, between those of events. It is dropped where others would be.
+    pub fn write_line(&self, line: &str) {
+        self.0.sink.append(line.as_bytes());
+    }
+
     /// How many lines were dropped, ever, because the output was too slow or failed.
     pub fn dropped(&self) -> u64 {
         self.0.sink.dropped_total()

@@ -20,6 +20,7 @@ mod authorizer;
 mod configuration;
 mod gateway;
 mod service;
+mod telemetry;
 mod token;
 mod traffic;
 mod workload;
@@ -62,6 +63,9 @@ pub fn configuration(bytes: &[u8]) -> Result<Configuration, InvalidResource> {
         }
         mesh::configuration::Kind::Authorizer(value) => {
             Configuration::Authorizer(authorizer::authorizer(value)?.into())
+        }
+        mesh::configuration::Kind::Telemetry(value) => {
+            Configuration::Telemetry(telemetry::telemetry(value)?.into())
         }
         mesh::configuration::Kind::Membership(value) => {
             Configuration::Membership(traffic::membership(value)?.into())

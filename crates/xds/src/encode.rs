@@ -14,6 +14,7 @@ mod authorizer;
 mod configuration;
 mod gateway;
 mod service;
+mod telemetry;
 mod token;
 mod traffic;
 mod workload;
@@ -42,6 +43,9 @@ pub fn configuration(value: &Configuration) -> Vec<u8> {
         Configuration::Tokens(value) => mesh::configuration::Kind::Tokens(token::policy(value)),
         Configuration::Authorizer(value) => {
             mesh::configuration::Kind::Authorizer(authorizer::authorizer(value))
+        }
+        Configuration::Telemetry(value) => {
+            mesh::configuration::Kind::Telemetry(telemetry::telemetry(value))
         }
         Configuration::Membership(value) => {
             mesh::configuration::Kind::Membership(traffic::membership(value))

@@ -6,6 +6,7 @@ use tulle_model::{
     Authorization, PolicyKey, Service, ServiceKey, Uid, Workload,
     authorizer::Authorizer,
     http::Routes,
+    telemetry::{Telemetry, TelemetryKey},
     token::TokenPolicy,
     traffic::{Membership, TrafficRule},
 };
@@ -54,6 +55,8 @@ pub enum Configuration {
     Tokens(Box<TokenPolicy>),
     /// Somebody who is asked about requests, named `authorizers/<name>`.
     Authorizer(Box<Authorizer>),
+    /// What is told of requests, named `telemetry/<namespace>/<name>`.
+    Telemetry(Box<Telemetry>),
 }
 
 /// What a [`Configuration`] is about, which is its name.
@@ -69,6 +72,8 @@ pub enum ConfigurationName {
     Tokens(PolicyKey),
     /// Somebody who is asked about requests.
     Authorizer(Arc<str>),
+    /// What is told of requests.
+    Telemetry(TelemetryKey),
 }
 
 impl Configuration {
@@ -80,6 +85,7 @@ impl Configuration {
             Self::Membership(member) => ConfigurationName::Membership(member.workload.clone()),
             Self::Tokens(policy) => ConfigurationName::Tokens(policy.key.clone()),
             Self::Authorizer(asked) => ConfigurationName::Authorizer(Arc::clone(&asked.name)),
+            Self::Telemetry(telemetry) => ConfigurationName::Telemetry(telemetry.key.clone()),
         }
     }
 }
@@ -94,6 +100,10 @@ impl ConfigurationName {
             SUBSETS => Some(Self::Membership(Uid::new(of))),
             TOKENS => of.parse().ok().map(Self::Tokens),
             AUTHORIZERS => Some(Self::Authorizer(of.into())),
+            TELEMETRY => {
+                let (namespace, name) = of.split_once('/')?;
+                Some(Self::Telemetry(TelemetryKey::new(namespace, name)))
+            }
             _ => None,
         }
     }
@@ -107,6 +117,7 @@ impl fmt::Display for ConfigurationName {
             Self::Membership(uid) => write!(f, "{SUBSETS}/{uid}"),
             Self::Tokens(policy) => write!(f, "{TOKENS}/{policy}"),
             Self::Authorizer(name) => write!(f, "{AUTHORIZERS}/{name}"),
+            Self::Telemetry(key) => write!(f, "{TELEMETRY}/{}/{}", key.namespace, key.name),
         }
     }
 }
@@ -116,6 +127,7 @@ const TRAFFIC: &str = "traffic";
 const SUBSETS: &str = "subsets";
 const TOKENS: &str = "tokens";
 const AUTHORIZERS: &str = "authorizers";
+const TELEMETRY: &str = "telemetry";
 
 /// The resource name of a policy.
 pub(crate) fn policy_name(policy: &Authorization) -> String {

@@ -1,7 +1,6 @@
 //! One request and its response: what is written and counted of it when it ends.
 
 use std::{
-    cell::Cell,
     future::Future,
     pin::Pin,
     rc::Rc,
@@ -22,18 +21,27 @@ use tulle_model::Uid;
 use tulle_policy::DryRun;
 
 use super::{
-    connections::Lease, destinations::Held, stream::Context, upgraded::Switched, upstream::Reached,
+    connections::Lease,
+    destinations::Held,
+    stream::{Context, Now},
+    upgraded::Switched,
+    upload::{Messages, Received},
+    upstream::Reached,
 };
-use crate::telemetry::{Outcome, Requested};
+use crate::telemetry::{Outcome, Plan, Requested, Trace, bytes_of};
 
 /// A request on its way. What became of it is written when this is dropped.
 pub(super) struct Exchange {
     context: Rc<Context>,
     started: Instant,
     limited_from: Instant,
+    /// What is told of it.
+    plan: Arc<Plan>,
     requested: Requested,
     outcome: Outcome,
-    received: Rc<Cell<u64>>,
+    received: Rc<Received>,
+    /// Messages of gRPC to the client.
+    sent: Messages,
     /// What its response says besides.
     besides: Vec<(HeaderName, HeaderValue)>,
     /// What counts as long as it is on its way.
@@ -47,14 +55,23 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn begin<B>(context: Rc<Context>, request: &Request<B>) -> Self {
+    /// One of a destination as it is now, or was last.
+    pub(super) fn begin<B>(context: Rc<Context>, now: Option<&Now>, request: &Request<B>) -> Self {
+        let plan = match now {
+            Some(now) => Arc::clone(&now.plan),
+            None => Arc::clone(&context.last().plan),
+        };
+        let requested = Requested::of(request, &plan);
+        let started = Instant::now();
         Self {
             context,
-            started: Instant::now(),
-            limited_from: Instant::now(),
-            requested: Requested::of(request),
+            started,
+            limited_from: started,
+            received: Rc::new(Received::new(requested.grpc)),
+            requested,
+            plan,
             outcome: Outcome::default(),
-            received: Rc::default(),
+            sent: Messages::default(),
             besides: Vec::new(),
             held: None,
             is_judged_at_end: false,
@@ -74,6 +91,15 @@ impl Exchange {
         self.requested.set_id(id.unwrap_or_default());
     }
 
+    /// The trace that it is part of, which its endpoint learns from these headers.
+    pub(super) fn is_traced(&mut self, headers: &mut HeaderMap) {
+        if let Some(traces) = &self.plan.traces {
+            let trace = Trace::begin(traces, headers);
+            self.requested.is_of(&trace);
+            self.outcome.trace = Some(trace);
+        }
+    }
+
     /// What policies that are not enforced say of it.
     pub(super) fn would_be(&mut self, dry_run: DryRun) {
         if !dry_run.is_empty() {
@@ -82,8 +108,8 @@ impl Exchange {
         }
     }
 
-    /// Counts the bytes of the request's body.
-    pub(super) fn received(&self) -> Rc<Cell<u64>> {
+    /// Counts what comes of the request's body.
+    pub(super) fn received(&self) -> Rc<Received> {
         Rc::clone(&self.received)
     }
 
@@ -171,6 +197,20 @@ impl Exchange {
     pub(super) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.outcome.status = status.as_u16();
         self.outcome.grpc_status = grpc_status(headers);
+        self.outcome.head = bytes_of(headers);
+        if self.plan.keeps.response {
+            self.outcome.headers = Some(headers.clone());
+        }
+    }
+
+    /// What follows the response's body.
+    fn ends_with(&mut self, trailers: &HeaderMap) {
+        if let Some(status) = grpc_status(trailers) {
+            self.outcome.grpc_status = Some(status);
+        }
+        if self.plan.keeps.response {
+            self.outcome.trailers = Some(trailers.clone());
+        }
     }
 
     /// What followed the answer has ended, after so many bytes to the client.
@@ -203,11 +243,10 @@ impl Drop for Exchange {
             self.outcome.details = "downstream_remote_disconnect";
         }
         self.outcome.lasted = self.started.elapsed();
-        self.outcome.received = self.received.get();
-        let shared = &self.context.peer.front.shared;
-        shared
-            .metrics
-            .request(&self.context, &self.requested, &self.outcome);
+        self.outcome.received = self.received.bytes();
+        self.outcome.messages = (self.received.messages(), self.sent.count());
+        let metrics = &self.context.peer.front.shared.metrics;
+        metrics.request(&self.context, &self.plan, &self.requested, &self.outcome);
     }
 }
 
@@ -373,9 +412,12 @@ impl Body for Said {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.exchange.outcome.sent += data.len() as u64;
+                    if self.exchange.requested.grpc {
+                        self.exchange.sent.see(data);
+                    }
                 }
-                if let Some(status) = frame.trailers_ref().and_then(grpc_status) {
-                    self.exchange.outcome.grpc_status = Some(status);
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.exchange.ends_with(trailers);
                 }
                 // Whoever knows that this was all does not ask again.
                 if self.is_end_stream() || frame.is_trailers() {

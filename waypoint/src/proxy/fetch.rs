@@ -7,6 +7,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -17,26 +18,22 @@ use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::{net::lookup_host, task::JoinSet, time::timeout};
+use tokio::{task::JoinSet, time::timeout};
 use tracing::{debug, warn};
 use tulle_identity::Roots;
 use tulle_jwt::{InvalidKeys, Keys};
 use tulle_model::token::{KeyAddress, KeyFetch};
-use tulle_route::{Outbound, Route, RouteError, outbound, served};
+use tulle_route::served;
 use tulle_state::{ServiceRecord, Snapshot, Workload};
 use tulle_telemetry::describe;
 
 use super::{
-    front::Shared,
     io::{Stream, ToEndpoint},
     policy,
-    tunnels::{Tunnels, address_of},
-    upstream::{Failed, HEADERS, MAX_HEADERS, by_name},
+    reach::{Reach, Unreached, client, resolved},
+    upstream::{HEADERS, MAX_HEADERS},
 };
-use crate::{
-    configuration::Traffic,
-    keys::{self, Got},
-};
+use crate::keys::{self, Got};
 use url::Url;
 use web::Web;
 
@@ -45,8 +42,7 @@ mod web;
 
 /// Asks for keys.
 pub(crate) struct Fetcher {
-    shared: Arc<Shared>,
-    tunnels: Tunnels,
+    reach: Rc<Reach>,
     web: Web,
 }
 
@@ -55,16 +51,8 @@ pub(crate) struct Fetcher {
 enum NoKeys {
     #[error("{0:?} is no http or https URL")]
     Url(String),
-    #[error("{0} is an address that nobody is sent to")]
-    OffLimits(IpAddr),
-    #[error("nothing may be sent there: {0}")]
-    Forbidden(String),
-    #[error("the waypoint itself is not known yet")]
-    NoSelf,
-    #[error("{name} cannot be resolved")]
-    Name { name: String, source: io::Error },
-    #[error("it cannot be reached")]
-    Unreached(#[from] Failed),
+    #[error(transparent)]
+    Unreached(#[from] Unreached),
     #[error("TLS failed")]
     Tls { source: io::Error },
     #[error("no HTTP with it")]
@@ -87,19 +75,15 @@ impl NoKeys {
     /// As metrics have it.
     fn outcome(&self) -> &'static str {
         match self {
-            Self::Url(_) | Self::OffLimits(_) | Self::Forbidden(_) => "refused",
-            Self::NoSelf | Self::Name { .. } | Self::Unreached(_) => "unreachable",
+            Self::Url(_) | Self::Unreached(Unreached::OffLimits(_) | Unreached::Forbidden(_)) => {
+                "refused"
+            }
+            Self::Unreached(_) => "unreachable",
             Self::Tls { .. } => "tls",
             Self::Http(_) | Self::Status(_) | Self::Body => "http",
             Self::Keys(_) | Self::Told(_) | Self::OtherIssuer(_) => "not_understood",
             Self::Late(_) => "timeout",
         }
-    }
-}
-
-impl From<RouteError> for NoKeys {
-    fn from(error: RouteError) -> Self {
-        Self::Unreached(error.into())
     }
 }
 
@@ -118,11 +102,10 @@ struct Said {
 
 impl Fetcher {
     /// `roots` are trusted beside the web's.
-    pub(crate) fn new(shared: Arc<Shared>, roots: Option<Arc<Roots>>) -> Self {
+    pub(crate) fn new(reach: Rc<Reach>, roots: Option<Arc<Roots>>) -> Self {
         Self {
-            tunnels: Tunnels::new(Arc::clone(&shared)),
+            reach,
             web: Web::new(roots),
-            shared,
         }
     }
 
@@ -134,12 +117,12 @@ impl Fetcher {
         let from = keys::told(fetch);
         match got {
             Ok(got) => {
-                self.shared.metrics.keys("ok");
+                self.reach.shared.metrics.keys("ok");
                 debug!(from, "keys of an issuer are there");
                 Some(got)
             }
             Err(error) => {
-                self.shared.metrics.keys(error.outcome());
+                self.reach.shared.metrics.keys(error.outcome());
                 warn!(
                     from,
                     error = describe(&error),
@@ -192,25 +175,30 @@ impl Fetcher {
 
     /// A connection to it, by whatever leads there from the waypoint.
     async fn connect(&self, url: &Url) -> Result<Stream<ToEndpoint>, NoKeys> {
-        let snapshot = self.shared.snapshots.load();
-        let own = self.shared.own(&snapshot).ok_or(NoKeys::NoSelf)?;
+        let shared = &self.reach.shared;
+        let snapshot = shared.snapshots.load();
+        let own = shared.own(&snapshot).ok_or(Unreached::NoSelf)?;
         // What an address means in clear text is not for everybody's eyes to choose: a name is looked up once.
         let addresses = self.addresses(&snapshot, own, url).await?;
         if let Some(near) = addresses.iter().find(|ip| web::is_off_limits(**ip)) {
-            return Err(NoKeys::OffLimits(*near));
+            return Err(Unreached::OffLimits(*near).into());
         }
-        let mut last = NoKeys::Name {
+        let mut last = Unreached::Name {
             name: url.host.clone(),
             source: io::ErrorKind::NotFound.into(),
         };
         for ip in addresses {
             let destination = SocketAddr::new(ip.to_canonical(), url.port);
-            match self.connect_to(&snapshot, own, url, destination).await {
+            self.permitted(&snapshot, own, url, destination)?;
+            let connecting = self
+                .reach
+                .connect(&snapshot, own, destination, web::is_off_limits);
+            match connecting.await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
         }
-        Err(last)
+        Err(last.into())
     }
 
     /// The addresses of a host: of a service that the mesh knows, or as name servers say.
@@ -219,7 +207,7 @@ impl Fetcher {
         snapshot: &Snapshot,
         own: &Workload,
         url: &Url,
-    ) -> Result<Vec<IpAddr>, NoKeys> {
+    ) -> Result<Vec<IpAddr>, Unreached> {
         if let Some(address) = url.address() {
             return Ok(vec![address]);
         }
@@ -227,59 +215,10 @@ impl Fetcher {
         let backend = service
             .and_then(|record| tulle_route::backend(snapshot, own, &record.service.key, url.port));
         let vip = backend.map(|backend| backend.destination.ip());
-        if let Some(vip) = vip.filter(|vip| !vip.is_unspecified()) {
-            return Ok(vec![vip]);
+        match vip.filter(|vip| !vip.is_unspecified()) {
+            Some(vip) => Ok(vec![vip]),
+            None => resolved(&url.host, url.port).await,
         }
-        let found = lookup_host((&*url.host, url.port)).await;
-        let found = found.map_err(|source| NoKeys::Name {
-            name: url.host.clone(),
-            source,
-        })?;
-        Ok(found.map(|address| address.ip()).take(ADDRESSES).collect())
-    }
-
-    async fn connect_to(
-        &self,
-        snapshot: &Snapshot,
-        own: &Workload,
-        url: &Url,
-        destination: SocketAddr,
-    ) -> Result<Stream<ToEndpoint>, NoKeys> {
-        self.permitted(snapshot, own, url, destination)?;
-        let mut tried = Vec::new();
-        let mut last = None;
-        for _ in 0..ATTEMPTS {
-            let mut random = fastrand::Rng::new();
-            let route = match (
-                outbound(snapshot, own, destination, &tried, &mut random),
-                last,
-            ) {
-                (Ok(route), _) => route,
-                (Err(_), Some(failed)) => return Err(failed),
-                (Err(error), None) => return Err(error.into()),
-            };
-            let route = match route {
-                Route::To(route) => route,
-                Route::ByName(named) => {
-                    by_name(&self.shared, own, snapshot, &named, &tried).await?
-                }
-            };
-            if web::is_off_limits(address_of(&route).ip()) {
-                return Err(NoKeys::OffLimits(address_of(&route).ip()));
-            }
-            self.is_as_usual(&route, url.port)?;
-            tried.extend(match &route {
-                Outbound::Passthrough { .. } => None,
-                Outbound::Plain { workload, .. } | Outbound::Hbone { workload, .. } => {
-                    Some(workload.uid.clone())
-                }
-            });
-            match self.tunnels.open(own, client(own), route).await {
-                Ok((stream, _)) => return Ok(Stream::new(stream)),
-                Err(failed) => last = Some(failed.into()),
-            }
-        }
-        Err(last.unwrap_or(NoKeys::NoSelf))
     }
 
     /// Whether policy permits the request, if it is this waypoint that asks for the destination.
@@ -289,7 +228,7 @@ impl Fetcher {
         own: &Workload,
         url: &Url,
         destination: SocketAddr,
-    ) -> Result<(), NoKeys> {
+    ) -> Result<(), Unreached> {
         let Ok(served) = served(snapshot, own, &destination.to_string()) else {
             return Ok(());
         };
@@ -311,43 +250,20 @@ impl Fetcher {
             },
             token: &|_| Vec::new(),
         };
-        let (policies, _) = policy::about(&self.shared, snapshot, &served);
+        let (policies, _) = policy::about(&self.reach.shared, snapshot, &served);
         if !policies.authorizers(&connection, facts).is_empty() {
             let why = "whoever is asked about its requests is not asked about this one";
-            return Err(NoKeys::Forbidden(why.to_owned()));
+            return Err(Unreached::Forbidden(why.to_owned()));
         }
         let decided = policies.check_request(&connection, facts);
         decided
             .map(drop)
-            .map_err(|denied| NoKeys::Forbidden(policy::told(&denied)))
-    }
-
-    /// Whether endpoints expect what is sent to them, as DestinationRules say.
-    fn is_as_usual(&self, route: &Outbound, port: u16) -> Result<(), NoKeys> {
-        let service = match route {
-            Outbound::Plain { service, .. } | Outbound::Hbone { service, .. } => service.as_ref(),
-            Outbound::Passthrough { .. } => None,
-        };
-        let said = service.and_then(|service| self.shared.configurations.traffic(&service.key));
-        match said.as_deref() {
-            None => Ok(()),
-            Some(Traffic::Broken) => Err(NoKeys::Forbidden("its rule cannot be read".to_owned())),
-            Some(Traffic::Rule(rule)) => {
-                let refused = rule.policy(port, None).and_then(|of| of.refused.clone());
-                refused.map_or(Ok(()), |why| Err(NoKeys::Forbidden(why)))
-            }
-        }
+            .map_err(|denied| Unreached::Forbidden(policy::told(&denied)))
     }
 }
 
 fn parse(text: &str) -> Result<Url, NoKeys> {
     Url::parse(text).ok_or_else(|| NoKeys::Url(text.to_owned()))
-}
-
-/// The waypoint, as who asks.
-fn client(own: &Workload) -> SocketAddr {
-    let address = own.addresses.first().copied();
-    SocketAddr::new(address.unwrap_or(IpAddr::from([0, 0, 0, 0])), 0)
 }
 
 /// A service by its name, or by a part of that as name servers complete it.
@@ -437,10 +353,6 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
 
 /// Bytes of an answer.
 const LONGEST: usize = 256 << 10;
-/// Addresses of a name that are tried.
-const ADDRESSES: usize = 8;
-/// Endpoints of a service that are tried.
-const ATTEMPTS: usize = 3;
 
 #[cfg(test)]
 mod tests;

@@ -8,14 +8,14 @@ use tulle_jwt::{Checked, Issuers, Refused, Token};
 
 use tulle_model::{PolicyKey, PolicyTarget, TargetKind, http::BackendService};
 use tulle_policy::{Connection, Denied, DryRun, PolicySet};
-use tulle_route::{Served, Target};
+use tulle_route::Served;
 use tulle_state::Snapshot;
 
 use super::{
     front::Shared,
     stream::{Context, Now},
 };
-use crate::configuration::Tokens;
+use crate::configuration::{Target, Tokens};
 
 impl Context {
     /// Whether policy permits a connection in which no HTTP is spoken.
@@ -357,6 +357,13 @@ pub(super) fn about(
     snapshot: &Snapshot,
     served: &Served,
 ) -> (PolicySet, Vec<Tokens>) {
+    let targets = targets(shared, served);
+    let tokens = shared.configurations.tokens(&targets);
+    (snapshot.policies_about(&targets), tokens)
+}
+
+/// What policies name that are about a destination.
+pub(super) fn targets(shared: &Shared, served: &Served) -> Vec<Target> {
     let instance = &shared.instance;
     let own: Arc<str> = instance.namespace.as_str().into();
     let target = |kind, name: &str| PolicyTarget::new(kind, name);
@@ -367,7 +374,7 @@ pub(super) fn about(
         ),
         (own, target(TargetKind::GatewayClass, &instance.class)),
     ];
-    if let Target::Service { record, .. } = &served.target {
+    if let tulle_route::Target::Service { record, .. } = &served.target {
         let service = &record.service;
         // Which of them it is made from is not told.
         for kind in [TargetKind::Service, TargetKind::ServiceEntry] {
@@ -375,8 +382,7 @@ pub(super) fn about(
             targets.push((namespace, target(kind, &service.name)));
         }
     }
-    let tokens = shared.configurations.tokens(&targets);
-    (snapshot.policies_about(&targets), tokens)
+    targets
 }
 
 #[cfg(test)]

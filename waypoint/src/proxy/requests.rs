@@ -41,10 +41,11 @@ mod upgrade;
 /// Answers a request.
 async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<Answer> {
     let version = request.version();
-    let exchange = Exchange::begin(Rc::clone(&context), &request);
+    let now = context.now();
+    let exchange = Exchange::begin(Rc::clone(&context), now.as_deref(), &request);
     let asked = upgrade::asked(&request);
     let is_plain = matches!(asked, Ok(None));
-    let mut response = answered(context, exchange, request, asked).await;
+    let mut response = answered(context, now, exchange, request, asked).await;
     if !is_plain {
         upgrade::refused(version, &mut response);
     }
@@ -53,6 +54,7 @@ async fn respond(context: Rc<Context>, request: Request<Incoming>) -> Response<A
 
 async fn answered(
     context: Rc<Context>,
+    now: Option<Rc<Now>>,
     mut exchange: Exchange,
     request: Request<Incoming>,
     asked: Result<Option<upgrade::Asked>, prepare::Refusal>,
@@ -76,7 +78,8 @@ async fn answered(
         }
     };
     exchange.is_known_by(request.headers());
-    let Some(now) = context.now() else {
+    exchange.is_traced(request.headers_mut());
+    let Some(now) = now else {
         exchange.failed("NR", "route_not_found", None);
         return own(exchange, StatusCode::NOT_FOUND, "not served here any more");
     };

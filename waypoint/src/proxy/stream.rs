@@ -9,7 +9,10 @@ use tulle_policy::PolicySet;
 use tulle_route::{NotServed, Served, served};
 use tulle_state::{Snapshot, Workload};
 
-use crate::configuration::{ServiceRoutes, Tokens};
+use crate::{
+    configuration::{ServiceRoutes, Tokens},
+    telemetry::Plan,
+};
 
 use super::{
     front::{Peer, Shared},
@@ -61,6 +64,8 @@ pub(crate) struct Now {
     pub(super) policies: PolicySet,
     /// Which tokens of end users are valid.
     pub(super) tokens: Vec<Tokens>,
+    /// What is told of its requests.
+    pub(crate) plan: Arc<Plan>,
     /// Of the service, if it has any.
     pub(super) routes: Option<Arc<ServiceRoutes>>,
 }
@@ -78,6 +83,10 @@ impl Now {
             own: Arc::clone(own),
             policies,
             tokens,
+            plan: shared.configurations.plan(
+                &shared.instance.namespace,
+                &policy::targets(shared, &served),
+            ),
             routes: served
                 .service()
                 .and_then(|record| shared.configurations.routes(&record.service.key)),

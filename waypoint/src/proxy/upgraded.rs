@@ -26,6 +26,7 @@ use super::{
     io::{Stream, ToEndpoint},
     requests::Standing,
     stream::Context,
+    upload::Received,
 };
 
 /// A request that has become something else than HTTP.
@@ -118,14 +119,14 @@ async fn moved<L: Side + Unpin, R: Side + Unpin>(
 
 /// Counts bytes as they pass.
 struct Passed {
-    received: Rc<Cell<u64>>,
+    received: Rc<Received>,
     sent: Cell<u64>,
     last: Cell<Instant>,
 }
 
 impl Meter for &Passed {
     fn forward(&self, bytes: u64) {
-        self.received.set(self.received.get() + bytes);
+        self.received.add_bytes(bytes);
         self.last.set(Instant::now());
     }
 

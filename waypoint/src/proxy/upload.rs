@@ -1,7 +1,7 @@
 //! What endpoints are sent of a request's body: as it comes from the client, and again from its beginning if another try is made.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     future::poll_fn,
     pin::Pin,
     rc::Rc,
@@ -13,6 +13,10 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
+
+pub(super) use received::{Messages, Received};
+
+mod received;
 
 /// The body of a client's request.
 pub(super) struct Source(Rc<RefCell<Reading>>);
@@ -29,8 +33,7 @@ struct Reading {
     /// The try that may read. The others are over.
     current: u32,
     waiting: Option<Waker>,
-    /// Counts bytes.
-    received: Rc<Cell<u64>>,
+    received: Rc<Received>,
     copies: Vec<mpsc::Sender<Copied>>,
 }
 
@@ -72,8 +75,8 @@ impl Piece {
 }
 
 impl Source {
-    /// Counts the bytes of `body` in `received`. Nothing is kept.
-    pub(super) fn new(body: Incoming, received: Rc<Cell<u64>>) -> Self {
+    /// Counts what comes of `body` in `received`. Nothing is kept.
+    pub(super) fn new(body: Incoming, received: Rc<Received>) -> Self {
         Self(Rc::new(RefCell::new(Reading {
             body,
             has_ended: false,
@@ -223,7 +226,9 @@ impl Reading {
             return;
         };
         let len = piece.len();
-        self.received.set(self.received.get() + len as u64);
+        if let Piece::Data(data) = &piece {
+            self.received.add(data);
+        }
         self.copies
             .retain(|copy| copy.try_send(Copied::Frame(piece.frame())).is_ok());
         // Many small ones take more room than what is in them.

@@ -54,7 +54,7 @@ impl Sink {
     }
 
     /// Buffers a line, or drops it if the buffer is full.
-    fn append(&self, line: &[u8]) {
+    pub(super) fn append(&self, line: &[u8]) {
         let mut state = self.state.lock();
         if state.lines.len() + line.len() > self.capacity {
             state.dropped += 1;

@@ -15,6 +15,7 @@ use crate::encode;
 mod policies;
 mod routes;
 pub(crate) mod strategies;
+mod telemetry;
 mod traffic;
 
 /// The smallest workload that is accepted.
