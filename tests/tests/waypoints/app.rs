@@ -56,11 +56,16 @@ impl Server {
 
     /// What it was asked for so far at a path, with whatever query.
     pub(crate) fn asked(&self, path: &str) -> Vec<Value> {
+        self.asked_for(|uri| uri.path() == path)
+    }
+
+    /// What it was asked for so far at such places.
+    pub(crate) fn asked_for(&self, is_it: impl Fn(&hyper::Uri) -> bool) -> Vec<Value> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let is_it = |said: &&Value| {
             let uri = said.get("uri").and_then(Value::as_str);
             let uri: Option<hyper::Uri> = uri.and_then(|uri| uri.parse().ok());
-            uri.is_some_and(|uri| uri.path() == path)
+            uri.is_some_and(|uri| is_it(&uri))
         };
         asked.iter().filter(is_it).cloned().collect()
     }

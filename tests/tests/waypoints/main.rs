@@ -13,6 +13,7 @@ mod policies;
 mod requests;
 mod routes;
 mod served;
+mod telemetry;
 mod tokens;
 mod traffic;
 mod upgrades;
@@ -54,6 +55,9 @@ fn main() -> ExitCode {
         case!(authorizers::by_grpc),
         case!(authorizers::by_http),
         case!(authorizers::see_bodies),
+        case!(telemetry::traces_go_on),
+        case!(telemetry::collectors_by_http),
+        case!(telemetry::lines_and_labels),
         case!(upgrades::of_http1),
         case!(upgrades::of_http2),
         case!(upgrades::to_http2),

@@ -128,7 +128,7 @@ mod tests {
                     "AuthorizationPolicy",
                     "WaypointAccepted",
                     "False",
-                    "NotEnforced",
+                    "Invalid",
                 ),
                 Level::Failure,
             ),

@@ -127,11 +127,10 @@ async fn who_may_listen_later_is_told_again() {
         (vec![untold(false)], "failed", 1),
     ] {
         let heard = told(answers, async |collectors, counts| {
-            collectors.spans(&collector("a")).tell(span("x"));
             let spans = collectors.spans(&collector("a"));
+            spans.tell(span("x"));
             collectors.flush().await;
             assert_eq!(counted(&counts, outcome), 1);
-            drop(spans);
         });
         assert_eq!(heard.await.len(), messages, "{outcome}");
     }
