@@ -9,6 +9,7 @@ mod authorizers;
 mod bytes;
 mod conformance;
 mod deployed;
+mod desync;
 mod policies;
 mod requests;
 mod routes;
@@ -39,6 +40,9 @@ fn main() -> ExitCode {
         case!(traffic::failing_endpoints_are_left_alone),
         case!(traffic::what_is_alike_stays_together),
         case!(traffic::limits_hold),
+        case!(desync::of_http1),
+        case!(desync::of_http2),
+        case!(desync::spellings),
         case!(conformance::mesh_http),
         case!(conformance::mesh_grpc),
         case!(policies::hold),
