@@ -53,7 +53,7 @@ pub(crate) async fn of_http1(sandbox: Sandbox) -> Result<()> {
             }
             Taken(length) => {
                 ensure!(status == "200" && seen.len() == 1, "{}", context());
-                let body = seen[0].get("body").and_then(serde_json::Value::as_u64);
+                let body = seen.first().and_then(|seen| seen.get("body")?.as_u64());
                 ensure!(body == Some(length), "{}", context());
             }
             Unambiguous => ensure!(seen.len() <= 1, "{}", context()),
