@@ -10,10 +10,11 @@ use std::{
     time::Duration,
 };
 
+use tulle_facts::Format;
 use tulle_manifest::{
     MeshConfig, Telemetry as Written,
     mesh_config::{ExtensionProvider, FileAccessLog, OpenTelemetry},
-    telemetry::{AccessLogging, CustomTag, MetricsOverride, ModeMatch, TagOverride},
+    telemetry::{AccessLogging, CustomTag, Metrics, MetricsOverride, ModeMatch, TagOverride},
 };
 use tulle_model::telemetry::{
     Collector, CollectorProtocol, CollectorRef, LogFormat, LogLine, Metric, MetricChange, SpanTag,
@@ -41,12 +42,6 @@ pub fn undone(index: &Index, object: &Written) -> Vec<Finding> {
     let spec = &object.spec;
     let mut found = Vec::new();
     let mut tell = |path: String, message: &str| found.push(Finding::new(path, message));
-    if is_wide(object) && oldest(index).get(object.metadata.namespace()) != Some(&key(object)) {
-        tell(
-            "spec".to_owned(),
-            "an older Telemetry of the namespace is for all of it, and counts instead",
-        );
-    }
     for (number, tracing) in spec.tracing.iter().enumerate() {
         let path = format!("spec.tracing[{number}]");
         if let Some(provider) = tracing.providers.first()
@@ -92,6 +87,13 @@ pub fn undone(index: &Index, object: &Written) -> Vec<Finding> {
         }
     }
     found
+}
+
+/// Whether another, that is older, counts instead.
+pub fn is_outdone(index: &Index, object: &Written) -> bool {
+    let oldest = oldest(index);
+    let first = oldest.get(object.metadata.namespace());
+    is_wide(object) && first.is_some_and(|first| *first != key(object))
 }
 
 fn key(object: &Written) -> TelemetryKey {
@@ -146,7 +148,13 @@ fn of_object(
             spec.target_ref.as_ref(),
         )),
     };
-    let changes = spec.metrics.iter().flat_map(|metrics| &metrics.overrides);
+    // What is for other providers alone is not for who asks for metrics.
+    let is_ours = |metrics: &&Metrics| {
+        let mut providers = metrics.providers.iter();
+        metrics.providers.is_empty() || providers.any(|one| is_prometheus(index, &one.name))
+    };
+    let metrics = spec.metrics.iter().filter(is_ours);
+    let changes = metrics.flat_map(|metrics| &metrics.overrides);
     Some(Telemetry {
         key,
         scope,
@@ -321,19 +329,22 @@ fn format_of(log: &FileAccessLog) -> Option<LogFormat> {
     }
 }
 
-/// As `accessLogFormat` says.
+/// As `accessLogFormat` says, if that can be understood: lines are as usual otherwise.
 fn settings_format(config: &MeshConfig) -> Option<LogFormat> {
     let text = config
         .access_log_format
         .as_ref()
         .filter(|text| !text.is_empty())?;
-    match config.access_log_encoding.as_deref() {
-        Some("JSON") => Some(LogFormat::Labels {
-            labels: serde_json::from_str(text).ok()?,
+    if config.access_log_encoding.as_deref() == Some("JSON") {
+        let labels = serde_json::from_str(text).ok()?;
+        Format::labels(&labels, false).ok()?;
+        return Some(LogFormat::Labels {
+            labels,
             leaves_out: false,
-        }),
-        _ => Some(LogFormat::Text(text.clone())),
+        });
     }
+    Format::text(text).ok()?;
+    Some(LogFormat::Text(text.clone()))
 }
 
 /// What the settings say, if they say anything.

@@ -55,7 +55,7 @@ pub async fn run(config: Config, log: LogHandle) -> anyhow::Result<()> {
         failed = app.failed() => failed,
     };
     info!(reason, deadline = ?config.drain_deadline, "draining");
-    app.drain(config.drain_deadline).await;
+    app.drain(config.drain_deadline, &log).await;
     info!("ended");
     log.flush();
     Ok(())
@@ -172,7 +172,7 @@ impl App {
     }
 
     /// Closes the listeners and lets requests end for as long as they may. Meanwhile configuration and certificates are followed.
-    async fn drain(self, deadline: Duration) {
+    async fn drain(self, deadline: Duration, log: &LogHandle) {
         self.readiness.task("drained");
         let mut draining = JoinSet::new();
         // All threads at once: none takes anything new while another waits for its requests.
@@ -182,6 +182,7 @@ impl App {
         if timeout(deadline, draining.join_all()).await.is_err() {
             warn!("requests were still open at the end of the drain");
         }
+        log.flush();
         // The control thread's tasks still run.
         if timeout(FLUSH_LIMIT, self.configurations.flush())
             .await
@@ -245,6 +246,6 @@ async fn serve(
 }
 
 /// For what collectors are still to be told.
-const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// How often it is asked for a certificate that could not be had.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);

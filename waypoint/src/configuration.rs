@@ -221,7 +221,7 @@ impl Configurations {
             warn!(
                 name = rejected.name,
                 reason = rejected.reason,
-                "configuration that cannot be understood: requests are refused"
+                "configuration that cannot be understood: what it is about is refused, or stays as it was"
             );
             match ConfigurationName::parse(&rejected.name) {
                 Some(ConfigurationName::Routes(service)) => {

@@ -332,9 +332,12 @@ impl Metrics {
         };
         self.standard.request(plan, &kind, &ended, &measured);
         if let (Some(traces), Some(trace)) = (&plan.traces, &outcome.trace)
-            && let Some(spans) = traces.spans.as_ref().filter(|_| trace.is_sampled)
+            && trace.is_sampled
         {
-            spans.tell(span::of(traces, trace, &ended));
+            let asked = context.last();
+            let asked = asked.served.service();
+            let asked = asked.map(|record| &*record.service.key.hostname);
+            traces.spans.tell(span::of(traces, trace, asked, &ended));
         }
         self.write(plan, &ended, || {
             line(context, &kind.parties, requested, outcome)

@@ -36,6 +36,9 @@ pub(super) fn telemetry(index: &Index, telemetry: &Telemetry) -> Condition {
     let key = telemetry.metadata.key();
     let about = match spec.selector {
         Some(_) => Err("waypoints are named in targetRefs, not selected"),
+        None if told::is_outdone(index, telemetry) => {
+            Err("an older one is for all of the namespace, and counts instead")
+        }
         None => Ok(targets(
             index,
             &key,

@@ -164,7 +164,7 @@ fn the_oldest_of_a_namespace_counts() {
         .values()
         .find(|one| one.metadata.name == "c")
         .unwrap();
-    assert_eq!(undone(&index, late).len(), 1);
+    assert!(is_outdone(&index, late));
 }
 
 #[test]
@@ -214,7 +214,8 @@ fn metrics_change_as_written() {
         {tagOverrides: {host: {value: request.host}, response_flags: {operation: REMOVE}}},
         {match: {metric: REQUEST_SIZE}, disabled: true},
         {match: {metric: REQUEST_COUNT, mode: CLIENT}, disabled: true},
-        {match: {customMetric: own}, disabled: true}]}]",
+        {match: {customMetric: own}, disabled: true}]},
+        {providers: [{name: otel}], overrides: [{disabled: true}]}]",
     )
     .metrics;
     let labels = [("host", Some("request.host")), ("response_flags", None)];
@@ -264,6 +265,19 @@ fn settings_are_the_widest() {
         panic!("no labels");
     };
     assert_eq!(labels["code"], "%RESPONSE_CODE%");
+}
+
+#[test]
+fn what_cannot_be_understood_leaves_lines_as_usual() {
+    let mut index = index();
+    for more in [
+        "accessLogFormat: '%LATER%'",
+        "accessLogFormat: '%LATER%'\n    accessLogEncoding: JSON",
+    ] {
+        let settings = SETTINGS.replace("  mesh: |\n", &format!("  mesh: |\n    {more}\n"));
+        apply(&mut index, &settings);
+        assert!(told(&index).is_empty(), "{more}");
+    }
 }
 
 #[test]

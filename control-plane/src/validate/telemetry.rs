@@ -23,6 +23,12 @@ pub(super) fn telemetry(check: &mut Check, spec: &TelemetrySpec) {
         providers(check, &metrics.providers);
         let least = Duration::from_millis(1);
         check.istio_duration("reportingInterval", &metrics.reporting_interval, least);
+        if metrics.reporting_interval.is_some() {
+            check.ignored(
+                "reportingInterval",
+                "no effect: metrics are told as they are",
+            );
+        }
         check.each("overrides", &metrics.overrides, overriding);
     });
     check.each("accessLogging", &spec.access_logging, |check, logging| {
@@ -75,7 +81,7 @@ fn overriding(check: &mut Check, overriding: &MetricsOverride) {
             ("customMetric", found.custom_metric.is_some()),
         ]);
         check.word("metric", found.metric.as_deref(), &METRICS);
-        check.word("mode", found.mode.as_deref(), &MODES);
+        is_of_servers(check, found.mode.as_deref());
     });
     check.each_of(
         "tagOverrides",
@@ -119,8 +125,12 @@ fn label(check: &mut Check, name: &str) {
 }
 
 fn mode(check: &mut Check, found: &ModeMatch) {
-    check.word("mode", found.mode.as_deref(), &MODES);
-    if found.mode.as_deref() == Some("CLIENT") {
+    is_of_servers(check, found.mode.as_deref());
+}
+
+fn is_of_servers(check: &mut Check, mode: Option<&str>) {
+    check.word("mode", mode, &MODES);
+    if mode == Some("CLIENT") {
         check.ignored("mode", "no effect: waypoints are on the side of the server");
     }
 }

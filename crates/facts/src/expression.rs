@@ -8,9 +8,11 @@ use std::{
 
 use cel::{
     Context, Env, IdedExpr, Program,
-    common::ast::{EntryExpr, Expr},
+    common::ast::{CallExpr, Expr, LiteralValue},
+    extractors::This,
     objects::Key,
 };
+use regex::{Regex, RegexBuilder};
 
 use crate::{Fact, Facts, Headers, Kept, NAMES, Value};
 
@@ -22,8 +24,10 @@ pub struct Expression(Arc<Parts>);
 
 struct Parts {
     text: String,
-    program: Program,
+    expression: IdedExpr,
     needs: Vec<Attribute>,
+    /// Compiled once: the engine would do so each time. The calls of each are named by its place.
+    patterns: Vec<Regex>,
 }
 
 /// What an expression is not.
@@ -38,6 +42,12 @@ pub enum InvalidExpression {
     /// It names something that nobody knows.
     #[error("{0:?} is no attribute that is known here")]
     Unknown(String),
+    /// It calls what is no function here, or otherwise than that is called.
+    #[error("{0:?} is no function that can be called so here")]
+    Function(String),
+    /// A pattern that is none, is too large, or is not written in the expression.
+    #[error("a pattern is a text in the expression, of RE2, and not too large: {0:?}")]
+    Pattern(String),
     /// It needs more than is offered.
     #[error("{0} are not possible here")]
     Unsupported(&'static str),
@@ -66,12 +76,14 @@ impl Expression {
             return Err(InvalidExpression::TooLong);
         }
         let program = Program::compile(text).map_err(|errors| syntax(&errors))?;
-        let mut needs = Vec::new();
-        look(program.expression(), 0, &mut needs)?;
+        let mut expression = program.expression().clone();
+        let mut found = Found::default();
+        found.look(&mut expression, 0)?;
         Ok(Self(Arc::new(Parts {
             text: text.to_owned(),
-            program,
-            needs,
+            expression,
+            needs: found.needs,
+            patterns: found.patterns,
         })))
     }
 
@@ -109,7 +121,12 @@ impl Expression {
         for (object, members) in self.objects(facts) {
             context.add_variable_from_value(object, members);
         }
-        self.0.program.execute(&context).ok()
+        for (number, pattern) in self.0.patterns.iter().enumerate() {
+            let pattern = pattern.clone();
+            let fits = move |This(text): This<Arc<String>>| pattern.is_match(&text);
+            context.add_function(&fits_name(number), fits).ok()?;
+        }
+        context.resolve(&self.0.expression).ok()
     }
 
     /// What it names, as far as that is known.
@@ -180,44 +197,74 @@ fn depth(text: &str) -> usize {
     deepest
 }
 
-/// Finds what an expression names.
-fn look(
-    expr: &IdedExpr,
-    level: usize,
-    needs: &mut Vec<Attribute>,
-) -> Result<(), InvalidExpression> {
-    if level > DEEPEST {
-        return Err(InvalidExpression::TooLong);
-    }
-    let mut below = |expr: &IdedExpr| look(expr, level + 1, needs);
-    match &expr.expr {
-        Expr::Unspecified | Expr::Literal(_) => Ok(()),
-        Expr::Ident(name) => Err(InvalidExpression::Unknown(name.clone())),
-        Expr::Select(select) => match &select.operand.expr {
-            Expr::Ident(object) => {
-                let found = attribute(object, &select.field)?;
-                if !needs.contains(&found) {
-                    needs.push(found);
-                }
-                Ok(())
-            }
-            _ => below(&select.operand),
-        },
-        Expr::Call(call) => {
-            let parts = call.target.as_deref().into_iter().chain(&call.args);
-            parts.into_iter().try_for_each(below)
+/// What an expression names.
+#[derive(Default)]
+struct Found {
+    needs: Vec<Attribute>,
+    patterns: Vec<Regex>,
+}
+
+impl Found {
+    fn look(&mut self, expr: &mut IdedExpr, level: usize) -> Result<(), InvalidExpression> {
+        if level > DEEPEST {
+            return Err(InvalidExpression::TooLong);
         }
-        Expr::List(list) => list.elements.iter().try_for_each(below),
-        Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
-            EntryExpr::MapEntry(entry) => {
-                below(&entry.key)?;
-                below(&entry.value)
+        match &mut expr.expr {
+            Expr::Unspecified | Expr::Literal(_) => Ok(()),
+            Expr::Ident(name) => Err(InvalidExpression::Unknown(name.clone())),
+            Expr::Select(select) => match &select.operand.expr {
+                Expr::Ident(object) => {
+                    let found = attribute(object, &select.field)?;
+                    if !self.needs.contains(&found) {
+                        self.needs.push(found);
+                    }
+                    Ok(())
+                }
+                _ => self.look(&mut select.operand, level + 1),
+            },
+            Expr::Call(call) => {
+                self.call(call)?;
+                let parts = call.target.as_deref_mut().into_iter().chain(&mut call.args);
+                parts
+                    .into_iter()
+                    .try_for_each(|part| self.look(part, level + 1))
             }
-            EntryExpr::StructField(field) => below(&field.value),
-        }),
-        Expr::Comprehension(_) => Err(InvalidExpression::Unsupported("macros over lists")),
-        Expr::Struct(_) => Err(InvalidExpression::Unsupported("messages")),
+            Expr::List(list) => {
+                let mut elements = list.elements.iter_mut();
+                elements.try_for_each(|element| self.look(element, level + 1))
+            }
+            Expr::Map(_) => Err(InvalidExpression::Unsupported("maps")),
+            Expr::Comprehension(_) => Err(InvalidExpression::Unsupported("macros over lists")),
+            Expr::Struct(_) => Err(InvalidExpression::Unsupported("messages")),
+        }
     }
+
+    /// Whether there is such a function. A pattern becomes one of its own.
+    fn call(&mut self, call: &mut CallExpr) -> Result<(), InvalidExpression> {
+        let name = call.func_name.as_str();
+        // Signs are called so.
+        let is_sign = name.starts_with(['_', '!', '-', '@']);
+        let shape = (name, call.target.is_some(), call.args.len());
+        if !is_sign && !FUNCTIONS.contains(&shape) {
+            return Err(InvalidExpression::Function(name.to_owned()));
+        }
+        if name != "matches" {
+            return Ok(());
+        }
+        let pattern = match call.args.pop().map(|argument| argument.expr) {
+            Some(Expr::Literal(LiteralValue::String(pattern))) => pattern.inner().to_owned(),
+            _ => return Err(InvalidExpression::Pattern(self.patterns.len().to_string())),
+        };
+        let made = RegexBuilder::new(&pattern).size_limit(LARGEST).build();
+        let made = made.map_err(|_| InvalidExpression::Pattern(pattern))?;
+        call.func_name = fits_name(self.patterns.len());
+        self.patterns.push(made);
+        Ok(())
+    }
+}
+
+fn fits_name(number: usize) -> String {
+    format!("fits{number}")
 }
 
 fn attribute(object: &str, member: &str) -> Result<Attribute, InvalidExpression> {
@@ -239,6 +286,22 @@ const HEADERS: [(&str, Is); 2] = [
     ("request.headers", Is::Headers(Headers::Request)),
     ("response.headers", Is::Headers(Headers::Response)),
 ];
+/// What may be called, whether of something, and with how many others.
+const FUNCTIONS: [(&str, bool, usize); 11] = [
+    ("size", false, 1),
+    ("size", true, 0),
+    ("startsWith", true, 1),
+    ("endsWith", true, 1),
+    ("contains", true, 1),
+    ("matches", true, 1),
+    ("string", false, 1),
+    ("int", false, 1),
+    ("uint", false, 1),
+    ("double", false, 1),
+    ("bool", false, 1),
+];
+/// Bytes of a compiled pattern.
+const LARGEST: usize = 256 << 10;
 /// What every expression may use besides facts.
 static ENV: OnceLock<Arc<Env>> = OnceLock::new();
 const LONGEST: usize = 1024;

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use serde_json::{Map, Value as Json};
 
-use crate::{Fact, Facts, Headers, Kept, NAMES, Value, names::grpc_status};
+use crate::{
+    Fact, Facts, Headers, Kept, NAMES, Value,
+    names::{formatted, grpc_status},
+};
 
 /// How lines are written. A value cannot forge a line: what would end one, or a quotation, is escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ enum What {
     Fact(Fact),
     /// The name of a status of gRPC.
     GrpcStatus,
+    /// When it began, in a form of its own.
+    Began(String),
     Header(Headers, Name, Option<Name>),
     /// Known to others, and to nobody here.
     Unknown,
@@ -108,7 +113,7 @@ impl Format {
     /// What it says, with the end of its line.
     pub fn line(&self, facts: &dyn Facts) -> String {
         let mut line = match &self.0 {
-            Kind::Text(pieces) => written(pieces, facts),
+            Kind::Text(pieces) => written(pieces, facts, escape),
             Kind::Labels { labels, leaves_out } => {
                 let told = labels
                     .iter()
@@ -133,8 +138,8 @@ impl Format {
         let is_fixed = self
             .pieces()
             .all(|piece| matches!(piece, Piece::Literal(_)));
-        let line = (is_known || is_fixed).then(|| self.line(facts))?;
-        Some(line.trim_end_matches('\n').to_owned())
+        let pieces: Vec<Piece> = self.pieces().cloned().collect();
+        (is_known || is_fixed).then(|| written(&pieces, facts, String::push_str))
     }
 
     fn pieces(&self) -> impl Iterator<Item = &Piece> {
@@ -155,6 +160,10 @@ impl What {
                 Value::Number(status) => Some(Value::Text(grpc_status(status).into())),
                 other => Some(other),
             },
+            Self::Began(form) => match facts.value(Fact::StartTime)? {
+                Value::Time(at) => Some(Value::Text(formatted(form, at).into())),
+                other => Some(other),
+            },
             Self::Header(of, name, or) => {
                 let look = |name: &Name| match name {
                     Name::Header(name) => facts.header(*of, name).map(Value::Text),
@@ -167,14 +176,14 @@ impl What {
     }
 }
 
-/// As one text.
-fn written(pieces: &[Piece], facts: &dyn Facts) -> String {
+/// As one text; `put` adds a value to it.
+fn written(pieces: &[Piece], facts: &dyn Facts, put: fn(&mut String, &str)) -> String {
     let mut line = String::new();
     for piece in pieces {
         match piece {
             Piece::Literal(text) => line.push_str(text),
             Piece::Operator { what, longest } => match what.value(facts) {
-                Some(value) => escape(&mut line, cut(&value.to_text(), *longest)),
+                Some(value) => put(&mut line, cut(&value.to_text(), *longest)),
                 None => line.push('-'),
             },
         }
@@ -185,7 +194,7 @@ fn written(pieces: &[Piece], facts: &dyn Facts) -> String {
 /// As a value of its own, if it is nothing else; otherwise a text.
 fn label(pieces: &[Piece], facts: &dyn Facts) -> Json {
     let [Piece::Operator { what, longest }] = pieces else {
-        return written(pieces, facts).into();
+        return written(pieces, facts, String::push_str).into();
     };
     match what.value(facts) {
         Some(Value::Number(number)) => number.into(),
@@ -264,6 +273,16 @@ fn operator(text: &str) -> Result<(Piece, &str), InvalidFormat> {
         None if options.is_empty() => None,
         None => return Err(unended()),
     };
+    let variable = match (name, argument) {
+        ("ENVIRONMENT", Some(variable)) => Some(variable),
+        ("HOSTNAME", None) => Some("HOSTNAME"),
+        _ => None,
+    };
+    if let Some(variable) = variable {
+        // It is the same for as long as the process lives.
+        let value = std::env::var(variable).unwrap_or_else(|_| "-".to_owned());
+        return Ok((Piece::Literal(cut(&value, longest).to_owned()), rest));
+    }
     let what = what(name, argument)?;
     Ok((Piece::Operator { what, longest }, rest))
 }
@@ -289,6 +308,7 @@ fn what(name: &str, argument: Option<&str>) -> Result<What, InvalidFormat> {
         ("GRPC_STATUS", None | Some("CAMEL_STRING")) => return Ok(What::GrpcStatus),
         ("GRPC_STATUS", Some("NUMBER")) => return Ok(What::Fact(Fact::GrpcStatus)),
         ("GRPC_STATUS", Some(_)) => return Err(refused()),
+        ("START_TIME", Some(form)) if !form.is_empty() => return Ok(What::Began(form.to_owned())),
         _ => {}
     }
     let mut known = NAMES.iter().filter(|(_, names, _)| names.contains(&name));
@@ -333,12 +353,11 @@ fn header(of: Headers, argument: &str) -> Option<What> {
 }
 
 /// What there is elsewhere, and is never known here.
-const UNKNOWN: [&str; 15] = [
+const UNKNOWN: [&str; 14] = [
     "CONNECTION_TERMINATION_DETAILS",
     "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
     "DYNAMIC_METADATA",
     "FILTER_STATE",
-    "HOSTNAME",
     "METADATA",
     "REQUESTED_SERVER_NAME",
     "REQUEST_DURATION",

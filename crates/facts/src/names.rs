@@ -139,6 +139,53 @@ pub(crate) fn stamp(at: SystemTime) -> String {
     )
 }
 
+/// As `strftime` writes it, in UTC, as far as that is known; `%3f` and the like are parts of a second. What is not known stays.
+pub(crate) fn formatted(form: &str, at: SystemTime) -> String {
+    let time = OffsetDateTime::from(at);
+    let mut text = String::new();
+    let mut rest = form;
+    while let Some((before, after)) = rest.split_once('%') {
+        text.push_str(before);
+        let digits = after
+            .chars()
+            .next()
+            .filter(|digit| ('1'..='9').contains(digit));
+        let length = digits.map_or(1, |_| 2);
+        let (sign, after) = after.split_at_checked(length).unwrap_or((after, ""));
+        rest = after;
+        let (date, seconds) = (time.date(), time.unix_timestamp());
+        let part = match sign {
+            "Y" => format!("{:04}", time.year()),
+            "m" => format!("{:02}", u8::from(time.month())),
+            "d" => format!("{:02}", time.day()),
+            "H" => format!("{:02}", time.hour()),
+            "M" => format!("{:02}", time.minute()),
+            "S" => format!("{:02}", time.second()),
+            "F" => date.to_string(),
+            "T" => stamp(at).get(11..19).unwrap_or_default().to_owned(),
+            "s" => seconds.to_string(),
+            "z" => "+0000".to_owned(),
+            "Z" => "UTC".to_owned(),
+            "b" => time.month().to_string().chars().take(3).collect(),
+            "a" => time.weekday().to_string().chars().take(3).collect(),
+            "%" => "%".to_owned(),
+            _ => match (
+                digits.and_then(|digit| digit.to_digit(10)),
+                sign.ends_with('f'),
+            ) {
+                (Some(digits), true) => {
+                    let parts = format!("{:09}", time.nanosecond());
+                    parts.chars().take(digits as usize).collect()
+                }
+                _ => format!("%{sign}"),
+            },
+        };
+        text.push_str(&part);
+    }
+    text.push_str(rest);
+    text
+}
+
 /// As gRPC calls its statuses.
 pub(crate) fn grpc_status(status: i64) -> String {
     let known = usize::try_from(status).ok().and_then(|at| GRPC.get(at));

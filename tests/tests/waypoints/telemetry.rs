@@ -214,8 +214,14 @@ data:
     let labels = "{\"own\":404,\"path\":\"/chosen?q=1\"}\n";
     ensure!(log(&mesh).contains(labels), "no line with labels");
     // What a client says forges no line, and what is not chosen is not told.
-    let forged = [("x-who", "jo"), ("x-status", "500")];
-    asked(&mesh, "/a%0Aown", &forged).await?;
+    asked(
+        &mesh,
+        "/forged?\"own",
+        &[("x-who", "jo"), ("x-status", "500")],
+    )
+    .await?;
+    let line = "own GET /forged?\\\"own 500 jo spiffe://cluster.local/ns/shop/sa/cart\n";
+    eventually("quotes are escaped", async || log(&mesh).contains(line)).await?;
     asked(&mesh, "/not-chosen", &[("x-who", "jo")]).await?;
     asked(&mesh, "/nor-this", &[("x-who", "al"), ("x-status", "404")]).await?;
     asked(&mesh, "/after", &who).await?;

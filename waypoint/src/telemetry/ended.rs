@@ -87,10 +87,15 @@ impl Facts for Ended<'_> {
     }
 
     fn headers(&self, of: Headers) -> Vec<(String, String)> {
-        let all = self.kept(of).into_iter().flatten();
-        let all = all.map(|(name, value)| {
-            let value = String::from_utf8_lossy(value.as_bytes());
-            (name.as_str().to_owned(), value.into_owned())
+        let Some(kept) = self.kept(of) else {
+            return Vec::new();
+        };
+        // Several values are one list (RFC 9110 §5.3).
+        let all = kept.keys().map(|name| {
+            let values = kept.get_all(name).iter();
+            let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let values: Vec<_> = values.collect();
+            (name.as_str().to_owned(), values.join(","))
         });
         all.collect()
     }

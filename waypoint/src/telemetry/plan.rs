@@ -29,8 +29,7 @@ pub(crate) struct Plan {
 /// Which requests are traced, and who is told.
 #[derive(Debug)]
 pub(crate) struct Traces {
-    /// Nobody is told if absent.
-    pub(crate) spans: Option<Spans>,
+    pub(crate) spans: Spans,
     /// Millionths of requests that nobody has decided about before.
     pub(crate) sampling: u32,
     /// Endpoints learn of it.
@@ -114,24 +113,26 @@ impl Plan {
     }
 }
 
-/// Each thing as the narrowest says that says anything of it.
+/// Each thing as the narrowest says that says anything of it. If nobody is told, nothing is made of traces: endpoints would be told of
+/// parents that nobody knows.
 fn traces(said: &[&Telemetry], collectors: &Collectors) -> Option<Traces> {
     let narrowest = |says: fn(&Tracing) -> bool| said.iter().rev().find(|said| says(&said.tracing));
     let of = |says| narrowest(says).map(|said| &said.tracing);
-    let collector = of(|tracing| tracing.collector.is_some())?
-        .collector
-        .as_ref()?;
     let silent = of(|tracing| tracing.silent.is_some()).and_then(|tracing| tracing.silent);
+    let collector = match of(|tracing| tracing.collector.is_some())?
+        .collector
+        .as_ref()?
+    {
+        CollectorRef::Collector(one) if silent != Some(true) => one,
+        CollectorRef::Collector(_) | CollectorRef::Unusable => return None,
+    };
     let sampling = of(|tracing| tracing.sampling.is_some()).and_then(|tracing| tracing.sampling);
     let kept_back = of(|tracing| tracing.kept_back.is_some()).and_then(|of| of.kept_back);
     let with_parties = of(|tracing| tracing.with_parties.is_some()).and_then(|of| of.with_parties);
     let tags = of(|tracing| tracing.tags.is_some()).and_then(|tracing| tracing.tags.as_ref());
     let tags = tags.into_iter().flatten();
     Some(Traces {
-        spans: match collector {
-            CollectorRef::Collector(one) if silent != Some(true) => Some(collectors.spans(one)),
-            CollectorRef::Collector(_) | CollectorRef::Unusable => None,
-        },
+        spans: collectors.spans(collector),
         sampling: sampling.unwrap_or(SAMPLING),
         is_passed_on: kept_back != Some(true),
         with_parties: with_parties != Some(false),
@@ -183,9 +184,12 @@ impl Changes {
     fn new<'a>(written: impl Iterator<Item = &'a MetricChange>) -> Self {
         let mut changes = Self::default();
         for change in written {
+            let labels = compiled(&change.labels);
             let one = change.metric.map(|metric| vec![metric]);
             for metric in one.unwrap_or(ALL.to_vec()) {
-                changes.0.entry(metric as u8).or_default().add(change);
+                let of = changes.0.entry(metric as u8).or_default();
+                of.disabled = change.disabled.unwrap_or(of.disabled);
+                of.labels.extend(labels.clone());
             }
         }
         changes
@@ -207,38 +211,54 @@ impl Changes {
 }
 
 impl Change {
-    fn add(&mut self, written: &MetricChange) {
-        self.disabled = written.disabled.unwrap_or(self.disabled);
-        for (name, says) in &written.labels {
-            let made = says.as_deref().map(Expression::new).transpose();
-            match made {
-                Ok(made) => drop(self.labels.insert(name.clone(), made)),
-                Err(error) => {
-                    warn!(%error, label = name, "a label that cannot be understood is as usual")
+    /// What is told instead: other values in the places of the usual ones, and what is new behind them.
+    fn apply(&self, usual: &[Label], facts: &dyn Facts) -> Wanted {
+        let made = |says: &Expression| {
+            let value = says.text(facts).unwrap_or_else(|| UNKNOWN.to_owned());
+            cut(value)
+        };
+        let (mut labels, mut overflow) = (Vec::new(), Vec::new());
+        for label @ (name, _) in usual {
+            match self.labels.get(&**name) {
+                None => {
+                    labels.push(label.clone());
+                    overflow.push(label.clone());
                 }
+                Some(Some(says)) => {
+                    labels.push((name.clone(), made(says)));
+                    overflow.push((name.clone(), OTHERS.to_owned()));
+                }
+                Some(None) => {}
             }
         }
-    }
-
-    /// What is told instead.
-    fn apply(&self, usual: &[Label], facts: &dyn Facts) -> Wanted {
-        let kept = usual
-            .iter()
-            .filter(|(name, _)| !self.labels.contains_key(&**name));
-        let (mut labels, mut overflow) = (kept.cloned().collect::<Vec<_>>(), Vec::new());
-        overflow.clone_from(&labels);
-        for (name, says) in &self.labels {
-            let Some(says) = says else { continue };
-            let value = says.text(facts).unwrap_or_else(|| UNKNOWN.to_owned());
-            labels.push((name.clone().into(), cut(value)));
-            overflow.push((name.clone().into(), OTHERS.to_owned()));
+        let is_new = |name: &&String| !usual.iter().any(|(usual, _)| **usual == **name);
+        for name in self.labels.keys().filter(is_new) {
+            if let Some(Some(says)) = self.labels.get(name) {
+                labels.push((name.clone().into(), made(says)));
+                overflow.push((name.clone().into(), OTHERS.to_owned()));
+            }
         }
         Wanted {
             labels,
-            is_usual: false,
+            is_bounded: !self.labels.values().any(Option::is_some),
             overflow,
         }
     }
+}
+
+/// What labels say, or that they are not there. One that cannot be understood is as usual.
+fn compiled(written: &BTreeMap<String, Option<String>>) -> Vec<(String, Option<Expression>)> {
+    let labels = written.iter().filter_map(|(name, says)| {
+        let made = says.as_deref().map(Expression::new).transpose();
+        match made {
+            Ok(made) => Some((name.clone(), made)),
+            Err(error) => {
+                warn!(%error, label = name, "a label that cannot be understood is as usual");
+                None
+            }
+        }
+    });
+    labels.collect()
 }
 
 fn cut(mut value: String) -> String {

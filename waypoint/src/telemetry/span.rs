@@ -14,15 +14,24 @@ use super::{
 };
 use crate::config::Instance;
 
-/// What is told of a request that has ended.
-pub(super) fn of(traces: &Traces, trace: &Trace, ended: &Ended<'_>) -> wire::Span {
+/// What is told of a request for a service, if it was for one, that has ended.
+pub(super) fn of(
+    traces: &Traces,
+    trace: &Trace,
+    service: Option<&str>,
+    ended: &Ended<'_>,
+) -> wire::Span {
     let end = SystemTime::now();
     let status = match ended.value(Fact::ResponseCode) {
         Some(Value::Number(status)) => status,
         _ => 0,
     };
+    let of_grpc = match ended.value(Fact::GrpcStatus) {
+        Some(Value::Number(status)) => FAILED.contains(&status),
+        _ => false,
+    };
     // No answer is one that failed too.
-    let is_error = status == 0 || status >= 500;
+    let is_error = status == 0 || status >= 500 || of_grpc;
     let mut span = wire::Span {
         trace_id: trace.id.to_be_bytes().to_vec().into(),
         span_id: trace.span.to_be_bytes().to_vec().into(),
@@ -30,7 +39,11 @@ pub(super) fn of(traces: &Traces, trace: &Trace, ended: &Ended<'_>) -> wire::Spa
             Some(parent) => parent.to_be_bytes().to_vec().into(),
             None => Default::default(),
         },
-        name: name(ended),
+        name: format!(
+            "{}:{}/*",
+            service.unwrap_or("unknown"),
+            ended.addresses.1.port()
+        ),
         kind: wire::span::Kind::Server.into(),
         start_time_unix_nano: nanoseconds(end - ended.lasted),
         end_time_unix_nano: nanoseconds(end),
@@ -92,13 +105,6 @@ pub(crate) fn resource(instance: &Instance, told: &str) -> wire::Resource {
         attributes.push(said(name.trim(), text(value.trim().to_owned())));
     }
     wire::Resource { attributes }
-}
-
-/// The service that was asked for, and its port.
-fn name(ended: &Ended<'_>) -> String {
-    let port = ended.addresses.1.port();
-    let host = ended.parties.service.as_ref().map(|(host, _, _)| &**host);
-    format!("{}:{port}/*", host.unwrap_or("unknown"))
 }
 
 fn url(ended: &Ended<'_>) -> String {
@@ -168,6 +174,8 @@ const PARTIES: [(&str, Fact); 14] = [
     ("istio.destination_app", Fact::DestinationApp),
     ("istio.destination_app_version", Fact::DestinationVersion),
 ];
+/// Of gRPC: unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
+const FAILED: [i64; 6] = [2, 4, 12, 13, 14, 15];
 /// Characters of a text.
 const LONGEST: usize = 512;
 const LONGEST_PATH: usize = 256;

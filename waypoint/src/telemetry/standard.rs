@@ -241,7 +241,7 @@ impl Standard {
         wanted: Wanted,
     ) -> M {
         let labels = Labels::from(wanted.labels);
-        if !wanted.is_usual && family.get(&labels).is_none() {
+        if !wanted.is_bounded && family.get(&labels).is_none() {
             if self.wanted.load(Ordering::Relaxed) >= MOST {
                 return family.get_or_create_owned(&Labels::from(wanted.overflow));
             }
@@ -254,7 +254,8 @@ impl Standard {
 /// Labels that something is to be told with.
 pub(super) struct Wanted {
     pub(super) labels: Vec<Label>,
-    pub(super) is_usual: bool,
+    /// There are only so many of them, whatever requests say.
+    pub(super) is_bounded: bool,
     /// If there are too many already.
     pub(super) overflow: Vec<Label>,
 }
@@ -263,7 +264,7 @@ impl Wanted {
     pub(super) fn usual(labels: Vec<Label>) -> Self {
         Self {
             labels,
-            is_usual: true,
+            is_bounded: true,
             overflow: Vec::new(),
         }
     }
@@ -287,8 +288,8 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-/// Series of labels that expressions make.
-const MOST: usize = 10_000;
+/// Series of labels that expressions make. One of a histogram is two dozen lines for who asks.
+const MOST: usize = 1000;
 
 /// Upper bounds of the buckets, as other proxies have them.
 const BOUNDS: [f64; 19] = [

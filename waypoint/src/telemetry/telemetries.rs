@@ -37,13 +37,16 @@ impl Telemetries {
     /// With something else said, or nothing any more.
     pub(crate) fn with(&self, key: TelemetryKey, now: Option<Telemetry>) -> Self {
         let mut said = self.said.clone();
+        let mut plans = self.plans.lock().clone();
+        plans.retain(|keys, _| !keys.contains(&key));
         match now {
             Some(now) => drop(said.insert(key, Arc::new(now))),
             None => drop(said.remove(&key)),
         }
         Self {
             said,
-            ..Self::default()
+            usual: Arc::clone(&self.usual),
+            plans: Mutex::new(plans),
         }
     }
 

@@ -16,7 +16,8 @@ pub(crate) struct Trace {
     pub(crate) parent: Option<u64>,
     /// Somebody is told of it.
     pub(crate) is_sampled: bool,
-    form: Form,
+    /// It was said by W3C.
+    is_w3c: bool,
 }
 
 /// How a client says it.
@@ -24,8 +25,6 @@ pub(crate) struct Trace {
 enum Form {
     W3c,
     B3,
-    /// In headers of their own.
-    B3s,
 }
 
 /// What a client says.
@@ -51,7 +50,7 @@ impl Trace {
             span: fastrand::u64(1..),
             parent,
             is_sampled: decided.unwrap_or_else(|| fastrand::u32(..MILLION) < traces.sampling),
-            form: said.map_or(Form::W3c, |said| said.form),
+            is_w3c: said.is_some_and(|said| said.form == Form::W3c),
         };
         if traces.is_passed_on {
             trace.tell(headers);
@@ -62,7 +61,7 @@ impl Trace {
     fn tell(&self, headers: &mut HeaderMap) {
         let Self { id, span, .. } = self;
         let sampled = u8::from(self.is_sampled);
-        if self.form != Form::W3c || self.parent.is_none() {
+        if !self.is_w3c {
             // It is about a place in another trace.
             headers.remove(STATE);
         }
@@ -71,25 +70,24 @@ impl Trace {
             PARENT,
             format!("00-{id:032x}-{span:016x}-{sampled:02x}"),
         );
-        match self.form {
-            Form::W3c => {}
-            Form::B3 => {
-                let parent = self.parent.map(|parent| format!("-{parent:016x}"));
-                let parent = parent.unwrap_or_default();
-                put(
-                    headers,
-                    B3,
-                    format!("{id:032x}-{span:016x}-{sampled}{parent}"),
-                );
-            }
-            Form::B3s => {
-                put(headers, B3_TRACE, format!("{id:032x}"));
-                put(headers, B3_SPAN, format!("{span:016x}"));
-                put(headers, B3_SAMPLED, sampled.to_string());
-                match self.parent {
-                    Some(parent) => put(headers, B3_PARENT, format!("{parent:016x}")),
-                    None => drop(headers.remove(B3_PARENT)),
-                }
+        // In whatever other words it came, so that all say the same.
+        if headers.contains_key(B3) {
+            let parent = self.parent.map(|parent| format!("-{parent:016x}"));
+            let parent = parent.unwrap_or_default();
+            put(
+                headers,
+                B3,
+                format!("{id:032x}-{span:016x}-{sampled}{parent}"),
+            );
+        }
+        if B3S.iter().any(|name| headers.contains_key(name)) {
+            put(headers, B3_TRACE, format!("{id:032x}"));
+            put(headers, B3_SPAN, format!("{span:016x}"));
+            put(headers, B3_SAMPLED, sampled.to_string());
+            headers.remove(B3_FLAGS);
+            match self.parent {
+                Some(parent) => put(headers, B3_PARENT, format!("{parent:016x}")),
+                None => drop(headers.remove(B3_PARENT)),
             }
         }
     }
@@ -171,7 +169,7 @@ fn b3s(
     (of.is_some() || is_sampled.is_some()).then_some(Said {
         of,
         is_sampled,
-        form: Form::B3s,
+        form: Form::B3,
     })
 }
 
@@ -212,6 +210,7 @@ const B3_SPAN: HeaderName = HeaderName::from_static("x-b3-spanid");
 const B3_PARENT: HeaderName = HeaderName::from_static("x-b3-parentspanid");
 const B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
 const B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
+const B3S: [HeaderName; 4] = [B3_TRACE, B3_SPAN, B3_SAMPLED, B3_FLAGS];
 
 #[cfg(test)]
 mod tests;

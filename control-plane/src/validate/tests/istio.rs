@@ -360,7 +360,7 @@ fn telemetries_are_checked() {
             (
                 "metrics: [{reportingInterval: x, overrides: [{match: {metric: SOME, customMetric: own, mode: BOTH}, \
                  tagOverrides: {x: {}, y: {operation: REMOVE, value: z}}}]}]",
-                "Invalid spec.metrics[0].overrides[0].match, Invalid spec.metrics[0].overrides[0].match.metric, \
+                "Ignored spec.metrics[0].reportingInterval, Invalid spec.metrics[0].overrides[0].match, Invalid spec.metrics[0].overrides[0].match.metric, \
                  Invalid spec.metrics[0].overrides[0].match.mode, Invalid spec.metrics[0].overrides[0].tagOverrides[x].value, \
                  Invalid spec.metrics[0].overrides[0].tagOverrides[y].value, Invalid spec.metrics[0].reportingInterval",
             ),

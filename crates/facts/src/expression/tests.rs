@@ -41,6 +41,7 @@ fn facts_decide() {
         "response.code == 404 && connection.mtls",
         "request.path.startsWith('/items')",
         "request.path.matches('^/items/[0-9]+')",
+        "request.path.matches('^/x') || request.path.matches('q=a$')",
         "request.headers['x-team'] == 'red'",
         "'x-team' in request.headers",
         "has(request.headers) && !('x-other' in request.headers)",
@@ -110,6 +111,31 @@ fn what_nobody_knows_is_refused() {
         assert!(
             matches!(refused, Err(InvalidExpression::Syntax(_))),
             "{broken}: {refused:?}"
+        );
+    }
+    for misspelt in [
+        "request.path.startWith('/a')",
+        "size()",
+        "request.path.size(1)",
+        "later(1)",
+        "fits0(1)",
+        "request.path.startsWith()",
+    ] {
+        let refused = Expression::new(misspelt);
+        assert!(
+            matches!(refused, Err(InvalidExpression::Function(_))),
+            "{misspelt}: {refused:?}"
+        );
+    }
+    for pattern in [
+        "request.path.matches('(')",
+        "request.path.matches(request.host)",
+        "request.path.matches('\\\\pL{900}')",
+    ] {
+        let refused = Expression::new(pattern);
+        assert!(
+            matches!(refused, Err(InvalidExpression::Pattern(_))),
+            "{pattern}: {refused:?}"
         );
     }
     let lists = "['a'].exists(x, x == request.path)";

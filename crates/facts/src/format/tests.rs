@@ -69,6 +69,18 @@ fn values_forge_no_lines() {
 }
 
 #[test]
+fn what_is_no_line_is_as_it_came() {
+    let value = Format::text("of %REQ(:PATH)%").unwrap().value(&Seen);
+    assert_eq!(value.as_deref(), Some("of /a\n\"b\""));
+    let labels = [("both".to_owned(), "of %REQ(:PATH)%".to_owned())];
+    let format = Format::labels(&labels.into(), false).unwrap();
+    let told: Json = serde_json::from_str(&format.line(&Seen)).unwrap();
+    assert_eq!(told["both"], "of /a\n\"b\"");
+    let home = Format::text("%ENVIRONMENT(PATH):1%").unwrap().line(&Seen);
+    assert_eq!(home.len(), 2, "{home}");
+}
+
+#[test]
 fn labels_have_values_of_their_own() {
     let labels = [
         ("code", "%RESPONSE_CODE%"),
@@ -116,7 +128,7 @@ fn what_is_not_understood_is_refused() {
         "%REQ()%",
         "%REQ%",
         "%REQ(:later)%",
-        "%START_TIME(%s)%",
+        "%DURATION(x)%",
         "%GRPC_STATUS(x)%",
     ] {
         assert!(Format::text(argument).is_err(), "{argument}");

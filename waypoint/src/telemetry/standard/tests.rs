@@ -119,12 +119,20 @@ fn labels_that_are_gone_make_series_one() {
     let requests = of(&all, "istio_requests_total");
     assert_eq!(requests.len(), 1);
     assert!(requests[0].ends_with(" 2") && !requests[0].contains("response_code="));
-    // One that is made to look as usual is counted with those that are.
+}
+
+#[test]
+fn what_looks_as_usual_is_counted_as_usual() {
+    let standard = Standard::default();
+    let nothing = For(String::new());
+    standard.request(&Plan::default(), &kind(200), &nothing, &MEASURED);
     let same = plan(&[("response_code", Some("'200'"))]);
-    standard.request(&same, &kind(503), &For(String::new()), &MEASURED);
-    standard.request(&same, &kind(200), &For(String::new()), &MEASURED);
+    standard.request(&same, &kind(503), &nothing, &MEASURED);
+    standard.request(&same, &kind(200), &nothing, &MEASURED);
     let all = scraped(&standard);
-    assert_eq!(of(&all, "istio_requests_total").len(), 2);
+    let requests = of(&all, "istio_requests_total");
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    assert!(requests[0].ends_with(" 3"), "{requests:?}");
 }
 
 #[test]

@@ -1,4 +1,14 @@
+use std::time::Duration;
+
+use tulle_model::{
+    ServiceKey,
+    http::BackendService,
+    telemetry::{Collector, CollectorProtocol},
+};
+use tulle_proto::trace as wire;
+
 use super::*;
+use crate::telemetry::{Collectors, Counted, collectors::Spans};
 
 const W3C: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const ID: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
@@ -10,9 +20,23 @@ fn headers(of: &[(&'static str, &str)]) -> HeaderMap {
         .collect()
 }
 
+fn spans() -> Spans {
+    let (collectors, _) = Collectors::new(Counted::default(), wire::Resource::default());
+    collectors.spans(&Collector {
+        name: "otel".into(),
+        service: BackendService {
+            key: ServiceKey::new("obs", "otel"),
+            port: Some(4317),
+            subset: None,
+        },
+        timeout: Duration::from_secs(1),
+        protocol: CollectorProtocol::Grpc,
+    })
+}
+
 fn traces(sampling: u32) -> Traces {
     Traces {
-        spans: None,
+        spans: spans(),
         sampling,
         is_passed_on: true,
         with_parties: true,
@@ -120,6 +144,13 @@ fn endpoints_are_told_in_the_client_s_words_too() {
     assert_eq!(told["x-b3-spanid"], format!("{:016x}", trace.span).as_str());
     assert_eq!(told["x-b3-parentspanid"], format!("{SPAN:016x}").as_str());
     assert_eq!(told["x-b3-traceid"], format!("{ID:032x}").as_str());
+    // Whoever reads the one or the other reads the same.
+    let other = ("b3", "00000000000000010000000000000002-0000000000000003-0");
+    let (trace, told) = begun(0, &[("traceparent", W3C), other, ("x-b3-flags", "1")]);
+    let expected = format!("{ID:032x}-{:016x}-1-{SPAN:016x}", trace.span);
+    assert_eq!(told["b3"], expected.as_str());
+    assert_eq!(told["x-b3-spanid"], format!("{:016x}", trace.span).as_str());
+    assert!(!told.contains_key("x-b3-flags"));
     // What others keep in a trace is kept in that trace alone.
     let state = [("tracestate", "a=b"), ("traceparent", W3C)];
     assert!(begun(0, &state).1.contains_key("tracestate"));
