@@ -31,6 +31,7 @@ mod limits;
 mod mirror;
 pub(super) mod path;
 mod prepare;
+mod questions;
 mod reply;
 mod retry;
 mod routing;

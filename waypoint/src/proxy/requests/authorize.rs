@@ -11,11 +11,8 @@
 use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
-use tokio::time::{Instant, timeout, timeout_at};
-use tulle_balance::Outcome;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use tokio::time::timeout;
 use tulle_jwt::is_named;
 use tulle_model::authorizer::{Authorizer, AuthorizerProtocol, BodySample};
 use tulle_telemetry::describe;
@@ -24,10 +21,12 @@ use super::super::{
     exchange::{Answer, Exchange},
     policy::Authorizers,
     stream::Context,
-    upload::{BodyError, Source, Upload},
-    upstream::Failed,
+    upload::{BodyError, Source},
 };
-use super::{forward, reply, send::send};
+use super::{
+    questions::{Unanswered, call, is_protected},
+    reply,
+};
 
 mod grpc;
 mod http1;
@@ -72,29 +71,6 @@ struct Shown {
     bytes: Bytes,
     is_all: bool,
     sample: BodySample,
-}
-
-/// Why somebody could not be asked, or did not say anything that can be understood.
-#[derive(Debug, thiserror::Error)]
-enum Unanswered {
-    #[error("nobody of that name can be asked")]
-    Unknown,
-    #[error("the request cannot be asked about: {0}")]
-    Unaskable(&'static str),
-    #[error("cannot be reached")]
-    Unreachable(#[source] Failed),
-    #[error("has not answered")]
-    Lost(#[source] hyper::Error),
-    #[error("took longer than {0:?}")]
-    TooLate(Duration),
-    #[error("answered with status {0}")]
-    Status(StatusCode),
-    #[error("answered with gRPC status {0}")]
-    Grpc(String),
-    #[error("answered at too great length, or not to the end")]
-    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("gave an answer that cannot be understood: {0}")]
-    Malformed(&'static str),
 }
 
 /// Asks each of them. What comes back of the request is what they have made of it, if they all permit it; and whether that may lead to another
@@ -219,94 +195,21 @@ async fn one(
     request: &Request<Source>,
     shown: Option<&Shown>,
 ) -> Result<Decision, Unanswered> {
+    let Authorizer {
+        service,
+        timeout: limit,
+        ..
+    } = authorizer;
     match &authorizer.protocol {
         AuthorizerProtocol::Grpc => {
             let question = grpc::question(context, authorizer, request, shown)?;
-            grpc::decision(call(context, authorizer, question).await?)
+            grpc::decision(call(context, service, *limit, question).await?)
         }
         AuthorizerProtocol::Http(of) => {
             let question = http1::question(of, request, shown)?;
-            http1::decision(of, call(context, authorizer, question).await?)
+            http1::decision(of, call(context, service, *limit, question).await?)
         }
     }
-}
-
-/// What somebody has answered, as a whole.
-struct Answered {
-    status: StatusCode,
-    headers: http::HeaderMap,
-    body: Bytes,
-    trailers: Option<http::HeaderMap>,
-}
-
-async fn call(
-    context: &Rc<Context>,
-    authorizer: &Authorizer,
-    (head, body): (Parts, Bytes),
-) -> Result<Answered, Unanswered> {
-    let upstreams = &context.peer.front.upstreams;
-    let until = Instant::now() + authorizer.timeout.min(LONGEST);
-    let too_late = || Unanswered::TooLate(authorizer.timeout);
-    let mut exclude = Vec::new();
-    let mut tries = 0;
-    let (response, lease, reached) = loop {
-        // Each is like nothing else.
-        let version = (head.version, None);
-        let found = upstreams.http(context, Some(&authorizer.service), version, &mut exclude);
-        let found = timeout_at(until, found).await.map_err(|_| too_late())?;
-        let (sender, reached) = found.map_err(Unanswered::Unreachable)?;
-        let did = |outcome| reached.held.ended(&context.peer.front.shared, outcome);
-        let question = Request::from_parts(head.clone(), Upload::own(body.clone()));
-        let Ok(sent) = timeout_at(until, send(sender, question)).await else {
-            did(Outcome::Lost);
-            return Err(too_late());
-        };
-        let (error, is_free) = match sent {
-            Ok((response, lease)) => break (response, lease, reached),
-            // A connection that has served others may have ended by itself, and one that is about to end refuses.
-            Err(forward::Failure::Unsent { error, .. }) => (error, true),
-            Err(forward::Failure::Lost {
-                error,
-                reused,
-                refused,
-            }) => (error, reused || refused),
-            Err(_) => return Err(Unanswered::Malformed("none")),
-        };
-        tries += 1;
-        if !is_free || tries > TRIES {
-            did(Outcome::Lost);
-            return Err(Unanswered::Lost(error));
-        }
-    };
-    let answered = timeout_at(until, whole(response)).await;
-    let answered = answered.unwrap_or_else(|_| Err(too_late()));
-    let did = match &answered {
-        Ok(answered) => Outcome::Answered(answered.status.as_u16()),
-        Err(_) => Outcome::Lost,
-    };
-    reached.held.ended(&context.peer.front.shared, did);
-    if let (Ok(_), Some(lease)) = (&answered, lease) {
-        upstreams.give_back(lease);
-    }
-    answered
-}
-
-async fn whole(response: Response<Incoming>) -> Result<Answered, Unanswered> {
-    let (head, body) = response.into_parts();
-    let body = Limited::new(body, ANSWER).collect().await;
-    let body = body.map_err(Unanswered::Body)?;
-    Ok(Answered {
-        status: head.status,
-        headers: head.headers,
-        trailers: body.trailers().cloned(),
-        body: body.to_bytes(),
-    })
-}
-
-/// Headers that a response may be given.
-fn allowed(headers: Vec<(HeaderName, HeaderValue)>) -> Vec<(HeaderName, HeaderValue)> {
-    let all = headers.into_iter();
-    all.filter(|(name, _)| !is_protected(name)).collect()
 }
 
 impl Changes {
@@ -381,36 +284,9 @@ fn encoded(text: &str) -> String {
     encoded
 }
 
-/// Headers that say where a request goes, how it is sent, or how long it is.
-fn is_protected(name: &HeaderName) -> bool {
-    [
-        header::HOST,
-        header::CONNECTION,
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-        header::TE,
-        header::TRAILER,
-        header::UPGRADE,
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-    ]
-    .contains(name)
-        || matches!(
-            name.as_str(),
-            "keep-alive" | "proxy-connection" | "grpc-timeout"
-        )
-}
-
-/// The whole of an answer.
-const ANSWER: usize = 64 << 10;
 /// Until as much of a body is there as is to be shown.
 const BODY: Duration = Duration::from_secs(30);
 /// Bodies of a thread that are shown at a time.
 const MOST: usize = 64;
-/// Of waiting for an answer.
-const LONGEST: Duration = Duration::from_secs(3600);
-/// After the first.
-const TRIES: u32 = 2;
-
 #[cfg(test)]
 mod tests;

@@ -2,15 +2,17 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header, request::Parts,
 };
-use prost::Message;
 use tulle_model::authorizer::Authorizer;
 use tulle_proto::authorizer as wire;
 
-use super::{Answered, Changes, Context, Decision, Put, Refused, Shown, Unanswered, allowed};
+use super::{
+    super::questions::{Answered, allowed, grpc, header_of, name_of},
+    Changes, Context, Decision, Put, Refused, Shown, Unanswered,
+};
 
 pub(super) fn question<B>(
     context: &Context,
@@ -31,22 +33,10 @@ pub(super) fn question<B>(
             }),
         }),
     };
-    let mut body = BytesMut::with_capacity(5 + check.encoded_len());
-    body.put_u8(0);
-    body.put_u32(u32::try_from(check.encoded_len()).unwrap_or(u32::MAX));
-    let too_long = |_| Unanswered::Unaskable("it is too long");
-    check.encode(&mut body).map_err(too_long)?;
-    let service = &authorizer.service;
-    let port = service.port.unwrap_or_default();
-    let limit = format!("{}m", authorizer.timeout.as_millis());
-    let head = Request::post(format!("http://{}:{port}{CHECK}", service.key.hostname))
-        .version(Version::HTTP_2)
-        .header(header::CONTENT_TYPE, "application/grpc")
-        .header(header::TE, "trailers")
-        .header("grpc-timeout", limit)
-        .body(())
-        .map_err(|_| Unanswered::Unaskable("the authorizer has no name of a host"))?;
-    Ok((head.into_parts().0, body.freeze()))
+    let Authorizer {
+        service, timeout, ..
+    } = authorizer;
+    grpc(service, CHECK, *timeout, &check)
 }
 
 fn peer(address: SocketAddr, principal: &str) -> wire::Peer {
@@ -116,23 +106,7 @@ fn headers(of: &HeaderMap) -> BTreeMap<String, String> {
 }
 
 pub(super) fn decision(answered: Answered) -> Result<Decision, Unanswered> {
-    if answered.status != StatusCode::OK {
-        return Err(Unanswered::Status(answered.status));
-    }
-    let trailers = answered.trailers.as_ref();
-    let status = trailers.and_then(|trailers| trailers.get("grpc-status"));
-    let status = status.or_else(|| answered.headers.get("grpc-status"));
-    match status.map(HeaderValue::as_bytes) {
-        Some(b"0") => {}
-        Some(other) => {
-            return Err(Unanswered::Grpc(
-                String::from_utf8_lossy(other).into_owned(),
-            ));
-        }
-        None => return Err(Unanswered::Malformed("no gRPC status")),
-    }
-    let response = wire::CheckResponse::decode(message(answered.body)?);
-    let response = response.map_err(|_| Unanswered::Malformed("no CheckResponse"))?;
+    let response: wire::CheckResponse = answered.message()?;
     // What has no status permits.
     let code = response.status.map_or(0, |status| status.code);
     use wire::check_response::HttpResponse::{DeniedResponse, ErrorResponse, OkResponse};
@@ -149,19 +123,6 @@ pub(super) fn decision(answered: Answered) -> Result<Decision, Unanswered> {
     }
 }
 
-/// The one message of a body.
-fn message(mut body: Bytes) -> Result<Bytes, Unanswered> {
-    let malformed = Unanswered::Malformed("no message of gRPC, or one that is compressed");
-    if body.len() < 5 || body.get_u8() != 0 {
-        return Err(malformed);
-    }
-    let length = body.get_u32() as usize;
-    match body.len() == length {
-        true => Ok(body),
-        false => Err(malformed),
-    }
-}
-
 fn permitted(ok: wire::OkHttpResponse) -> Result<Changes, Unanswered> {
     let mut changes = Changes {
         query_remove: ok.query_parameters_to_remove,
@@ -169,7 +130,7 @@ fn permitted(ok: wire::OkHttpResponse) -> Result<Changes, Unanswered> {
     };
     for name in ok.headers_to_remove {
         if !name.starts_with(':') {
-            changes.remove(self::name(&name)?);
+            changes.remove(name_of(&name)?);
         }
     }
     for option in ok.headers {
@@ -216,19 +177,10 @@ fn how(option: &wire::HeaderValueOption) -> Put {
 
 /// A header; `None` for what is none, such as the path.
 fn pair(option: wire::HeaderValueOption) -> Result<Option<(HeaderName, HeaderValue)>, Unanswered> {
-    let Some(header) = option.header.filter(|header| !header.key.starts_with(':')) else {
+    let Some(header) = option.header else {
         return Ok(None);
     };
-    let value = match header.raw_value.is_empty() {
-        true => HeaderValue::try_from(header.value),
-        false => HeaderValue::from_bytes(&header.raw_value),
-    };
-    let value = value.map_err(|_| Unanswered::Malformed("no value of a header"))?;
-    Ok(Some((name(&header.key)?, value)))
-}
-
-fn name(text: &str) -> Result<HeaderName, Unanswered> {
-    HeaderName::try_from(text).map_err(|_| Unanswered::Malformed("no name of a header"))
+    header_of(&header.key, header.value, &header.raw_value)
 }
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";

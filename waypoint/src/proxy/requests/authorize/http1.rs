@@ -5,8 +5,9 @@ use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header, r
 use tulle_model::{StringMatch, authorizer::HttpQuestion};
 
 use super::{
-    Answered, Changes, Decision, Put, Refused, Shown, Unanswered, allowed, grpc::PARTIAL,
-    is_protected,
+    super::questions::{Answered, allowed, is_protected},
+    Changes, Decision, Put, Refused, Shown, Unanswered,
+    grpc::PARTIAL,
 };
 
 pub(super) fn question<B>(

@@ -3,7 +3,7 @@ use prost::Message;
 use tulle_model::authorizer::HttpQuestion;
 use tulle_proto::authorizer as wire;
 
-use super::*;
+use super::{super::questions::Answered, *};
 
 fn name(text: &'static str) -> HeaderName {
     HeaderName::from_static(text)
