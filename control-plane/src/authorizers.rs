@@ -55,23 +55,33 @@ fn authorizer(index: &Index, provider: &ExtensionProvider) -> Option<Authorizer>
     })
 }
 
-/// The service of a provider. Its namespace may be written before the host. A host without dots is of the root namespace, where the settings are.
+/// The service of a provider. A host without dots is of the root namespace, where the settings are.
 pub(crate) fn provider_service(
     index: &Index,
     written: &str,
     port: Option<i64>,
 ) -> Option<BackendService> {
-    let root = index.mesh().root_namespace.as_str();
+    service(index, &index.mesh().root_namespace, written, port)
+}
+
+/// Who is meant by one that is to be asked or told, if it is there. Its namespace may be written before the host; a host without dots is of
+/// the namespace in which that is written.
+pub(crate) fn service(
+    index: &Index,
+    written_in: &str,
+    written: &str,
+    port: Option<i64>,
+) -> Option<BackendService> {
     let (namespace, host) = match written.split_once('/') {
         Some((namespace, host)) => (Some(namespace), host),
         None => (None, written),
     };
-    let host = index.full_name(namespace.unwrap_or(root), host);
+    let host = index.full_name(namespace.unwrap_or(written_in), host);
     let known = match namespace {
         Some(namespace) => {
             references::known(index, &host).find(|id| *id.key.namespace == *namespace)
         }
-        None => references::meant(index, root, &host),
+        None => references::meant(index, written_in, &host),
     };
     Some(BackendService {
         key: ServiceKey::new(known?.key.namespace, host),

@@ -19,6 +19,8 @@
 //! DestinationRule         -> how traffic to the services of its host is led; the subsets of their endpoints
 //! ConfigMap of the mesh   -> who is asked about requests, and told of them
 //! Telemetry               -> what is told of requests
+//! RateLimitPolicy         -> how many requests to its targets may pass
+//! Service, ServiceEntry   -> those of policies that may have it asked
 //!
 //! What is wrong with an object is found once, when it changes (see [`validate`]).
 //!
@@ -32,7 +34,7 @@ use std::{
 use tulle_model::{
     ApplicationTunnel, Authorization, GatewayAddress, PolicyKey, ServiceKey, Workload,
 };
-use tulle_xds::{Address, Configuration, ConfigurationName, store::Transaction};
+use tulle_xds::{Address, ConfigurationName, store::Transaction};
 
 use crate::{
     mesh::Mesh,
@@ -48,6 +50,7 @@ use tulle_manifest::{
     ObjectKey, PeerAuthentication, Pod, Service, source::Change,
 };
 
+mod configured;
 mod dirty;
 mod entries;
 mod reports;
@@ -67,8 +70,8 @@ pub struct Index {
     reports: Reports,
     /// The policies that each object was sent to waypoints as.
     targeted: BTreeMap<ObjectId, BTreeSet<PolicyKey>>,
-    /// The resources that each RequestAuthentication was sent as.
-    tokens: BTreeMap<ObjectKey, BTreeSet<PolicyKey>>,
+    /// The configurations that each policy was sent as.
+    configured: BTreeMap<ObjectId, BTreeSet<ConfigurationName>>,
     /// The workloads that are in subsets, by UID.
     members: BTreeSet<String>,
     settings: Settings,
@@ -82,7 +85,7 @@ impl Index {
             objects: Objects::default(),
             reports: Reports::default(),
             targeted: BTreeMap::new(),
-            tokens: BTreeMap::new(),
+            configured: BTreeMap::new(),
             members: BTreeSet::new(),
             settings: Settings::default(),
         }
@@ -138,6 +141,7 @@ impl Index {
     fn recompute(&mut self, mut dirty: Dirty) -> Transaction {
         let mut transaction = Transaction::default();
         self.with_subsets(&mut dirty);
+        self.with_limits(&mut dirty);
         for key in &dirty.authorization_policies {
             let policy = self.authorization(key);
             transaction.policies.push((key.to_string(), policy));
@@ -146,6 +150,9 @@ impl Index {
         for key in &dirty.request_authentications {
             self.for_waypoints(Kind::RequestAuthentication, key, &mut transaction);
             self.tokens(key, &mut transaction);
+        }
+        for key in &dirty.rate_limit_policies {
+            self.limits(key, &mut transaction);
         }
         for key in &dirty.peer_authentications {
             let policy = self.derived(key);
@@ -265,29 +272,6 @@ impl Index {
             .into_iter()
             .map(|policy| (policy.key.to_string(), Some(policy)));
         transaction.policies.extend(sent);
-    }
-
-    /// Which tokens are valid, and no longer, as a RequestAuthentication says.
-    fn tokens(&mut self, key: &ObjectKey, transaction: &mut Transaction) {
-        let kind = Kind::RequestAuthentication;
-        let policy = self.objects.request_authentications().get(key);
-        let policy = policy.filter(|_| self.is_in_order(kind, key));
-        let sent = policy.map(|policy| translate::tokens(&self.mesh, policy));
-        let sent = sent.unwrap_or_default();
-        let keys: BTreeSet<PolicyKey> = sent.iter().map(|policy| policy.key.clone()).collect();
-        let before = match keys.is_empty() {
-            true => self.tokens.remove(key),
-            false => self.tokens.insert(key.clone(), keys.clone()),
-        };
-        let gone = before.into_iter().flatten();
-        let gone = gone.filter(|key| !keys.contains(key));
-        let gone = gone.map(|key| (ConfigurationName::Tokens(key).to_string(), None));
-        transaction.configurations.extend(gone);
-        let sent = sent.into_iter().map(|policy| {
-            let made = Configuration::Tokens(Box::new(policy));
-            (made.name().to_string(), Some(made))
-        });
-        transaction.configurations.extend(sent);
     }
 
     /// Whether nothing is so wrong with an object that it is left out.

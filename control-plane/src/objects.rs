@@ -10,8 +10,8 @@ use crate::translate::entry_hosts;
 use tulle_manifest::{
     AuthorizationPolicy, DestinationRule, EndpointSlice, GRPCRoute, Gateway, GatewayClass,
     HTTPRoute, Namespace, Node, Object, ObjectId, ObjectKey, PeerAuthentication, Pod,
-    ReferenceGrant, RequestAuthentication, Service, ServiceEntry, Telemetry, VirtualService,
-    WorkloadEntry,
+    RateLimitPolicy, ReferenceGrant, RequestAuthentication, Service, ServiceEntry, Telemetry,
+    VirtualService, WorkloadEntry,
 };
 
 /// Objects by name. Clones are cheap enough to look at from another task: the objects are shared.
@@ -38,6 +38,7 @@ pub struct Objects {
     destination_rules: Table<DestinationRule>,
     virtual_services: Table<VirtualService>,
     telemetries: Table<Telemetry>,
+    rate_limit_policies: Table<RateLimitPolicy>,
     pods_by_node: BTreeMap<Arc<str>, BTreeSet<ObjectKey>>,
 }
 
@@ -124,6 +125,9 @@ impl Objects {
             Object::Telemetry(object) => {
                 self.telemetries.insert(key, object);
             }
+            Object::RateLimitPolicy(object) => {
+                self.rate_limit_policies.insert(key, object);
+            }
             // Settings are not objects of the mesh. Of nodes, the source has put what is said into the pods that it is about.
             Object::ConfigMap(_) | Object::NodeStatus(_) => {}
         }
@@ -151,6 +155,7 @@ impl Objects {
             Kind::DestinationRule => drop(self.destination_rules.remove(&id.key)),
             Kind::VirtualService => drop(self.virtual_services.remove(&id.key)),
             Kind::Telemetry => drop(self.telemetries.remove(&id.key)),
+            Kind::RateLimitPolicy => drop(self.rate_limit_policies.remove(&id.key)),
             Kind::ConfigMap | Kind::NodeStatus => {}
         }
     }
@@ -329,6 +334,11 @@ impl Objects {
     /// All virtual services.
     pub fn virtual_services(&self) -> &Table<VirtualService> {
         &self.virtual_services
+    }
+
+    /// All that say how many requests may pass.
+    pub fn rate_limit_policies(&self) -> &Table<RateLimitPolicy> {
+        &self.rate_limit_policies
     }
 
     /// All telemetries.

@@ -130,6 +130,13 @@ pub fn wanted(index: &Index) -> Vec<Wanted> {
             vec![rules::request_authentication(index, policy)],
         );
     }
+    for policy in objects.rate_limit_policies().values() {
+        compare(
+            Object::RateLimitPolicy(policy.clone()),
+            &policy.status.conditions,
+            vec![rules::rate_limit_policy(index, policy)],
+        );
+    }
     for telemetry in objects.telemetries().values() {
         compare(
             Object::Telemetry(telemetry.clone()),

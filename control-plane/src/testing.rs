@@ -33,6 +33,7 @@ parse_one!(namespace, Namespace);
 parse_one!(node, Node);
 parse_one!(authorization_policy, AuthorizationPolicy);
 parse_one!(peer_authentication, PeerAuthentication);
+parse_one!(rate_limit_policy, RateLimitPolicy);
 
 pub(crate) fn api_version(kind: &str) -> &'static str {
     match kind {
@@ -47,6 +48,7 @@ pub(crate) fn api_version(kind: &str) -> &'static str {
             "security.istio.io/v1"
         }
         "Telemetry" => "telemetry.istio.io/v1",
+        "RateLimitPolicy" => "tulle.io/v1alpha1",
         _ => "v1",
     }
 }

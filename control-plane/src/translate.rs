@@ -2,6 +2,7 @@
 
 mod authorization;
 mod endpoint_slice;
+mod limits;
 mod machine;
 mod owner;
 mod peer_authentication;
@@ -13,9 +14,11 @@ mod tokens;
 mod waypoint;
 mod workload;
 
-pub(crate) use authorization::{asked, targets};
+pub(crate) use authorization::{asked, path_match, targets, text_match};
 pub use authorization::{authorization, is_sent, targeted, unchecked_tokens};
 pub use endpoint_slice::{endpoint, endpoint_addresses, endpoint_uid};
+pub(crate) use limits::claim_path;
+pub use limits::limits;
 pub use machine::{HEALTHY, Machine, MachineSurroundings, machine, machine_of, workload_entry_uid};
 pub use peer_authentication::{
     Enforcement, Modes, PortMap, WorkloadLevel, derived_policy, effective,

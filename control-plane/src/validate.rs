@@ -17,6 +17,7 @@ mod jwt;
 mod mesh_config;
 mod pattern;
 mod pool;
+mod rate_limit;
 mod route;
 mod telemetry;
 mod values;
@@ -67,6 +68,7 @@ pub fn problems(object: &Object) -> Option<Vec<Problem>> {
         Object::RequestAuthentication(policy) => of(policy, jwt::request_authentication),
         Object::DestinationRule(rule) => of(rule, destination_rule::destination_rule),
         Object::VirtualService(service) => of(service, virtual_service::virtual_service),
+        Object::RateLimitPolicy(policy) => of(policy, rate_limit::rate_limit_policy),
         Object::Telemetry(telemetry) => of(telemetry, telemetry::telemetry),
         Object::ConfigMap(map) => mesh_config::config_map(map),
         Object::Namespace(_)

@@ -1,7 +1,7 @@
 //! What the control plane tells waypoints besides workloads, services and policies.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fmt,
     sync::{
         Arc,
@@ -15,7 +15,7 @@ use tracing::warn;
 use tulle_http::RouteTable;
 use tulle_jwt::Issuers;
 use tulle_model::{
-    Authorization, PolicyKey, PolicyTarget, ServiceKey, TargetKind, Uid,
+    Authorization, ServiceKey, Uid,
     authorizer::Authorizer,
     telemetry::{Telemetry, TelemetryKey},
     traffic::{Membership, TrafficRule},
@@ -25,8 +25,14 @@ use tulle_xds::{Address, Configuration, ConfigurationName, Delta, Subscriber};
 
 use crate::{
     keys::KeyStore,
+    limits::Limits,
     telemetry::{Collectors, Plan, Telemetries},
 };
+
+mod targets;
+
+use targets::ByTarget;
+pub(crate) use targets::Target;
 
 /// What is said of services. All threads read it; what comes in one response is seen at once.
 #[derive(Debug)]
@@ -45,22 +51,11 @@ struct Said {
     routes: HashMap<ServiceKey, Arc<ServiceRoutes>>,
     traffic: HashMap<ServiceKey, Arc<Traffic>>,
     members: HashMap<ServiceKey, Arc<Members>>,
-    /// By what they are about.
-    tokens: HashMap<Target, BTreeMap<PolicyKey, Tokens>>,
+    tokens: ByTarget<Tokens>,
+    limits: ByTarget<Limits>,
     /// By name.
     authorizers: HashMap<Arc<str>, Arc<Authorizer>>,
     telemetry: Arc<Telemetries>,
-}
-
-/// What a policy is about, and the namespace that both are of.
-pub(crate) type Target = (Arc<str>, PolicyTarget);
-
-/// Where it is looked for: a class is of no namespace, and policies about it are of the root's.
-fn place((namespace, target): Target) -> Target {
-    match target.kind {
-        TargetKind::GatewayClass => (Arc::from(""), target),
-        TargetKind::Service | TargetKind::ServiceEntry | TargetKind::Gateway => (namespace, target),
-    }
 }
 
 /// The routes of a service.
@@ -147,10 +142,17 @@ impl Configurations {
 
     /// Which tokens are valid in requests to any of these; nothing is said of that if it is empty.
     pub(crate) fn tokens(&self, targets: &[Target]) -> Vec<Tokens> {
-        let said = self.said.load();
-        let of = targets.iter().cloned().map(place);
-        let of = of.filter_map(|target| said.tokens.get(&target));
-        of.flat_map(BTreeMap::values).cloned().collect()
+        self.said.load().tokens.about(targets)
+    }
+
+    /// How many requests to any of these may pass; nothing is said of that if it is empty.
+    pub(crate) fn limits(&self, targets: &[Target]) -> Vec<Limits> {
+        self.said.load().limits.about(targets)
+    }
+
+    /// Whether anything is said of that.
+    pub(crate) fn has_limits(&self) -> bool {
+        !self.said.load().limits.is_empty()
     }
 
     /// Who is asked about requests, by the name that policies say; `None` if nobody of that name can be.
@@ -179,7 +181,8 @@ impl Configurations {
                 Some(ConfigurationName::Membership(uid)) => {
                     said.member(memberships.remove(&uid), None);
                 }
-                Some(ConfigurationName::Tokens(policy)) => said.tokens(policy, None),
+                Some(ConfigurationName::Tokens(policy)) => said.tokens.put(policy, None),
+                Some(ConfigurationName::Limits(policy)) => said.limits.put(policy, None),
                 Some(ConfigurationName::Authorizer(name)) => drop(said.authorizers.remove(&name)),
                 Some(ConfigurationName::Telemetry(key)) => said.told(key, None),
                 None => {}
@@ -208,7 +211,12 @@ impl Configurations {
                 }
                 Configuration::Tokens(policy) => {
                     let issuers = Arc::new(Issuers::new(&policy, &|fetch| self.keys.source(fetch)));
-                    said.tokens(policy.key, Some(Tokens::Issuers(issuers)));
+                    said.tokens.put(policy.key, Some(Tokens::Issuers(issuers)));
+                }
+                Configuration::Limits(policy) => {
+                    let key = policy.key.clone();
+                    let limits = Limits::new(*policy, said.limits.of(&key));
+                    said.limits.put(key, Some(limits));
                 }
                 Configuration::Telemetry(one) => said.told(one.key.clone(), Some(*one)),
                 Configuration::Authorizer(one) => {
@@ -232,7 +240,10 @@ impl Configurations {
                     said.traffic.insert(service, Arc::new(Traffic::Broken));
                 }
                 Some(ConfigurationName::Tokens(policy)) => {
-                    said.tokens(policy, Some(Tokens::Broken));
+                    said.tokens.put(policy, Some(Tokens::Broken));
+                }
+                Some(ConfigurationName::Limits(policy)) => {
+                    said.limits.put(policy, Some(Limits::Broken));
                 }
                 // Nobody can be asked then.
                 Some(ConfigurationName::Authorizer(name)) => drop(said.authorizers.remove(&name)),
@@ -270,21 +281,6 @@ impl Said {
     fn told(&mut self, key: TelemetryKey, now: Option<Telemetry>) {
         self.telemetry = Arc::new(self.telemetry.with(key, now));
     }
-
-    /// Other tokens are valid than before. One without a target is about nothing.
-    fn tokens(&mut self, policy: PolicyKey, now: Option<Tokens>) {
-        let Some(target) = policy.target() else {
-            return;
-        };
-        let target = place((Arc::clone(&policy.namespace), target));
-        let of_target = self.tokens.entry(target);
-        let of_target = of_target.or_default();
-        match now {
-            Some(now) => drop(of_target.insert(policy, now)),
-            None => drop(of_target.remove(&policy)),
-        }
-        self.tokens.retain(|_, policies| !policies.is_empty());
-    }
 }
 
 /// Takes in all that the control plane tells.
@@ -310,7 +306,9 @@ impl Subscriber for Follower {
 #[cfg(test)]
 mod tests {
     use tulle_model::http::{Alternative, MatchKind, Routes, Rule};
+    use tulle_model::limit::LimitPolicy;
     use tulle_model::token::TokenPolicy;
+    use tulle_model::{PolicyKey, PolicyTarget, TargetKind};
     use tulle_xds::RejectedResource;
 
     use super::*;
@@ -439,6 +437,39 @@ mod tests {
             ..Delta::default()
         });
         assert!(all.traffic(&key()).is_none());
+    }
+
+    #[test]
+    fn limits_that_are_not_understood_are_not_none() {
+        let all = nothing();
+        let web = PolicyTarget::new(TargetKind::Service, "web");
+        let targets = [(Arc::from("shop"), web.clone())];
+        let policy = Configuration::Limits(Box::new(LimitPolicy {
+            key: PolicyKey::for_target("shop", "p", &web),
+            limits: Ok(Vec::new()),
+        }));
+        let name = policy.name().to_string();
+        assert!(!all.has_limits());
+        all.change(Delta {
+            updated: vec![(name.clone(), policy)],
+            ..Delta::default()
+        });
+        assert!(all.has_limits());
+        assert!(matches!(all.limits(&targets)[..], [Limits::Known(_)]));
+        all.change(Delta {
+            rejected: vec![RejectedResource {
+                name: name.clone(),
+                addresses: Vec::new(),
+                reason: "of the future".to_owned(),
+            }],
+            ..Delta::default()
+        });
+        assert!(matches!(all.limits(&targets)[..], [Limits::Broken]));
+        all.change(Delta {
+            removed: vec![name],
+            ..Delta::default()
+        });
+        assert!(!all.has_limits());
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod arguments;
 pub mod config;
 mod configuration;
 mod keys;
+mod limits;
 mod proxy;
 mod telemetry;
 mod worker;

@@ -37,6 +37,7 @@ mod collectors;
 mod connection;
 mod ended;
 mod labels;
+mod limited;
 mod plan;
 mod span;
 mod standard;
@@ -53,6 +54,7 @@ pub(crate) struct Metrics {
     ejections: Counter,
     keys: Family<Fetched, Counter>,
     dry_runs: Family<Decision, Counter>,
+    limited: limited::Counters,
     spans: Counted,
     /// Lines of forms that operators choose are written there.
     log: LogHandle,
@@ -206,6 +208,7 @@ impl Metrics {
             ejections: Counter::default(),
             keys: Family::default(),
             dry_runs: Family::default(),
+            limited: limited::Counters::default(),
             spans,
             log,
         }
@@ -250,6 +253,7 @@ impl Metrics {
             "Spans of traces, by whether a collector was told of them",
             self.spans.family(),
         );
+        self.limited.register(tulle);
     }
 
     /// An endpoint is left alone.

@@ -32,6 +32,7 @@ pub(super) struct Dirty {
     pub(super) authorization_policies: BTreeSet<ObjectKey>,
     pub(super) request_authentications: BTreeSet<ObjectKey>,
     pub(super) peer_authentications: BTreeSet<ObjectKey>,
+    pub(super) rate_limit_policies: BTreeSet<ObjectKey>,
     pub(super) static_strict: bool,
     /// Those whose routes have changed.
     pub(super) routed: BTreeSet<ObjectId>,
@@ -56,6 +57,7 @@ impl Dirty {
             authorization_policies: objects.authorization_policies().keys().cloned().collect(),
             request_authentications: objects.request_authentications().keys().cloned().collect(),
             peer_authentications: objects.peer_authentications().keys().cloned().collect(),
+            rate_limit_policies: objects.rate_limit_policies().keys().cloned().collect(),
             static_strict: true,
             routed: BTreeSet::new(),
             granting: BTreeSet::new(),
@@ -118,6 +120,9 @@ impl Dirty {
             Kind::AuthorizationPolicy => self.authorization(mesh, objects, key, new),
             Kind::RequestAuthentication => {
                 self.request_authentications.insert(key.clone());
+            }
+            Kind::RateLimitPolicy => {
+                self.rate_limit_policies.insert(key.clone());
             }
             Kind::PeerAuthentication => self.peer_authentication(mesh, objects, key, new),
             Kind::HTTPRoute => {

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use tulle_model::{Health, TunnelProtocol};
+use tulle_model::{Health, TunnelProtocol, limit::Counted};
 
 use tulle_xds::Configuration;
 
@@ -141,6 +141,41 @@ fn policies_for_waypoints_go_with_their_targets() {
     after(upserts(&broken), &[db, tokens]);
     after(removals(&policy(allow, "db")), &[tokens]);
     after(removals(&policy(jwt, "web")), &[]);
+}
+
+#[test]
+fn who_counts_requests_is_followed() {
+    let policy = "apiVersion: tulle.io/v1alpha1\nkind: RateLimitPolicy\nmetadata: {name: p, namespace: shop}\n\
+        spec: {targetRefs: [{kind: Service, name: db}], limits: [{name: l, global: {service: web, port: 80, domain: d, \
+        descriptors: [{entries: [{key: k, value: v}]}]}}]}\n";
+    let mut index = index();
+    let mut client = Client::default();
+    let mut after = |changes: Vec<Change>| {
+        client.take(index.apply(changes));
+        let limits = client
+            .configurations
+            .get("limits/shop/target_Service_db_p")?;
+        let Configuration::Limits(policy) = limits else {
+            panic!("{limits:?}");
+        };
+        let counted = policy
+            .limits
+            .as_ref()
+            .map(|limits| limits[0].counted.clone());
+        let Ok(Counted::There(global)) = counted else {
+            return Some("refused".to_owned());
+        };
+        let service = global.service.map(|service| service.key.to_string());
+        Some(service.unwrap_or_default())
+    };
+    assert_eq!(after(upserts(policy)), Some(String::new()));
+    let web = "shop/web.shop.svc.cluster.local".to_owned();
+    assert_eq!(after(upserts(SHOP)), Some(web));
+    assert_eq!(after(removals(SHOP)), Some(String::new()));
+    // What is not in order lets nothing pass.
+    let broken = policy.replace("domain: d, ", "");
+    assert_eq!(after(upserts(&broken)), Some("refused".to_owned()));
+    assert_eq!(after(removals(policy)), None);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use tulle_manifest::{
     RequestAuthenticationSpec, TargetRef,
     destination_rule::DestinationRuleSpec,
     lenient,
+    rate_limit_policy::RateLimitPolicySpec,
     route::{GrpcRouteSpec, HttpRouteSpec, ParentReference, ReferenceGrantSpec},
     telemetry::TelemetrySpec,
     virtual_service::VirtualServiceSpec,
@@ -97,6 +98,15 @@ impl About for RequestAuthenticationSpec {
     fn about(about: AboutSpec) -> Self {
         Self {
             target_ref: about.target_ref,
+            target_refs: about.target_refs,
+            ..Self::default()
+        }
+    }
+}
+
+impl About for RateLimitPolicySpec {
+    fn about(about: AboutSpec) -> Self {
+        Self {
             target_refs: about.target_refs,
             ..Self::default()
         }

@@ -229,6 +229,7 @@ fn place(kind: Kind) -> Option<Place> {
             Way::Applied,
         ),
         Kind::Telemetry => ("telemetry.istio.io/v1", "telemetries", Way::Applied),
+        Kind::RateLimitPolicy => ("tulle.io/v1alpha1", "ratelimitpolicies", Way::Applied),
         Kind::HTTPRoute => ("gateway.networking.k8s.io/v1", "httproutes", Way::Merged),
         Kind::GRPCRoute => ("gateway.networking.k8s.io/v1", "grpcroutes", Way::Merged),
         Kind::Namespace

@@ -103,6 +103,7 @@ impl StateCollector {
                 ("DestinationRule", objects.destination_rules().len()),
                 ("VirtualService", objects.virtual_services().len()),
                 ("Telemetry", objects.telemetries().len()),
+                ("RateLimitPolicy", objects.rate_limit_policies().len()),
             ];
             let outcomes = [
                 ("exact", Outcome::Exact),

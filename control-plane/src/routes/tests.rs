@@ -333,7 +333,7 @@ fn what_a_rule_of_istio_says_is_sent() {
         "01",
         "{match: [{uri: {prefix: /a}, ignoreUriCase: true, headers: {'@request.auth.claims[Team]': {exact: A}, X-A: {exact: '1'}, x-there: {}}, withoutHeaders: {x-not: {regex: '*'}}, \
            queryParams: {q: {regex: '[0-9]+'}}}], \
-          rewrite: {uri: /b, authority: h.example}, timeout: 3s, retries: {attempts: 1, retryOn: '5xx,429', perTryTimeout: 1s}, \
+          rewrite: {uri: /b, authority: h.example}, timeout: 3s, retries: {attempts: 1, retryOn: '5xx,429,envoy-ratelimited', perTryTimeout: 1s}, \
           fault: {delay: {fixedDelay: 2s, percentage: {value: 0.1}}, abort: {httpStatus: 418, percentage: {value: 50}}}, \
           mirror: {host: other}, mirrorPercentage: {value: 10}, \
           headers: {request: {set: {b: '100%%', Host: set.example}}, response: {remove: [c]}}, \
@@ -368,7 +368,10 @@ fn what_a_rule_of_istio_says_is_sent() {
     let retry = rule.retry.as_ref().unwrap();
     assert_eq!(
         (&*retry.on, &*retry.statuses),
-        (&[RetryOn::ServerError][..], &[429][..])
+        (
+            &[RetryOn::ServerError, RetryOn::RateLimited][..],
+            &[429][..]
+        )
     );
     assert_eq!(rule.fault.delay.unwrap().1, 1000);
     let abort = tulle_model::http::Abort::Status(418);

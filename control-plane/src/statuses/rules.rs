@@ -1,12 +1,13 @@
 //! What is told of policies and rules that only waypoints read: condition `WaypointAccepted`.
 
 use tulle_manifest::{
-    DestinationRule, Kind, ObjectId, ObjectKey, RequestAuthentication, TargetRef, Telemetry,
-    VirtualService,
+    DestinationRule, Kind, ObjectId, ObjectKey, RateLimitPolicy, RequestAuthentication, TargetRef,
+    Telemetry, VirtualService,
 };
 
 use super::{Condition, WAYPOINT_ACCEPTED, accepted, in_words};
 use crate::{
+    authorizers::service,
     index::Index,
     references::{self, Subsets, Unenforced},
     routes, telemetry as told, traffic,
@@ -28,6 +29,25 @@ pub(super) fn request_authentication(index: &Index, policy: &RequestAuthenticati
         false => Ok(judged),
     };
     condition(index, Kind::RequestAuthentication, key, about, &[])
+}
+
+/// What is told of a RateLimitPolicy.
+pub(super) fn rate_limit_policy(index: &Index, policy: &RateLimitPolicy) -> Condition {
+    let key = policy.metadata.key();
+    let about = match policy.spec.target_refs.is_empty() {
+        true => Err("waypoints limit what names them, or a service, in targetRefs"),
+        false => Ok(targets(index, &key, &policy.spec.target_refs, None)),
+    };
+    let limits = policy.spec.limits.iter().enumerate();
+    let missing = limits.filter_map(|(number, limit)| {
+        let asked = limit.global.as_ref()?;
+        let found = service(index, &key.namespace, &asked.service, asked.port);
+        let path = format!("spec.limits[{number}].global.service");
+        let missing = Finding::new(path, "is not there: nobody can be asked");
+        found.is_none().then_some(missing)
+    });
+    let missing: Vec<Finding> = missing.collect();
+    condition(index, Kind::RateLimitPolicy, key, about, &missing)
 }
 
 /// What is told of a Telemetry. Without targets it is for its namespace, or, in the root namespace, for all.
@@ -122,7 +142,7 @@ fn condition(
         },
         message: match (missing.is_empty(), kind) {
             (true, _) => "enforced as written".to_owned(),
-            (false, Kind::DestinationRule | Kind::Telemetry) => {
+            (false, Kind::DestinationRule | Kind::Telemetry | Kind::RateLimitPolicy) => {
                 "enforced, but for some of it".to_owned()
             }
             (false, _) => "enforced so that what cannot be done is refused".to_owned(),
@@ -144,7 +164,7 @@ fn condition(
         };
         let words = in_words(refusing().map(|problem| &problem.finding));
         let effect = match kind {
-            Kind::RequestAuthentication => {
+            Kind::RequestAuthentication | Kind::RateLimitPolicy => {
                 "not in order, so that all requests to its targets are refused"
             }
             Kind::DestinationRule => {

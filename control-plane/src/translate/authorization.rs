@@ -25,6 +25,7 @@ use tulle_manifest::{
     RequestAuthentication, RuleFrom, RuleTo, TargetRef, UnknownFields,
 };
 use values::Values;
+pub(crate) use values::{path_match, text_match};
 
 /// The resource of a policy, unless it is not for node proxies, and what became of it.
 pub fn authorization(

@@ -160,20 +160,8 @@ fn provider(check: &mut Check, provider: &ExtensionProvider) {
     });
 }
 
-/// Where a provider is.
-fn place(check: &mut Check, service: &str, port: Option<i64>) {
-    if check.required("service", service) {
-        let host = service.split_once('/').map_or(service, |(_, host)| host);
-        check.host("service", host, false);
-    }
-    match port {
-        Some(_) => check.port("port", port),
-        None => check.invalid("port", "is missing"),
-    }
-}
-
 fn collector(check: &mut Check, told: &OpenTelemetry) {
-    place(check, &told.service, told.port);
+    check.service(&told.service, told.port);
     let least = Duration::from_millis(1);
     check.alternatives(&[("http", told.http.is_some()), ("grpc", told.grpc.is_some())]);
     check.some("grpc", &told.grpc, |check, grpc| {
@@ -225,7 +213,7 @@ fn access_log(check: &mut Check, log: &FileAccessLog) {
 }
 
 fn authorizer(check: &mut Check, asked: &ExternalAuthorizer) {
-    place(check, &asked.service, asked.port);
+    check.service(&asked.service, asked.port);
     check.istio_duration("timeout", &asked.timeout, Duration::from_millis(1));
     check.some("statusOnError", &asked.status_on_error, |check, status| {
         if status_code(status).is_none() {

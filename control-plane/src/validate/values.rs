@@ -82,6 +82,18 @@ impl Check {
         self.within(field, port, 1, 65_535);
     }
 
+    /// A service that is asked, and its port; its namespace may be written before the host.
+    pub(super) fn service(&mut self, service: &str, port: Option<i64>) {
+        if self.required("service", service) {
+            let host = service.split_once('/').map_or(service, |(_, host)| host);
+            self.host("service", host, false);
+        }
+        match port {
+            Some(_) => self.port("port", port),
+            None => self.invalid("port", "is missing"),
+        }
+    }
+
     /// A host name, or a wildcard where one may be.
     pub(super) fn host(&mut self, field: &str, host: &str, wildcard: bool) {
         let name = match wildcard {

@@ -27,6 +27,7 @@ mod gateway;
 pub mod mesh_config;
 mod meta;
 mod networking;
+pub mod rate_limit_policy;
 mod request_authentication;
 pub mod route;
 mod security;
@@ -58,6 +59,7 @@ pub use networking::{
     EntryAddress, EntryPort, EntrySelector, Resolution, ServiceEntry, ServiceEntrySpec,
     ServiceEntryStatus, WorkloadEntry, WorkloadEntrySpec,
 };
+pub use rate_limit_policy::RateLimitPolicy;
 pub use request_authentication::{
     ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication, RequestAuthenticationSpec,
 };
@@ -162,6 +164,7 @@ kinds! {
     DestinationRule, "networking.istio.io/v1" | "networking.istio.io/v1beta1", true;
     VirtualService, "networking.istio.io/v1" | "networking.istio.io/v1beta1", true;
     Telemetry, "telemetry.istio.io/v1" | "telemetry.istio.io/v1alpha1", true;
+    RateLimitPolicy, "tulle.io/v1alpha1", true;
     ConfigMap, "v1", true;
     NodeStatus, "mesh.tulle.io/v1", false;
 }

@@ -241,6 +241,8 @@ pub enum RetryOn {
     ServerError,
     /// 409.
     Retriable4xx,
+    /// A limit of how many requests may pass: `x-envoy-ratelimited`.
+    RateLimited,
     /// `grpc-status` 1.
     GrpcCancelled,
     /// 4.

@@ -15,6 +15,7 @@ mod authorization;
 pub mod authorizer;
 mod gateway;
 pub mod http;
+pub mod limit;
 mod service;
 mod spiffe;
 pub mod telemetry;

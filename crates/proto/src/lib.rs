@@ -28,9 +28,12 @@ mod generated {
     pub mod trace {
         include!("generated/opentelemetry.proto.collector.trace.v1.rs");
     }
+    pub mod rate_limit {
+        include!("generated/envoy.service.ratelimit.v3.rs");
+    }
     pub mod mesh {
         include!("generated/tulle.mesh.v1.rs");
     }
 }
 
-pub use generated::{authorizer, ca, discovery, mesh, security, trace, workload, zds};
+pub use generated::{authorizer, ca, discovery, mesh, rate_limit, security, trace, workload, zds};

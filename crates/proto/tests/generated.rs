@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "discovery.proto",
     "workload.proto",
     "authorization.proto",
@@ -11,6 +11,7 @@ const FILES: [&str; 8] = [
     "configuration.proto",
     "external_authorization.proto",
     "trace.proto",
+    "rate_limit.proto",
 ];
 
 #[test]

@@ -19,6 +19,7 @@ mod authorization;
 mod authorizer;
 mod configuration;
 mod gateway;
+mod limit;
 mod service;
 mod telemetry;
 mod token;
@@ -66,6 +67,9 @@ pub fn configuration(bytes: &[u8]) -> Result<Configuration, InvalidResource> {
         }
         mesh::configuration::Kind::Telemetry(value) => {
             Configuration::Telemetry(telemetry::telemetry(value)?.into())
+        }
+        mesh::configuration::Kind::Limits(value) => {
+            Configuration::Limits(limit::policy(value)?.into())
         }
         mesh::configuration::Kind::Membership(value) => {
             Configuration::Membership(traffic::membership(value)?.into())

@@ -13,6 +13,7 @@ mod authorization;
 mod authorizer;
 mod configuration;
 mod gateway;
+mod limit;
 mod service;
 mod telemetry;
 mod token;
@@ -47,6 +48,7 @@ pub fn configuration(value: &Configuration) -> Vec<u8> {
         Configuration::Telemetry(value) => {
             mesh::configuration::Kind::Telemetry(telemetry::telemetry(value))
         }
+        Configuration::Limits(value) => mesh::configuration::Kind::Limits(limit::policy(value)),
         Configuration::Membership(value) => {
             mesh::configuration::Kind::Membership(traffic::membership(value))
         }

@@ -6,6 +6,7 @@ use tulle_model::{
     Authorization, PolicyKey, Service, ServiceKey, Uid, Workload,
     authorizer::Authorizer,
     http::Routes,
+    limit::LimitPolicy,
     telemetry::{Telemetry, TelemetryKey},
     token::TokenPolicy,
     traffic::{Membership, TrafficRule},
@@ -57,6 +58,8 @@ pub enum Configuration {
     Authorizer(Box<Authorizer>),
     /// What is told of requests, named `telemetry/<namespace>/<name>`.
     Telemetry(Box<Telemetry>),
+    /// How many requests may pass, named `limits/<namespace>/<policy>`.
+    Limits(Box<LimitPolicy>),
 }
 
 /// What a [`Configuration`] is about, which is its name.
@@ -74,6 +77,8 @@ pub enum ConfigurationName {
     Authorizer(Arc<str>),
     /// What is told of requests.
     Telemetry(TelemetryKey),
+    /// How many requests may pass.
+    Limits(PolicyKey),
 }
 
 impl Configuration {
@@ -86,6 +91,7 @@ impl Configuration {
             Self::Tokens(policy) => ConfigurationName::Tokens(policy.key.clone()),
             Self::Authorizer(asked) => ConfigurationName::Authorizer(Arc::clone(&asked.name)),
             Self::Telemetry(telemetry) => ConfigurationName::Telemetry(telemetry.key.clone()),
+            Self::Limits(policy) => ConfigurationName::Limits(policy.key.clone()),
         }
     }
 }
@@ -104,6 +110,7 @@ impl ConfigurationName {
                 let (namespace, name) = of.split_once('/')?;
                 Some(Self::Telemetry(TelemetryKey::new(namespace, name)))
             }
+            LIMITS => of.parse().ok().map(Self::Limits),
             _ => None,
         }
     }
@@ -118,6 +125,7 @@ impl fmt::Display for ConfigurationName {
             Self::Tokens(policy) => write!(f, "{TOKENS}/{policy}"),
             Self::Authorizer(name) => write!(f, "{AUTHORIZERS}/{name}"),
             Self::Telemetry(key) => write!(f, "{TELEMETRY}/{}/{}", key.namespace, key.name),
+            Self::Limits(policy) => write!(f, "{LIMITS}/{policy}"),
         }
     }
 }
@@ -128,6 +136,7 @@ const SUBSETS: &str = "subsets";
 const TOKENS: &str = "tokens";
 const AUTHORIZERS: &str = "authorizers";
 const TELEMETRY: &str = "telemetry";
+const LIMITS: &str = "limits";
 
 /// The resource name of a policy.
 pub(crate) fn policy_name(policy: &Authorization) -> String {

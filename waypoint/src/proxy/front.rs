@@ -63,6 +63,8 @@ pub(crate) struct Front {
     pub(super) retries: Budget,
     /// Requests that are copies of others.
     pub(super) copies: Budget,
+    /// Questions about how many requests may pass.
+    pub(super) counted: Budget,
     /// Requests whose bodies are shown to somebody.
     pub(super) shown: Budget,
     handshakes: Handshakes,
@@ -120,6 +122,7 @@ impl Front {
             upstreams: Upstreams::new(Arc::clone(&shared)),
             retries: Budget::default(),
             copies: Budget::default(),
+            counted: Budget::default(),
             shown: Budget::default(),
             handshakes: Handshakes::new(shared.settings.max_handshakes),
             drain: CancellationToken::new(),

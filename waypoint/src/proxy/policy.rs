@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tulle_jwt::{Checked, Issuers, Refused, Token};
 
 use tulle_model::{PolicyKey, PolicyTarget, TargetKind, http::BackendService};
-use tulle_policy::{Connection, Denied, DryRun, PolicySet};
+use tulle_policy::{CompiledPolicy, Connection, Denied, DryRun, PolicySet};
 use tulle_route::Served;
 use tulle_state::Snapshot;
 
@@ -15,7 +15,10 @@ use super::{
     front::Shared,
     stream::{Context, Now},
 };
-use crate::configuration::{Target, Tokens};
+use crate::{
+    configuration::{Target, Tokens},
+    limits::Limits,
+};
 
 impl Context {
     /// Whether policy permits a connection in which no HTTP is spoken.
@@ -113,11 +116,42 @@ impl Context {
             host: &host.to_ascii_lowercase(),
             method: request.method().as_str(),
             path: uri.path(),
-            remote_ip: remote_ip(request.headers()).unwrap_or(self.peer.address.ip()),
+            remote_ip: self.remote_ip(request.headers()),
             header: &|name| values(request, name),
             token: &|field| token.map(|token| token.values(field)).unwrap_or_default(),
         };
         look(connection, seen)
+    }
+
+    /// Whether conditions on a request hold.
+    pub(super) fn holds<B>(
+        &self,
+        about: &CompiledPolicy,
+        request: &Request<B>,
+        token: Option<&Token>,
+    ) -> bool {
+        let connection = self.connection();
+        self.seen(&connection, request, token, |on, seen| {
+            about.matches_request(on, seen)
+        })
+    }
+
+    /// Where a request began, as far as those tell who passed it on.
+    pub(super) fn remote_ip(&self, headers: &HeaderMap) -> IpAddr {
+        remote_ip(headers).unwrap_or(self.peer.address.ip())
+    }
+
+    /// How many requests may pass to the backend that a route has chosen, if this waypoint is the one that asks. What holds for all that it
+    /// serves has counted the request already.
+    pub(super) fn limits_of(&self, now: &Now, backend: &BackendService) -> Vec<Limits> {
+        let shared = &self.peer.front.shared;
+        if !shared.configurations.has_limits() {
+            return Vec::new();
+        }
+        let snapshot = shared.snapshots.load();
+        let target = self.asks_for(now, &snapshot, backend);
+        let targets = target.map(|target| targets_of_service(&target));
+        shared.configurations.limits(&targets.unwrap_or_default())
     }
 
     /// Who has to permit a request, as it is before anybody looks at its token, to the backend that a route has chosen for it.
@@ -139,7 +173,8 @@ impl Context {
     }
 
     /// Whether policy permits a request to the backend that a route has chosen for it, if this waypoint is the one that asks: who may write
-    /// routes of one service does not thereby permit what another refuses. `told` gets what is not enforced.
+    /// routes of one service does not thereby permit what another refuses. `told` gets what is not enforced. Returns what is known of its
+    /// token.
     ///
     /// # Errors
     /// As of a request that is sent there.
@@ -150,12 +185,12 @@ impl Context {
         received: Option<&Received>,
         request: &mut Request<B>,
         told: impl FnOnce(DryRun),
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Checked>, Refusal> {
         let shared = &self.peer.front.shared;
         let snapshot = shared.snapshots.load();
         // One that is not there is refused when it is looked for.
         let Some(target) = self.asks_for(now, &snapshot, backend) else {
-            return Ok(());
+            return Ok(None);
         };
         let (policies, tokens) = about(shared, &snapshot, &target);
         // It asks about the token that came, and sees claims of that alone.
@@ -163,7 +198,8 @@ impl Context {
         let token = checked.as_ref().and_then(Checked::token);
         let (decided, dry_run) = self.ask(&policies, &self.connection_to(&target), request, token);
         told(dry_run);
-        Ok(decided?)
+        decided?;
+        Ok(checked)
     }
 
     /// The same as [`look_for_keys`](Self::look_for_keys), for what a backend asks of tokens.
@@ -329,7 +365,7 @@ fn remote_ip(headers: &HeaderMap) -> Option<IpAddr> {
 }
 
 /// The values of a header. The host is in the URI by now.
-fn values<'a, B>(request: &'a Request<B>, name: &str) -> Vec<&'a [u8]> {
+pub(super) fn values<'a, B>(request: &'a Request<B>, name: &str) -> Vec<&'a [u8]> {
     if name == "host" {
         let host = request.uri().authority();
         return host
@@ -362,6 +398,14 @@ pub(super) fn about(
     (snapshot.policies_about(&targets), tokens)
 }
 
+/// How many requests to a destination may pass.
+pub(super) fn limits_about(shared: &Shared, served: &Served) -> Vec<Limits> {
+    match shared.configurations.has_limits() {
+        true => shared.configurations.limits(&targets(shared, served)),
+        false => Vec::new(),
+    }
+}
+
 /// What policies name that are about a destination.
 pub(super) fn targets(shared: &Shared, served: &Served) -> Vec<Target> {
     let instance = &shared.instance;
@@ -374,15 +418,23 @@ pub(super) fn targets(shared: &Shared, served: &Served) -> Vec<Target> {
         ),
         (own, target(TargetKind::GatewayClass, &instance.class)),
     ];
-    if let tulle_route::Target::Service { record, .. } = &served.target {
-        let service = &record.service;
-        // Which of them it is made from is not told.
-        for kind in [TargetKind::Service, TargetKind::ServiceEntry] {
-            let namespace = Arc::clone(&service.key.namespace);
-            targets.push((namespace, target(kind, &service.name)));
-        }
-    }
+    targets.extend(targets_of_service(served));
     targets
+}
+
+/// Those that are about a service alone.
+fn targets_of_service(served: &Served) -> Vec<Target> {
+    let tulle_route::Target::Service { record, .. } = &served.target else {
+        return Vec::new();
+    };
+    let service = &record.service;
+    // Which of them it is made from is not told.
+    [TargetKind::Service, TargetKind::ServiceEntry]
+        .map(|kind| {
+            let namespace = Arc::clone(&service.key.namespace);
+            (namespace, PolicyTarget::new(kind, service.name.as_ref()))
+        })
+        .into()
 }
 
 #[cfg(test)]

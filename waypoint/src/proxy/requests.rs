@@ -6,6 +6,7 @@ use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::sleep;
 use tulle_http::{Action, Location, Route, location};
+use tulle_jwt::Checked;
 use tulle_model::http::{ALL, Abort};
 
 use super::{
@@ -15,6 +16,7 @@ use super::{
     upload::Source,
 };
 use cors::Page;
+use count::count;
 use forward::{Plan, forward};
 use prepare::prepare;
 use reply::{own, redirected, with_status};
@@ -26,6 +28,7 @@ use upgrade::{Upgrade, head_of};
 
 mod authorize;
 mod cors;
+mod count;
 mod forward;
 mod limits;
 mod mirror;
@@ -141,6 +144,14 @@ async fn answered(
     exchange.would_be(dry_run);
     if let Err(denied) = decided {
         return refused(exchange, &request, &denied.into());
+    }
+    if !now.limits.is_empty() {
+        let token = checked.as_ref().and_then(Checked::token);
+        let counted = count(&context, &now.limits, exchange, &mut request, token);
+        exchange = match Box::pin(counted).await {
+            Ok(counted) => counted,
+            Err(answer) => return answer,
+        };
     }
     match taken {
         Taken::Itself => {
@@ -278,8 +289,18 @@ async fn routed(
         }
         Box::pin(context.look_for_keys_of(now, service, received)).await;
         let told = |dry_run| exchange.would_be(dry_run);
-        if let Err(refusal) = context.check_backend(now, service, received, &mut request, told) {
-            return refused(exchange, &request, &refusal);
+        let checked = match context.check_backend(now, service, received, &mut request, told) {
+            Ok(checked) => checked,
+            Err(refusal) => return refused(exchange, &request, &refusal),
+        };
+        let limits = context.limits_of(now, service);
+        if !limits.is_empty() {
+            let token = checked.as_ref().and_then(Checked::token);
+            let counted = count(context, &limits, exchange, &mut request, token);
+            exchange = match Box::pin(counted).await {
+                Ok(counted) => counted,
+                Err(answer) => return answer,
+            };
         }
     }
     if upgrade.is_none() {

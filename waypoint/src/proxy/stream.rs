@@ -11,6 +11,7 @@ use tulle_state::{Snapshot, Workload};
 
 use crate::{
     configuration::{ServiceRoutes, Tokens},
+    limits::Limits,
     telemetry::Plan,
 };
 
@@ -66,6 +67,8 @@ pub(crate) struct Now {
     pub(super) tokens: Vec<Tokens>,
     /// What is told of its requests.
     pub(crate) plan: Arc<Plan>,
+    /// How many requests may pass.
+    pub(super) limits: Vec<Limits>,
     /// Of the service, if it has any.
     pub(super) routes: Option<Arc<ServiceRoutes>>,
 }
@@ -87,6 +90,7 @@ impl Now {
                 &shared.instance.namespace,
                 &policy::targets(shared, &served),
             ),
+            limits: policy::limits_about(shared, &served),
             routes: served
                 .service()
                 .and_then(|record| shared.configurations.routes(&record.service.key)),

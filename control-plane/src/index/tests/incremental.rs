@@ -182,6 +182,23 @@ fn read_by_waypoints() -> impl Strategy<Value = String> {
         ),
         (
             name(),
+            namespace(),
+            name(),
+            prop_oneof![
+                Just("local: {requests: 1, per: 1s}"),
+                Just("local: {requests: 0, per: 1s}"),
+                Just("global: {service: x.a.svc.cluster.local, port: 80, domain: d, descriptors: [{entries: [{key: k, value: v}]}]}"),
+                Just("global: {service: b/h.example, port: 80, domain: d, descriptors: [{entries: [{key: k, value: v}]}]}"),
+            ]
+        ).prop_map(
+            |(name, namespace, target, counted)| format!(
+                "apiVersion: tulle.io/v1alpha1\nkind: RateLimitPolicy\n\
+                 metadata: {{name: {name}, namespace: {namespace}}}\n\
+                 spec: {{targetRefs: [{{kind: Service, name: {target}}}], limits: [{{name: l, {counted}}}]}}\n"
+            )
+        ),
+        (
+            name(),
             prop_oneof![Just("a"), Just("b"), Just("istio-system")],
             prop_oneof![
                 Just("x"),

@@ -3,8 +3,8 @@
 use serde::de::DeserializeOwned;
 use tulle_kubernetes::Selection;
 use tulle_manifest::{
-    Conditions, Declared, DestinationRule, GRPCRoute, HTTPRoute, Labels, Object, ReferenceGrant,
-    RequestAuthentication, Telemetry, VirtualService, route::RouteStatus,
+    Conditions, Declared, DestinationRule, GRPCRoute, HTTPRoute, Labels, Object, RateLimitPolicy,
+    ReferenceGrant, RequestAuthentication, Telemetry, VirtualService, route::RouteStatus,
 };
 
 use super::{
@@ -91,6 +91,15 @@ pub(super) fn kinds(on: (&tulle_kubernetes::Client, &std::sync::Arc<Pending>)) -
                 "/apis/telemetry.istio.io/v1/telemetries",
                 Some("/apis/telemetry.istio.io/v1alpha1/telemetries"),
                 "telemetries.telemetry.istio.io",
+            ),
+        ),
+        list::<Readable<RateLimitPolicy>>(
+            on,
+            defined(
+                "rate limit policies",
+                "/apis/tulle.io/v1alpha1/ratelimitpolicies",
+                None,
+                "ratelimitpolicies.tulle.io",
             ),
         ),
     ]

@@ -158,6 +158,7 @@ fn failure(token: &str) -> Option<RetryOn> {
         "connect-failure" => RetryOn::ConnectFailure,
         "refused-stream" => RetryOn::RefusedStream,
         "retriable-4xx" => RetryOn::Retriable4xx,
+        "envoy-ratelimited" => RetryOn::RateLimited,
         "cancelled" => RetryOn::GrpcCancelled,
         "deadline-exceeded" => RetryOn::GrpcDeadlineExceeded,
         "resource-exhausted" => RetryOn::GrpcResourceExhausted,

@@ -30,6 +30,8 @@ fn nothing_that_only_waypoints_read_looks_as_if_it_were_in_force() {
     let service = "targetRefs: [{kind: Service, name: s}]";
     let jwt = "jwtRules: [{issuer: 'https://i.example'}]";
     let to = "route: [{destination: {host: s}}]";
+    let local = "{name: a, local: {requests: 1, per: 1s}}";
+    let global = "{name: a, global: {service: s, port: 80, domain: d, descriptors: [{entries: [{key: k, value: v}]}]}}";
     for (kind, namespace, spec, expected) in [
         (
             "RequestAuthentication",
@@ -74,6 +76,39 @@ fn nothing_that_only_waypoints_read_looks_as_if_it_were_in_force() {
             "False UnsupportedValue",
         ),
         ("Telemetry", "shop", service.to_owned(), "True Accepted"),
+        (
+            "RateLimitPolicy",
+            "shop",
+            format!("{service}, limits: [{local}]"),
+            "True Accepted",
+        ),
+        (
+            "RateLimitPolicy",
+            "shop",
+            format!("{service}, limits: [{global}]"),
+            "True Accepted",
+        ),
+        (
+            "RateLimitPolicy",
+            "shop",
+            format!(
+                "{service}, limits: [{}]",
+                global.replace("service: s", "service: x")
+            ),
+            "True UnsupportedValue",
+        ),
+        (
+            "RateLimitPolicy",
+            "shop",
+            format!("limits: [{local}]"),
+            "False UnsupportedValue",
+        ),
+        (
+            "RateLimitPolicy",
+            "shop",
+            format!("{service}, limits: []"),
+            "False Invalid",
+        ),
         (
             "Telemetry",
             "shop",

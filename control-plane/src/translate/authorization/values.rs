@@ -30,7 +30,7 @@ impl<'a, 'b> Values<'a, 'b> {
 
     pub(super) fn strings(&mut self, field: &str, texts: &[String]) -> Vec<StringMatch> {
         self.list(field, texts, |_, text| {
-            string(text).map(|found| vec![found])
+            text_match(text).map(|found| vec![found])
         })
     }
 
@@ -90,7 +90,7 @@ impl<'a, 'b> Values<'a, 'b> {
                     Some((issuer, subject)) => format!("{issuer}{PARTS}{subject}"),
                     None => text.to_owned(),
                 };
-                string(&parted).map(|found| vec![found])
+                text_match(&parted).map(|found| vec![found])
             })
         })
     }
@@ -102,7 +102,9 @@ impl<'a, 'b> Values<'a, 'b> {
 
     pub(super) fn paths(&mut self, field: &str, texts: &[String]) -> Vec<PathMatch> {
         self.seen(field, texts, |values, field, texts| {
-            values.list(field, texts, |_, text| path(text).map(|found| vec![found]))
+            values.list(field, texts, |_, text| {
+                path_match(text).map(|found| vec![found])
+            })
         })
     }
 
@@ -144,9 +146,9 @@ impl<'a, 'b> Values<'a, 'b> {
         match text.split_once('/') {
             Some((domain, path)) if own(domain) => std::iter::once(&mesh.trust_domain)
                 .chain(&mesh.trust_domain_aliases)
-                .map(|domain| string(&format!("{domain}/{path}")))
+                .map(|domain| text_match(&format!("{domain}/{path}")))
                 .collect(),
-            Some(_) | None => string(text).map(|found| vec![found]),
+            Some(_) | None => text_match(text).map(|found| vec![found]),
         }
     }
 
@@ -200,9 +202,9 @@ pub(super) fn token(key: &str) -> Option<TokenField> {
 }
 
 /// A path, or a template of one: `{*}` for any element, and at the end or once `{**}` for all that follow.
-fn path(text: &str) -> Option<PathMatch> {
+pub(crate) fn path_match(text: &str) -> Option<PathMatch> {
     if !text.contains(['{', '}']) {
-        return Some(PathMatch::Text(string(text)?));
+        return Some(PathMatch::Text(text_match(text)?));
     }
     let mut elements = text.strip_prefix('/')?.split('/');
     let mut has_rest = false;
@@ -218,7 +220,7 @@ fn path(text: &str) -> Option<PathMatch> {
 }
 
 /// `*`, `*suffix`, `prefix*`, or the text itself.
-fn string(text: &str) -> Option<StringMatch> {
+pub(crate) fn text_match(text: &str) -> Option<StringMatch> {
     let found = match (text.strip_prefix('*'), text.strip_suffix('*')) {
         (Some(""), _) => return Some(StringMatch::Presence),
         (Some(suffix), _) => (suffix, StringMatch::Suffix(suffix.into())),

@@ -74,6 +74,64 @@ fn request_authentications_are_checked() {
 }
 
 #[test]
+fn rate_limit_policies_are_checked() {
+    let limits = |limit: &str| format!("limits: [{{name: a, {limit}}}]");
+    let local = |more: &str| limits(&format!("local: {{requests: 1, per: 1s, {more}}}"));
+    let global = |more: &str| {
+        limits(&format!(
+            "global: {{service: ns/a.b, port: 80, domain: d, {more}}}"
+        ))
+    };
+    let counted = "descriptors: [{entries: [{key: k, value: v}]}]";
+    let at = "spec.limits[0]";
+    for (spec, expected) in [
+        (local(""), ""),
+        (local("burst: 5, by: [{header: a}, {claim: a.b}, {principal: {}}]"), ""),
+        (global(counted), ""),
+        (global(&format!("{counted}, timeout: 1s, failOpen: false")), ""),
+        (
+            limits("match: {methods: [GET], paths: ['/a/*'], headers: [{name: x}]}, local: {requests: 1, per: 50ms}"),
+            "",
+        ),
+        (String::new(), "Invalid spec.limits"),
+        (limits(""), "Invalid AT"),
+        (limits("local: {}, global: {}"), "Invalid AT, Invalid AT.global.descriptors, Invalid AT.global.domain, \
+            Invalid AT.global.port, Invalid AT.global.service, Invalid AT.local.per, Invalid AT.local.requests"),
+        (local("more: 1"), "Unsupported AT.local.more"),
+        (local("burst: 0"), "Invalid AT.local.burst"),
+        (limits("local: {requests: 1000001, per: 49ms}"), "Invalid AT.local.per, Invalid AT.local.requests"),
+        (limits("local: {requests: 1, per: 25h}"), "Invalid AT.local.per"),
+        (local("by: [{}]"), "Invalid AT.local.by[0]"),
+        (local("by: [{header: a, path: {}}]"), "Invalid AT.local.by[0]"),
+        (local("by: [{key: a, header: b}]"), "Invalid AT.local.by[0]"),
+        (local("by: [{header: 'a b'}, {claim: a.}]"), "Invalid AT.local.by[0].header, Invalid AT.local.by[1].claim"),
+        (local("by: [{principal: {sure: 1}}]"), "Unsupported AT.local.by[0].principal.sure"),
+        (
+            limits("match: {}, local: {requests: 1, per: 1s}"),
+            "Invalid AT.match",
+        ),
+        (
+            limits("match: {methods: ['a*b'], paths: ['/{x}'], headers: [{name: '', value: '**'}]}, local: {requests: 1, per: 1s}"),
+            "Invalid AT.match.headers[0].name, Invalid AT.match.headers[0].value, Invalid AT.match.methods[0], Invalid AT.match.paths[0]",
+        ),
+        (global("timeout: 11s, descriptors: [{entries: []}]"), "Invalid AT.global.descriptors[0].entries, Invalid AT.global.timeout"),
+        (
+            global("descriptors: [{entries: [{value: v}], limit: {requests: 0, unit: DECADE}}]"),
+            "Invalid AT.global.descriptors[0].entries[0].key, Invalid AT.global.descriptors[0].limit.requests, \
+             Invalid AT.global.descriptors[0].limit.unit",
+        ),
+        ("limits: [{name: a.b, local: {requests: 1, per: 1s}}]".to_owned(), "Invalid AT.name"),
+        (
+            "limits: [{name: a, local: {requests: 1, per: 1s}}, {name: a, local: {requests: 1, per: 1s}}]".to_owned(),
+            "Invalid spec.limits",
+        ),
+        (format!("{}, selector: {{}}", local("")), "Unsupported spec.selector"),
+    ] {
+        table("RateLimitPolicy", &[(&spec, &expected.replace("AT", at))]);
+    }
+}
+
+#[test]
 fn virtual_services_are_checked() {
     let to = "route: [{destination: {host: a}}]";
     let at = "spec.http[0]";

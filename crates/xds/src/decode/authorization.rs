@@ -125,7 +125,11 @@ enum Extension {
 fn extension(sent: wire::Extension) -> Option<Extension> {
     let config = sent.config?;
     match config.type_url.as_str() {
-        HTTP_URL => http(&config.value).map(Box::new).map(Extension::Http),
+        HTTP_URL => {
+            let sent = mesh::HttpConditions::decode(config.value.as_slice()).ok()?;
+            let conditions = conditions_on_requests(sent)?;
+            Some(Extension::Http(Box::new(conditions)))
+        }
         TOKEN_URL => tokens(&config.value).map(Extension::Tokens),
         _ => None,
     }
@@ -146,8 +150,8 @@ fn tokens(sent: &[u8]) -> Option<Vec<TokenMatch>> {
     })
 }
 
-fn http(sent: &[u8]) -> Option<HttpMatch> {
-    let sent = mesh::HttpConditions::decode(sent).ok()?;
+/// But for those on tokens.
+pub(super) fn conditions_on_requests(sent: mesh::HttpConditions) -> Option<HttpMatch> {
     let texts = |sent: Vec<mesh::TextMatch>| all(sent, text);
     Some(HttpMatch {
         hosts: texts(sent.hosts)?,

@@ -186,6 +186,7 @@ fn retry_on(value: i32) -> Decoded<RetryOn> {
             wire::RetryOn::GatewayError => RetryOn::GatewayError,
             wire::RetryOn::ServerError => RetryOn::ServerError,
             wire::RetryOn::Retriable4xx => RetryOn::Retriable4xx,
+            wire::RetryOn::RateLimited => RetryOn::RateLimited,
             wire::RetryOn::GrpcCancelled => RetryOn::GrpcCancelled,
             wire::RetryOn::GrpcDeadlineExceeded => RetryOn::GrpcDeadlineExceeded,
             wire::RetryOn::GrpcResourceExhausted => RetryOn::GrpcResourceExhausted,

@@ -12,6 +12,7 @@ use wire::load_balancing::{HealthPolicy as WireHealthPolicy, Mode, Scope};
 use super::*;
 use crate::encode;
 
+mod limits;
 mod policies;
 mod routes;
 pub(crate) mod strategies;

@@ -115,12 +115,17 @@ fn tokens(value: &[TokenMatch]) -> wire::Extension {
 }
 
 fn http(value: &HttpMatch) -> wire::Extension {
+    extension(HTTP, HTTP_URL, &conditions_on_requests(value))
+}
+
+/// But for those on tokens.
+pub(super) fn conditions_on_requests(value: &HttpMatch) -> mesh::HttpConditions {
     let header = |value: &HeaderMatch| mesh::HeaderMatch {
         name: value.name.as_ref().to_owned(),
         values: texts(&value.values),
         not_values: texts(&value.not_values),
     };
-    let conditions = mesh::HttpConditions {
+    mesh::HttpConditions {
         hosts: texts(&value.hosts),
         not_hosts: texts(&value.not_hosts),
         methods: texts(&value.methods),
@@ -130,8 +135,7 @@ fn http(value: &HttpMatch) -> wire::Extension {
         remote_ips: value.remote_ips.iter().map(network).collect(),
         not_remote_ips: value.not_remote_ips.iter().map(network).collect(),
         headers: value.headers.iter().map(header).collect(),
-    };
-    extension(HTTP, HTTP_URL, &conditions)
+    }
 }
 
 fn extension(name: &str, url: &str, conditions: &impl Message) -> wire::Extension {

@@ -166,6 +166,7 @@ fn retry_on(value: RetryOn) -> wire::RetryOn {
         RetryOn::GatewayError => wire::RetryOn::GatewayError,
         RetryOn::ServerError => wire::RetryOn::ServerError,
         RetryOn::Retriable4xx => wire::RetryOn::Retriable4xx,
+        RetryOn::RateLimited => wire::RetryOn::RateLimited,
         RetryOn::GrpcCancelled => wire::RetryOn::GrpcCancelled,
         RetryOn::GrpcDeadlineExceeded => wire::RetryOn::GrpcDeadlineExceeded,
         RetryOn::GrpcResourceExhausted => wire::RetryOn::GrpcResourceExhausted,

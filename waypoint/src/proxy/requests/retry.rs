@@ -4,7 +4,7 @@
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, Response};
 use tulle_model::http::{Retry, RetryOn};
 
 /// What became of a try.
@@ -72,9 +72,13 @@ impl<'a> Policy<'a> {
                     409 => any(&[RetryOn::Retriable4xx]),
                     _ => false,
                 };
-                let rejected = headers.contains_key("x-envoy-overloaded")
-                    || headers.contains_key("x-envoy-ratelimited");
-                !rejected && (listed || by_status || by_grpc(headers).is_some_and(|on| any(&[on])))
+                // Who has said that there is too much is asked again only if that is wanted.
+                if headers.contains_key(RATE_LIMITED) {
+                    return any(&[RetryOn::RateLimited]);
+                }
+                let is_overloaded = headers.contains_key("x-envoy-overloaded");
+                !is_overloaded
+                    && (listed || by_status || by_grpc(headers).is_some_and(|on| any(&[on])))
             }
         }
     }
@@ -146,6 +150,8 @@ impl Drop for Counted {
     }
 }
 
+/// Of an answer to what is more than may pass.
+pub(super) const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 /// Where nobody says anything.
 const USUAL: u32 = 2;
 const USUALLY: [RetryOn; 4] = [
@@ -181,7 +187,7 @@ mod tests {
 
     #[test]
     fn statuses_are_tried_again_as_the_tokens_say() {
-        use RetryOn::{GatewayError, GrpcUnavailable, Retriable4xx, ServerError};
+        use RetryOn::{GatewayError, GrpcUnavailable, RateLimited, Retriable4xx, ServerError};
         for (status, on, expected) in [
             (500, ServerError, true),
             (503, ServerError, true),
@@ -199,6 +205,10 @@ mod tests {
         assert!(!answered(200, &[("grpc-status", "5")], &[GrpcUnavailable]));
         let overloaded = [("x-envoy-overloaded", "true")];
         assert!(!answered(503, &overloaded, &[ServerError]));
+        let limited = [("x-envoy-ratelimited", "true")];
+        assert!(answered(429, &limited, &[RateLimited]));
+        assert!(!answered(429, &[], &[RateLimited]));
+        assert!(!answered(503, &limited, &[ServerError]));
     }
 
     #[test]

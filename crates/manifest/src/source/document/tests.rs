@@ -116,6 +116,7 @@ fn what_only_waypoints_read_is_read_from_files_as_it_is_written() {
         ("networking.istio.io/v1", "DestinationRule"),
         ("networking.istio.io/v1beta1", "VirtualService"),
         ("telemetry.istio.io/v1alpha1", "Telemetry"),
+        ("tulle.io/v1alpha1", "RateLimitPolicy"),
     ] {
         let text = format!(
             "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\nspec: {{}}\nstatus: 7\n"

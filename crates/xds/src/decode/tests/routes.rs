@@ -68,6 +68,7 @@ fn everything() -> Routes {
                 RetryOn::GatewayError,
                 RetryOn::ServerError,
                 RetryOn::Retriable4xx,
+                RetryOn::RateLimited,
                 RetryOn::GrpcCancelled,
                 RetryOn::GrpcDeadlineExceeded,
                 RetryOn::GrpcResourceExhausted,

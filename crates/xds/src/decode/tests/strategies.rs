@@ -140,7 +140,7 @@ pub(crate) fn policy() -> impl Strategy<Value = Authorization> {
         )
 }
 
-fn http() -> impl Strategy<Value = HttpMatch> {
+pub(crate) fn http() -> impl Strategy<Value = HttpMatch> {
     let strings = || vec(string_match(), 0..2);
     let ranges = || vec(range(), 0..2);
     let path = prop_oneof![
