@@ -157,7 +157,7 @@ fn is_ending(object: &Value) -> bool {
 const EVENTS: &str = "fieldSelector=type%3DWarning&";
 const ROOTS: &str = "fieldSelector=metadata.name%3Distio-ca-root-cert&";
 /// Kinds whose objects have conditions of ours, and whether the mesh defines them itself.
-const JUDGED: [(&str, &str, bool); 13] = [
+const JUDGED: [(&str, &str, bool); 14] = [
     ("security.istio.io/v1", "AuthorizationPolicy", true),
     ("security.istio.io/v1", "PeerAuthentication", true),
     ("security.istio.io/v1", "RequestAuthentication", true),
@@ -166,6 +166,7 @@ const JUDGED: [(&str, &str, bool); 13] = [
     ("networking.istio.io/v1", "DestinationRule", true),
     ("networking.istio.io/v1", "VirtualService", true),
     ("telemetry.istio.io/v1", "Telemetry", true),
+    ("tulle.io/v1alpha1", "RateLimitPolicy", true),
     ("v1", "Service", true),
     ("gateway.networking.k8s.io/v1", "GatewayClass", false),
     ("gateway.networking.k8s.io/v1", "Gateway", false),

@@ -89,7 +89,7 @@ fn without_ours(route: &Value) -> Value {
 const JSON_PATCH: &str = "application/json-patch+json";
 const CONTROLLER: &str = "tulle.io/mesh-controller";
 /// Kinds whose objects it says something of.
-const JUDGED: [(&str, &str); 13] = [
+const JUDGED: [(&str, &str); 14] = [
     (GATEWAY_API, "GatewayClass"),
     ("v1", "Service"),
     ("networking.istio.io/v1", "ServiceEntry"),
@@ -100,6 +100,7 @@ const JUDGED: [(&str, &str); 13] = [
     ("security.istio.io/v1", "PeerAuthentication"),
     ("security.istio.io/v1", "RequestAuthentication"),
     ("telemetry.istio.io/v1", "Telemetry"),
+    ("tulle.io/v1alpha1", "RateLimitPolicy"),
     (GATEWAY_API, "Gateway"),
     (GATEWAY_API, "HTTPRoute"),
     (GATEWAY_API, "GRPCRoute"),
