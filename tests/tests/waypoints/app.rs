@@ -93,7 +93,8 @@ async fn converse(tcp: TcpStream, name: String, asked: Asked) -> Result<()> {
 }
 
 /// All that it sees of a request, as JSON. Headers say what else it does, if they name it or all: `x-fail` answers with 503, `x-hang` not at
-/// all, `x-drop` closes the connection.
+/// all, `x-drop` closes the connection,
+/// `x-limited` says that it is too much.
 async fn answer(
     request: Request<Incoming>,
     name: String,
@@ -137,6 +138,13 @@ async fn answer(
     }
     if fails {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    if is_told("x-limited") {
+        *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+        let limited = HeaderValue::from_static("true");
+        response
+            .headers_mut()
+            .insert("x-envoy-ratelimited", limited);
     }
     let status = head
         .headers

@@ -386,6 +386,12 @@ async fn answers_to(
 
 /// A pod of the mesh with an authorizer, whose service is not behind the waypoint.
 async fn begin(mesh: &mut Mesh) -> Result<Guard> {
+    place(mesh).await?;
+    Guard::start(mesh.pod(GUARD))
+}
+
+/// The pod and its service.
+pub(crate) async fn place(mesh: &mut Mesh) -> Result<()> {
     mesh.start_pod(PodSpec::new(GUARD, "node2").label("app", "guard"))
         .await?;
     mesh.apply(
@@ -401,8 +407,7 @@ spec:
   - {name: http, port: 9001, targetPort: 9001, protocol: TCP}
 ",
     )
-    .await?;
-    Guard::start(mesh.pod(GUARD))
+    .await
 }
 
 fn settings(kind: &str, rest: &str) -> String {
@@ -601,8 +606,8 @@ async fn judged(
     Ok(response.unwrap_or_default())
 }
 
-const GUARD: &str = "shop/guard";
-const BEHIND_A_ROUTE: &str = "apiVersion: v1
+pub(crate) const GUARD: &str = "shop/guard";
+pub(crate) const BEHIND_A_ROUTE: &str = "apiVersion: v1
 kind: Service
 metadata: {name: two, namespace: shop, labels: {istio.io/use-waypoint: w}}
 spec: {clusterIP: 10.96.200.12, clusterIPs: [10.96.200.12], selector: {version: two}, ports: [{name: http, port: 8000, targetPort: 8080, protocol: TCP}]}

@@ -10,6 +10,7 @@ mod bytes;
 mod conformance;
 mod deployed;
 mod desync;
+mod limits;
 mod policies;
 mod requests;
 mod routes;
@@ -62,6 +63,10 @@ fn main() -> ExitCode {
         case!(telemetry::traces_go_on),
         case!(telemetry::collectors_by_http),
         case!(telemetry::lines_and_labels),
+        case!(limits::count_here),
+        case!(limits::count_behind_routes),
+        case!(limits::count_there),
+        case!(limits::asked_again),
         case!(upgrades::of_http1),
         case!(upgrades::of_http2),
         case!(upgrades::to_http2),
