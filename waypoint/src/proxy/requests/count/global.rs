@@ -43,9 +43,10 @@ pub(super) fn question<B>(
 fn descriptor<B>(of: &Descriptor, parts: &Parts<'_, B>) -> Option<wire::RateLimitDescriptor> {
     let entries = of.entries.iter().map(|(key, part)| {
         let value = parts.of(part)?;
+        let start = value.get(..LONGEST).unwrap_or(&value);
         Some(wire::Entry {
             key: key.clone(),
-            value: String::from_utf8_lossy(&value).into_owned(),
+            value: String::from_utf8_lossy(start).into_owned(),
         })
     });
     Some(wire::RateLimitDescriptor {
@@ -137,6 +138,8 @@ fn left(status: &wire::DescriptorStatus) -> Option<Left> {
 }
 
 const METHOD: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+/// Bytes of a value. Longer ones count with all that begin alike.
+const LONGEST: usize = 1024;
 /// Questions of a thread at a time.
 const MOST: usize = 1024;
 /// Than requests wait.
