@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    panic::catch_unwind,
     sync::{Arc, OnceLock},
 };
 
@@ -75,7 +76,11 @@ impl Expression {
         if text.len() > LONGEST || depth(text) > DEEPEST {
             return Err(InvalidExpression::TooLong);
         }
-        let program = Program::compile(text).map_err(|errors| syntax(&errors))?;
+        // Its grammar is generated code with assertions of its own, and whoever may write an expression must not end a process.
+        let program = catch_unwind(|| Program::compile(text));
+        let program =
+            program.map_err(|_| InvalidExpression::Syntax("it cannot be read".to_owned()))?;
+        let program = program.map_err(|errors| syntax(&errors))?;
         let mut expression = program.expression().clone();
         let mut found = Found::default();
         found.look(&mut expression, 0)?;

@@ -1,5 +1,7 @@
 use std::borrow::Cow;
 
+use proptest::{collection::vec, prelude::*, sample::select};
+
 use super::*;
 
 /// A request that was not found.
@@ -191,4 +193,80 @@ fn headers_are_kept_if_they_are_named() {
     assert!(keeps("request.headers['a'] == 'b'").request);
     assert!(!keeps("request.headers['a'] == 'b'").response);
     assert!(keeps("'a' in response.headers").response);
+}
+
+/// Pieces of expressions, and of what looks like some.
+const PIECES: [&str; 58] = [
+    "request.path",
+    "response.code",
+    "request.headers",
+    "connection.mtls",
+    "request",
+    ".",
+    "..",
+    "path",
+    "'a'",
+    "'",
+    "\"",
+    r"'\d'",
+    r"r'\d'",
+    r"b'\xff'",
+    r"'\u00e9'",
+    r"'\uD800'",
+    r"'\x'",
+    r"'\777'",
+    "1",
+    "1u",
+    "0x",
+    "0xffffffffffffffffff",
+    "9223372036854775808",
+    "1e999",
+    "1.",
+    "-",
+    "!",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    "?",
+    ":",
+    ",",
+    "&&",
+    "||",
+    "==",
+    "!=",
+    "<",
+    ">=",
+    "+",
+    "*",
+    "/",
+    "%",
+    " in ",
+    "has(",
+    "size(",
+    ".matches('",
+    ".exists(x, x)",
+    ".map(x, x)",
+    "true",
+    "null",
+    "//",
+    "\n",
+    "\0",
+    "\u{1f600}",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn none_is_read_or_evaluated_in_panic(pieces in vec(select(PIECES.to_vec()), 0..24), any in ".{0,60}") {
+        for text in [pieces.concat(), pieces.join(" "), any] {
+            if let Ok(made) = Expression::new(&text) {
+                made.holds(&Seen);
+                made.text(&Seen);
+            }
+        }
+    }
 }
