@@ -1,6 +1,9 @@
 //! What a valid token says.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde_json::Value;
 use tulle_model::token::{PARTS, TokenField, TokenRule};
@@ -58,6 +61,22 @@ impl Token {
         }
     }
 
+    /// The values of a claim as texts, whole numbers and whether something is so among them.
+    pub fn texts(&self, path: &[String]) -> Vec<Cow<'_, str>> {
+        let values = self.values(&TokenField::Claim(path.to_vec()));
+        if !values.is_empty() {
+            return values.into_iter().map(Cow::Borrowed).collect();
+        }
+        let claims = Some(&self.claims);
+        let found = path.iter().fold(claims, |value, name| value?.get(name));
+        let all = match found {
+            Some(Value::Array(values)) => values.as_slice(),
+            Some(one) => std::slice::from_ref(one),
+            None => &[],
+        };
+        all.iter().filter_map(text).map(Cow::Owned).collect()
+    }
+
     /// A claim as a header has it, by a path with dots: a text, a whole number, or whether something is so.
     pub(crate) fn scalar(&self, path: &str) -> Option<String> {
         let found = self.claims.get(path);
@@ -65,12 +84,7 @@ impl Token {
             path.split('.')
                 .try_fold(&self.claims, |value, name| value.get(name))
         };
-        match found.or_else(nested)? {
-            Value::String(text) => Some(text.clone()),
-            Value::Bool(value) => Some(value.to_string()),
-            Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),
-            _ => None,
-        }
+        text(found.or_else(nested)?)
     }
 
     /// Whether it is for one of these.
@@ -129,3 +143,13 @@ impl Times {
 /// Always separated by spaces (RFC 8693 §4.2).
 const LISTS: [&str; 2] = ["scope", "permission"];
 const SKEW: Duration = Duration::from_secs(60);
+
+/// A text, a whole number, or whether something is so.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(value) => Some(value.to_string()),
+        Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),
+        _ => None,
+    }
+}

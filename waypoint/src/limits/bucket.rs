@@ -29,8 +29,9 @@ pub(crate) struct Buckets {
     /// Tokens of a full bucket.
     burst: u64,
     by_key: Mutex<ByKey>,
-    /// Of requests without a key, and of all keys for which there is no room.
-    shared: AtomicU64,
+    /// The first is of requests without a key, the others of the keys for which there is no room: whoever takes all the room does not
+    /// know with whom the next comer shares.
+    shared: Box<[AtomicU64]>,
 }
 
 /// When each bucket will be full. One that is full already is as good as none.
@@ -45,7 +46,7 @@ struct ByKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Own(u64),
-    Shared,
+    Shared(usize),
 }
 
 /// What a bucket had for a request.
@@ -69,7 +70,7 @@ impl Buckets {
             interval: interval.max(1),
             burst: burst.max(1).into(),
             by_key: Mutex::default(),
-            shared: AtomicU64::new(0),
+            shared: (0..=SHARED).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -104,15 +105,24 @@ impl Buckets {
                     *full_at = new;
                     return self.taken(Place::Own(key), new, now, passes);
                 }
-                Place::Shared
+                1 + usize::try_from(key % SHARED as u64).unwrap_or_default()
             }
-            None => Place::Shared,
+            None => 0,
         };
-        let step = |full_at| Some(self.after(full_at, now).0);
+        let step = |full_at| self.after(full_at, now).0;
+        let before = self.update(place, step);
+        let (new, passes) = self.after(before, now);
+        self.taken(Place::Shared(place), new, now, passes)
+    }
+
+    /// Changes a bucket that is shared; what it was before.
+    fn update(&self, place: usize, step: impl Fn(u64) -> u64) -> u64 {
         let order = (Ordering::AcqRel, Ordering::Acquire);
-        let before = self.shared.fetch_update(order.0, order.1, step);
-        let (new, passes) = self.after(before.unwrap_or_else(|full_at| full_at), now);
-        self.taken(place, new, now, passes)
+        let step = |full_at| Some(step(full_at));
+        self.shared.get(place).map_or(0, |bucket| {
+            let before = bucket.fetch_update(order.0, order.1, step);
+            before.unwrap_or_else(|full_at| full_at)
+        })
     }
 
     /// Puts a token back that was of no use.
@@ -124,10 +134,8 @@ impl Buckets {
                     *full_at = full_at.saturating_sub(self.interval);
                 }
             }
-            Place::Shared => {
-                let step = |full_at: u64| Some(full_at.saturating_sub(self.interval));
-                let order = (Ordering::AcqRel, Ordering::Acquire);
-                let _ = self.shared.fetch_update(order.0, order.1, step);
+            Place::Shared(place) => {
+                self.update(place, |full_at| full_at.saturating_sub(self.interval));
             }
         }
     }
@@ -135,11 +143,11 @@ impl Buckets {
     /// When a bucket will be full after a request, and whether it had a token for it.
     fn after(&self, full_at: u64, now: u64) -> (u64, bool) {
         let full_at = full_at.max(now);
-        let new = full_at.saturating_add(self.interval);
         let capacity = self.burst.saturating_mul(self.interval);
-        match new - now <= capacity {
-            true => (new, true),
-            false => (full_at, false),
+        // What cannot be counted any more is too much.
+        match full_at.checked_add(self.interval) {
+            Some(new) if new - now <= capacity => (new, true),
+            Some(_) | None => (full_at, false),
         }
     }
 
@@ -172,8 +180,10 @@ fn nanoseconds(of: Duration) -> u64 {
     u64::try_from(of.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Keys of a limit that have buckets of their own: half a MiB. All others share one.
+/// Keys of a limit that have buckets of their own: half a MiB.
 pub(crate) const MOST: usize = 16_384;
+/// Buckets of all others.
+const SHARED: usize = 1024;
 /// Nanoseconds between two looks at all of them.
 const PAUSE: u64 = 100_000_000;
 

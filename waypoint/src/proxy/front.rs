@@ -65,6 +65,8 @@ pub(crate) struct Front {
     pub(super) copies: Budget,
     /// Questions about how many requests may pass.
     pub(super) counted: Budget,
+    /// Of these, those that nobody waits for any more.
+    pub(super) late: Budget,
     /// Requests whose bodies are shown to somebody.
     pub(super) shown: Budget,
     handshakes: Handshakes,
@@ -123,6 +125,7 @@ impl Front {
             retries: Budget::default(),
             copies: Budget::default(),
             counted: Budget::default(),
+            late: Budget::default(),
             shown: Budget::default(),
             handshakes: Handshakes::new(shared.settings.max_handshakes),
             drain: CancellationToken::new(),

@@ -15,7 +15,7 @@ fn a_bucket_is_emptied_at_once_and_fills_evenly() {
     let buckets = Buckets::new(10, Duration::from_secs(1), 3);
     for left in [2, 1, 0] {
         let taken = buckets.take(None, at(0));
-        assert_eq!((taken.from, taken.left), (Some(Place::Shared), left));
+        assert_eq!((taken.from, taken.left), (Some(Place::Shared(0)), left));
     }
     let refused = buckets.take(None, at(0));
     assert_eq!((refused.from, refused.left), (None, 0));
@@ -46,10 +46,14 @@ fn keys_have_buckets_of_their_own_as_far_as_there_is_room() {
         assert!(passes(&buckets, Some(key), 0), "{key}");
     }
     assert!(!passes(&buckets, Some(0), 0), "its own is empty");
-    // Two that come too late share one.
-    let [first, second] = [1, 2].map(|more| MOST as u64 + more);
-    assert_eq!(buckets.take(Some(first), at(0)).from, Some(Place::Shared));
+    // Of those that come too late some share one, and others do not.
+    let [first, second] = [1, 1 + SHARED].map(|more| (MOST + more) as u64);
+    assert_eq!(
+        buckets.take(Some(first), at(0)).from,
+        Some(Place::Shared(2))
+    );
     assert!(!passes(&buckets, Some(second), 1));
+    assert!(passes(&buckets, Some(first + 1), 1));
     assert_eq!(buckets.by_key.lock().full_at.len(), MOST);
     // A token of one that is full makes no difference.
     buckets.give_back(Place::Own(first));
@@ -89,6 +93,14 @@ fn limits_beyond_all_reason_do_no_harm() {
             buckets.take(None, now);
             buckets.take(Some(1), now);
         }
+    }
+    // More than can be counted is refused, and not let through.
+    let day = Duration::from_secs(86_400);
+    let buckets = Buckets::new(1, day, 1_000_000);
+    let mut passed = 0;
+    while passes(&buckets, None, 0) {
+        passed += 1;
+        assert!(passed <= 1_000_000, "nothing is refused");
     }
 }
 

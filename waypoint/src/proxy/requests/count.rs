@@ -6,7 +6,8 @@
 //!                                  └──▶ empty: 429   └──▶ nobody answers: it goes on, or 500, as is said
 //! ```
 //!
-//! What is refused takes no token of other buckets: who comes too often leaves the others what they have.
+//! What is refused here takes no token of other buckets: who comes too often leaves the others what they have. What is refused elsewhere does:
+//! a limit here keeps those from being asked too much.
 //!
 //! Spec: `waypoint-l7.md` §4.6.
 
@@ -59,6 +60,8 @@ pub(super) async fn count(
         if let Count::Here(local) = &limit.count {
             let key = Parts::new(context, request, token).key(local);
             if !counting.takes(limit, &local.buckets, key) {
+                // What is refused here takes nothing of others.
+                counting.gives_back();
                 return Err(counting.refuse(limit, "local_rate_limited", LOCALLY));
             }
         }
@@ -162,7 +165,9 @@ impl<'a> Counting<'a> {
         let said = match said {
             Ok(said) => said,
             Err(why) => {
-                let passes = fail_open || limit.dry_run;
+                // What clients can bring about lets nothing pass.
+                let is_too_much = matches!(why, Unanswered::Unaskable(_));
+                let passes = limit.dry_run || (fail_open && !is_too_much);
                 self.lost(limit, &why, passes);
                 return match passes {
                     true => Ok(self),
@@ -236,7 +241,6 @@ impl<'a> Counting<'a> {
         text: impl Into<Bytes>,
     ) -> Response<Answer> {
         self.tell(limit, "refused");
-        self.gives_back();
         self.says_what_is_left();
         let mut exchange = self.exchange;
         exchange.failed("RL", details, Some(named(limit)));
@@ -254,7 +258,6 @@ impl<'a> Counting<'a> {
 
     /// Nobody knows whether it is too many.
     fn unknown(self, limit: &Limit, why: &Unanswered) -> Response<Answer> {
-        self.gives_back();
         let mut exchange = self.exchange;
         let why = format!("{}: {}", named(limit), describe(why));
         exchange.failed("RLSE", "rate_limiter_error", Some(why));

@@ -4,7 +4,10 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use tokio::{task::spawn_local, time::timeout};
+use tokio::{
+    task::{JoinHandle, spawn_local},
+    time::timeout,
+};
 use tulle_model::limit::{Descriptor, GlobalLimit, LimitUnit};
 use tulle_proto::rate_limit as wire;
 
@@ -72,8 +75,8 @@ fn unit(of: LimitUnit) -> wire::Unit {
     }
 }
 
-/// Asks the service. A question outlives whoever waits for its answer: a connection that takes longer to be made than requests wait would
-/// otherwise never be made.
+/// Asks the service. A few questions outlive whoever waits for their answers: a connection that takes longer to be made than requests wait
+/// would otherwise never be made.
 pub(super) async fn ask(
     context: &Rc<Context>,
     of: &Arc<GlobalLimit>,
@@ -84,18 +87,36 @@ pub(super) async fn ask(
     }
     let counted = context.peer.front.counted.begin_below(MOST);
     let counted = counted.ok_or(Unanswered::Unaskable("too many others are asked about"))?;
+    let front = Rc::clone(&context.peer.front);
     let (context, of, limit) = (Rc::clone(context), Arc::clone(of), of.timeout);
-    let asking = spawn_local(async move {
+    let mut asking = Asking(spawn_local(async move {
         let _counted = counted;
         let service = of.service.as_ref().ok_or(Unanswered::Unknown)?;
         let question = grpc(service, METHOD, limit, &question)?;
         let answered = call(&context, service, limit + LONGER, question).await?;
         said(answered.message()?)
-    });
-    match timeout(limit, asking).await {
+    }));
+    match timeout(limit, &mut asking.0).await {
         Ok(Ok(said)) => said,
         Ok(Err(_)) => Err(Unanswered::Unaskable("the question was given up")),
-        Err(_) => Err(Unanswered::TooLate(limit)),
+        Err(_) => {
+            if let Some(late) = front.late.begin_below(LATE) {
+                spawn_local(async move {
+                    let _late = late;
+                    let _ = (&mut asking.0).await;
+                });
+            }
+            Err(Unanswered::TooLate(limit))
+        }
+    }
+}
+
+/// A question. Nobody waits for its answer once this is dropped: the request may be gone before.
+struct Asking(JoinHandle<Result<Said, Unanswered>>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -105,6 +126,14 @@ fn said(response: wire::RateLimitResponse) -> Result<Said, Unanswered> {
         wire::Code::OverLimit => true,
         wire::Code::Unknown => return Err(Unanswered::Malformed("it does not say what holds")),
     };
+    let (to_endpoint, to_client) = match is_over {
+        // What is over stays so, whatever else is said.
+        true => (Vec::new(), valid(response.response_headers_to_add)),
+        false => (
+            headers(response.request_headers_to_add)?,
+            headers(response.response_headers_to_add)?,
+        ),
+    };
     Ok(Said {
         is_over,
         left: response
@@ -112,8 +141,8 @@ fn said(response: wire::RateLimitResponse) -> Result<Said, Unanswered> {
             .iter()
             .filter_map(left)
             .min_by_key(|of| of.left),
-        to_endpoint: allowed(headers(response.request_headers_to_add)?),
-        to_client: allowed(headers(response.response_headers_to_add)?),
+        to_endpoint: allowed(to_endpoint),
+        to_client: allowed(to_client),
         body: response.raw_body,
     })
 }
@@ -122,6 +151,13 @@ fn headers(written: Vec<wire::HeaderValue>) -> Result<Vec<(HeaderName, HeaderVal
     let headers = written.into_iter();
     let headers = headers.map(|of| header_of(&of.key, of.value, &of.raw_value));
     headers.filter_map(Result::transpose).collect()
+}
+
+/// Those that are headers.
+fn valid(written: Vec<wire::HeaderValue>) -> Vec<(HeaderName, HeaderValue)> {
+    let headers = written.into_iter();
+    let headers = headers.map(|of| header_of(&of.key, of.value, &of.raw_value));
+    headers.filter_map(|header| header.ok().flatten()).collect()
 }
 
 fn left(status: &wire::DescriptorStatus) -> Option<Left> {
@@ -142,6 +178,8 @@ const METHOD: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLim
 const LONGEST: usize = 1024;
 /// Questions of a thread at a time.
 const MOST: usize = 1024;
+/// Of these, those that nobody waits for any more.
+const LATE: usize = 16;
 /// Than requests wait.
 const LONGER: Duration = Duration::from_secs(2);
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::Request;
 use tulle_jwt::{Token, is_named};
-use tulle_model::{limit::RequestPart, token::TokenField};
+use tulle_model::limit::RequestPart;
 
 use super::super::super::{policy::values, stream::Context};
 use crate::limits::Local;
@@ -32,25 +32,37 @@ impl<'a, B> Parts<'a, B> {
     /// By what the bucket of a request is known; `None` if all have the same.
     pub(super) fn key(&self, local: &Local) -> Option<u64> {
         let by = local.by();
-        let parts = by.iter().map(|part| self.of(part));
+        let parts = by.iter().map(|part| match self.is_repeated(part) {
+            // Nobody knows which of them a server takes: who says several is one with all who do.
+            true => Some(Cow::Borrowed(SEVERAL)),
+            false => self.of(part),
+        });
         (!by.is_empty()).then(|| local.buckets.key(parts))
     }
 
-    /// A part, if the request has it.
+    fn is_repeated(&self, part: &RequestPart) -> bool {
+        match part {
+            RequestPart::Header(name) => values(self.request, name).len() > 1,
+            RequestPart::Query(name) => named(self.request, name).nth(1).is_some(),
+            _ => false,
+        }
+    }
+
+    /// A part, if the request has it. What is empty is not there.
     pub(super) fn of<'p>(&self, part: &'p RequestPart) -> Option<Cow<'p, [u8]>>
     where
         'a: 'p,
     {
         let request = self.request;
-        Some(match part {
+        let found: Cow<'p, [u8]> = match part {
             RequestPart::Text(text) => text.as_bytes().into(),
-            RequestPart::Header(name) => joined(values(request, name))?,
-            RequestPart::Query(name) => query(request, name)?.as_bytes().into(),
-            RequestPart::Claim(path) => {
-                let field = TokenField::Claim(path.clone());
-                let values = self.token?.values(&field);
-                joined(values.into_iter().map(str::as_bytes).collect())?
+            // Whatever its case, a host is the same.
+            RequestPart::Header(name) if name == "host" => {
+                joined(values(request, name))?.to_ascii_lowercase().into()
             }
+            RequestPart::Header(name) => joined(values(request, name))?,
+            RequestPart::Query(name) => decoded(named(request, name).next()?).into(),
+            RequestPart::Claim(path) => self.token?.texts(path).join(",").into_bytes().into(),
             RequestPart::Principal => self.context.peer.identity.principal().as_bytes().into(),
             RequestPart::RemoteAddress => {
                 let address = self.context.remote_ip(request.headers());
@@ -58,7 +70,8 @@ impl<'a, B> Parts<'a, B> {
             }
             RequestPart::Method => request.method().as_str().as_bytes().into(),
             RequestPart::Path => request.uri().path().as_bytes().into(),
-        })
+        };
+        (!found.is_empty()).then_some(found)
     }
 }
 
@@ -71,32 +84,61 @@ fn joined(values: Vec<&[u8]>) -> Option<Cow<'_, [u8]>> {
     }
 }
 
-/// The first parameter of a name, as it was sent.
-fn query<'a, B>(request: &'a Request<B>, name: &str) -> Option<&'a str> {
-    let mut pairs = request.uri().query()?.split('&');
-    pairs.find_map(|pair| {
+/// The parameters of a name, as they were sent.
+fn named<'a, B>(request: &'a Request<B>, name: &str) -> impl Iterator<Item = &'a str> {
+    let pairs = request.uri().query().unwrap_or_default().split('&');
+    pairs.filter_map(move |pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         is_named(key, name).then_some(value)
     })
 }
+
+/// What a parameter means, however it is spelt.
+fn decoded(value: &str) -> Vec<u8> {
+    let mut bytes = value.as_bytes().iter();
+    let mut decoded = Vec::with_capacity(value.len());
+    while let Some(&byte) = bytes.next() {
+        let ahead = bytes.as_slice().get(..2).filter(|_| byte == b'%');
+        let escaped = ahead.and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped =
+            escaped.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(escaped) => {
+                decoded.push(escaped);
+                bytes.nth(1);
+            }
+            None => decoded.push(if byte == b'+' { b' ' } else { byte }),
+        }
+    }
+    decoded
+}
+
+/// No value is that.
+const SEVERAL: &[u8] = b"\0several";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_first_parameter_of_a_name_counts() {
+    fn parameters_are_what_they_mean() {
         let request = |query: &str| {
             let uri = format!("http://web.shop/a{query}");
             Request::builder().uri(uri).body(()).unwrap()
         };
         for (asked, expected) in [
-            ("", None),
-            ("?user", Some("")),
-            ("?users=1&user=2&user=3", Some("2")),
-            ("?us%65r=4%20", Some("4%20")),
+            ("", &[][..]),
+            ("?user", &[""]),
+            ("?users=1&user=2&user=3", &["2", "3"]),
+            ("?us%65r=4%20", &["4 "]),
+            ("?user=%61b+c", &["ab c"]),
+            ("?user=%6", &["%6"]),
+            ("?user=%zz%+1%", &["%zz% 1%"]),
         ] {
-            assert_eq!(query(&request(asked), "user"), expected, "{asked}");
+            let request = request(asked);
+            let found: Vec<_> = named(&request, "user").map(decoded).collect();
+            let expected: Vec<_> = expected.iter().map(|text| text.as_bytes()).collect();
+            assert_eq!(found, expected, "{asked}");
         }
     }
 

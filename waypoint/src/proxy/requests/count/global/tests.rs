@@ -29,15 +29,20 @@ fn an_answer_is_taken_as_a_whole() {
             status(7, Duration::from_secs(3)),
             status(2, Duration::from_millis(3001)),
         ],
-        response_headers_to_add: vec![header("x-told", "1"), header("transfer-encoding", "x")],
-        request_headers_to_add: vec![header("x-for", "2"), header(":path", "/other")],
+        response_headers_to_add: vec![
+            header("x-told", "1"),
+            header("transfer-encoding", "x"),
+            header("no name", "1"),
+        ],
+        request_headers_to_add: vec![header("x-for", "2")],
         raw_body: Bytes::from("enough"),
     };
     let name = HeaderName::from_static;
     let value = HeaderValue::from_static;
     let expected = Said {
         is_over: true,
-        to_endpoint: vec![(name("x-for"), value("2"))],
+        // There is none.
+        to_endpoint: Vec::new(),
         to_client: vec![(name("x-told"), value("1"))],
         body: Bytes::from("enough"),
         left: Some(Left {
@@ -47,6 +52,13 @@ fn an_answer_is_taken_as_a_whole() {
         }),
     };
     assert_eq!(said(response).unwrap(), expected);
+    let passes = wire::RateLimitResponse {
+        overall_code: wire::Code::Ok.into(),
+        request_headers_to_add: vec![header("x-for", "2"), header(":path", "/other")],
+        ..wire::RateLimitResponse::default()
+    };
+    let passes = said(passes).unwrap();
+    assert_eq!(passes.to_endpoint, [(name("x-for"), value("2"))]);
 }
 
 #[test]
