@@ -25,6 +25,7 @@ use tokio::{
     net::TcpStream,
     task::{AbortHandle, JoinHandle},
 };
+use tonic::transport::server::{Router, TcpIncoming};
 use tulle_lab::Pod;
 
 /// A server of HTTP/1 and HTTP/2 that says what it was asked, and remembers it.
@@ -252,6 +253,25 @@ impl Client {
             headers: head.headers,
             text: String::from_utf8_lossy(&body).into_owned(),
         })
+    }
+}
+
+/// A server of gRPC, which ends when this is dropped.
+pub(crate) struct Grpc(AbortHandle);
+
+impl Grpc {
+    /// Serves on a port of a pod.
+    pub(crate) fn start(pod: &Pod, port: u16, router: Router) -> Result<Self> {
+        let listener = pod.listen(port);
+        let listener = listener.with_context(|| format!("cannot listen on {port}"))?;
+        let serving = tokio::spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
+        Ok(Self(serving.abort_handle()))
+    }
+}
+
+impl Drop for Grpc {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

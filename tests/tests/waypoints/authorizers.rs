@@ -15,13 +15,10 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    task::{AbortHandle, JoinHandle},
+    task::JoinHandle,
     time::timeout,
 };
-use tonic::{
-    Status,
-    transport::{Server as GrpcServer, server::TcpIncoming},
-};
+use tonic::{Status, transport::Server as GrpcServer};
 use tulle_lab::{Mesh, Pod, PodSpec, sandbox::Sandbox};
 use tulle_proto::authorizer::{
     CheckRequest, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus,
@@ -31,7 +28,7 @@ use tulle_proto::authorizer::{
 };
 
 use crate::{
-    app::{Answer, Client, Server, greet},
+    app::{Answer, Client, Grpc, Server, greet},
     world::{ONE, SOON, TWO, WAYPOINT, client, eventually, service, start},
 };
 
@@ -441,19 +438,18 @@ spec:
 /// Does as header `x-guard` of a request says.
 struct Guard {
     seen: Arc<Mutex<Vec<CheckRequest>>>,
-    task: AbortHandle,
+    _server: Grpc,
 }
 
 impl Guard {
     fn start(pod: &Pod) -> Result<Self> {
-        let listener = pod.listen(9000).context("cannot listen on 9000")?;
         let seen = Arc::default();
         let server = AuthorizationServer::new(Judge(Arc::clone(&seen)));
         let server = GrpcServer::builder().add_service(server);
-        let task = tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        let server = Grpc::start(pod, 9000, server)?;
         Ok(Self {
             seen,
-            task: task.abort_handle(),
+            _server: server,
         })
     }
 
@@ -462,12 +458,6 @@ impl Guard {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

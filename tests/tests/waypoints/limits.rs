@@ -5,11 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hyper::StatusCode;
-use tokio::task::AbortHandle;
-use tonic::{
-    Status,
-    transport::{Server as GrpcServer, server::TcpIncoming},
-};
+use tonic::{Status, transport::Server as GrpcServer};
 use tulle_lab::{Mesh, Pod, sandbox::Sandbox};
 use tulle_proto::rate_limit::{
     Code, CurrentLimit, DescriptorStatus, HeaderValue, RateLimitRequest, RateLimitResponse, Unit,
@@ -17,7 +13,7 @@ use tulle_proto::rate_limit::{
 };
 
 use crate::{
-    app::{Answer, Client, Server},
+    app::{Answer, Client, Grpc, Server},
     authorizers::{self, GUARD},
     world::{ONE, SOON, TWO, WAYPOINT, client, eventually, service, start},
 };
@@ -430,31 +426,24 @@ fn header(answer: &Answer, name: &str) -> String {
 /// Does as the first descriptor says.
 struct Counter {
     seen: Arc<Mutex<Vec<RateLimitRequest>>>,
-    task: AbortHandle,
+    _server: Grpc,
 }
 
 impl Counter {
     fn start(pod: &Pod) -> Result<Self> {
-        let listener = pod.listen(9000).context("cannot listen on 9000")?;
         let seen = Arc::default();
         let server = RateLimitServiceServer::new(Decider(Arc::clone(&seen)));
         let server = GrpcServer::builder().add_service(server);
-        let task = tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        let server = Grpc::start(pod, 9000, server)?;
         Ok(Self {
             seen,
-            task: task.abort_handle(),
+            _server: server,
         })
     }
 
     fn seen(&self) -> Vec<RateLimitRequest> {
         let seen = self.seen.lock();
         seen.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Drop for Counter {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
