@@ -282,9 +282,11 @@ pub(crate) async fn see_bodies(sandbox: Sandbox) -> Result<()> {
     ensure!(shown() == (1000, "true".to_owned()), "{:?}", shown());
     // What would be asked about refuses where nobody can be.
     let _greeting = greet(mesh.pod(ONE))?;
-    let mut tcp = client(&mesh).connect(service(90)).await?;
     let mut said = Vec::new();
-    let _ = timeout(SOON, tcp.read_to_end(&mut said)).await?;
+    // Its end may be there before `connect` has looked at it.
+    if let Ok(mut tcp) = client(&mesh).connect(service(90)).await {
+        let _ = timeout(SOON, tcp.read_to_end(&mut said)).await?;
+    }
     ensure!(said.is_empty(), "a connection was let through");
     Ok(())
 }
