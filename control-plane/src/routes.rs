@@ -10,6 +10,7 @@ mod filter;
 mod grpc;
 mod http;
 mod rank;
+mod session;
 mod virtual_service;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ use crate::{
     references::{self, Parent, parent},
 };
 use rank::Rank;
+pub use session::of_service as persistence_of;
 pub use virtual_service::undone;
 
 /// The routes of each parent.

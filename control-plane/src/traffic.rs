@@ -16,11 +16,13 @@ use tulle_manifest::{
 };
 use tulle_model::{
     ServiceKey, Uid,
+    http::Persistence,
     traffic::{Membership, PolicyByPort, Subset, TrafficRule},
 };
 
 use crate::{
     index::{Index, age},
+    routes::persistence_of,
     translate::selects,
 };
 pub use undone::undone;
@@ -36,7 +38,7 @@ pub struct Rules<'a> {
 }
 
 /// What all rules for one host say, the oldest first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Merged<'r>(Vec<&'r DestinationRule>);
 
 impl<'a> Rules<'a> {
@@ -73,14 +75,24 @@ impl<'a> Rules<'a> {
 
     /// How traffic to a service is led, if anything is said of that.
     pub fn rule(&self, service: &ServiceKey) -> Option<TrafficRule> {
-        let merged = self.merged(service)?;
+        let merged = self.merged(service).unwrap_or_default();
+        let persistence = self.persistence(service);
+        if merged.0.is_empty() && persistence.is_none() {
+            return None;
+        }
         let mut rule = merged.rule(service);
+        rule.persistence = persistence;
         let of_merged = merged.0.iter();
         let mut keys = of_merged.map(|rule| rule.metadata.key());
         if let Some(broken) = keys.find(|key| self.broken.contains(key)) {
             rule.refuse(&format!("DestinationRule {broken} is not in order"));
         }
         Some(rule)
+    }
+
+    /// What the labels of a service say of sessions.
+    fn persistence(&self, service: &ServiceKey) -> Option<Persistence> {
+        persistence_of(self.index.labels_of(service)?)
     }
 
     /// The subsets that an endpoint of these services is in; `None` if it is in none.
@@ -174,6 +186,7 @@ impl<'r> Merged<'r> {
             service: service.clone(),
             general: by_port(general, None),
             subsets,
+            persistence: None,
         }
     }
 }

@@ -8,6 +8,8 @@
 //! | `TULLE_HANDSHAKE_TIMEOUT` | 10s | for a TLS handshake |
 //! | `TULLE_CONNECT_TIMEOUT` | 10s | for a TCP connection |
 //! | `TULLE_TUNNEL_TIMEOUT` | 20s | for the answer to a CONNECT request |
+//! | `TULLE_STALL_TIMEOUT` | 5m | for which a client may take nothing of a response |
+//! | `TULLE_MAX_CONNECTION_AGE` | 10m | after which clients are asked to begin another connection, give or take a tenth |
 //! | `TULLE_POOL_MAX_CONNECTIONS` | 1024 | pooled tunnels |
 //! | `TULLE_JWKS_ROOT_CA` | none | file with certificates (PEM) that are trusted, beside the web's, where keys of tokens are fetched |
 //! | `OTEL_RESOURCE_ATTRIBUTES` | none | what collectors of spans are told of this process besides: `name=value,…` |
@@ -90,6 +92,10 @@ pub struct ProxySettings {
     pub connect_timeout: Duration,
     /// Limit of a TLS handshake.
     pub handshake_timeout: Duration,
+    /// For which a client may take nothing of a response.
+    pub stall_timeout: Duration,
+    /// After which clients are asked to begin another connection, within their tunnels.
+    pub max_connection_age: Duration,
     /// Connections of clients.
     pub max_connections: usize,
     /// Of these, those in their handshake.
@@ -188,6 +194,12 @@ fn proxy(variables: &Variables<'_>) -> Result<ProxySettings, ConfigError> {
             .duration("TULLE_CONNECT_TIMEOUT")?
             .unwrap_or(CONNECT_TIMEOUT),
         handshake_timeout,
+        stall_timeout: variables
+            .duration("TULLE_STALL_TIMEOUT")?
+            .unwrap_or(STALL_TIMEOUT),
+        max_connection_age: variables
+            .duration("TULLE_MAX_CONNECTION_AGE")?
+            .unwrap_or(MAX_CONNECTION_AGE),
         max_connections: variables
             .number("TULLE_MAX_CONNECTIONS", 1..=1_000_000)?
             .unwrap_or(MAX_CONNECTIONS),
@@ -224,6 +236,8 @@ fn windows(variables: &Variables<'_>, http2: Settings) -> Settings {
 const STREAM_WINDOW: u32 = 512 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
 const MAX_CONNECTIONS: usize = 20_000;
 const MAX_HANDSHAKES: usize = 512;
 
@@ -235,9 +249,11 @@ const KNOWN: Known = Known {
         "TULLE_JWKS_ROOT_CA",
         "TULLE_LOG_BUFFER",
         "TULLE_MAX_CONNECTIONS",
+        "TULLE_MAX_CONNECTION_AGE",
         "TULLE_MAX_HANDSHAKES",
         "TULLE_POOL_MAX_CONNECTIONS",
         "TULLE_READINESS_ADDR",
+        "TULLE_STALL_TIMEOUT",
         "TULLE_STATS_ADDR",
         "TULLE_TUNNEL_TIMEOUT",
         "TULLE_WORKER_THREADS",

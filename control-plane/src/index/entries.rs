@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use tulle_manifest::{Kind, Labels, ObjectId, ObjectKey, Service, ServiceEntry, WorkloadEntry};
+use tulle_manifest::{
+    Kind, Labels, Metadata, ObjectId, ObjectKey, Service, ServiceEntry, WorkloadEntry,
+};
 use tulle_model::{Health, PortMapping, ServiceKey, Vip, Workload};
 use tulle_xds::Address;
 
@@ -220,17 +222,24 @@ impl Index {
 
     /// The object that a service is made of.
     pub fn object_of(&self, key: &ServiceKey) -> Option<ObjectId> {
+        let (kind, metadata) = self.written_as(key)?;
+        Some(ObjectId {
+            kind,
+            key: metadata.key(),
+        })
+    }
+
+    /// The labels of a service.
+    pub fn labels_of(&self, key: &ServiceKey) -> Option<&Labels> {
+        Some(&self.written_as(key)?.1.labels)
+    }
+
+    fn written_as(&self, key: &ServiceKey) -> Option<(Kind, &Metadata)> {
         if let Some(service) = self.service_of_host(&key.namespace, &key.hostname) {
-            return Some(ObjectId {
-                kind: Kind::Service,
-                key: service.metadata.key(),
-            });
+            return Some((Kind::Service, &service.metadata));
         }
         let entry = self.owner(&key.namespace, &key.hostname)?;
-        Some(ObjectId {
-            kind: Kind::ServiceEntry,
-            key: entry.metadata.key(),
-        })
+        Some((Kind::ServiceEntry, &entry.metadata))
     }
 
     /// The services that an entry is for.

@@ -6,7 +6,7 @@ use tulle_manifest::{
 };
 use tulle_model::http::{Action, Alternative, Backend, MatchKind, Rule, StringMatch};
 
-use super::{filter, http::named, rank::Rank, rule_name};
+use super::{filter, http::named, rank::Rank, rule_name, session};
 use crate::{index::Index, references};
 
 pub(super) fn add(
@@ -24,17 +24,16 @@ pub(super) fn add(
             [] => &anything,
             matches => matches,
         };
-        for fits in matches {
-            let alternative = Alternative {
+        let taken: Vec<Alternative> = matches
+            .iter()
+            .map(|fits| Alternative {
                 rule: rules.len(),
                 ports: ports.to_vec(),
                 path: fits.method.as_ref().and_then(path),
                 headers: named(&fits.headers, true),
                 ..Alternative::default()
-            };
-            let rank = Rank::new(&alternative, &route.metadata, number);
-            ranked.push((rank, alternative));
-        }
+            })
+            .collect();
         let name = written.name.as_deref();
         let all = written.backend_refs.iter();
         let mut all: Vec<Backend> = all
@@ -49,7 +48,12 @@ pub(super) fn add(
             ..Rule::default()
         };
         filter::apply(&backends, &written.filters, &mut rule);
+        rule.persistence = session::of_rule(written.session_persistence.as_ref(), &rule, &taken);
         rules.push(rule);
+        let ranks = taken
+            .into_iter()
+            .map(|one| (Rank::new(&one, &route.metadata, number), one));
+        ranked.extend(ranks);
     }
 }
 

@@ -8,7 +8,7 @@ use tulle_model::http::{
     Action, Alternative, Backend, MatchKind, NamedMatch, Retry, RetryOn, Rule, StringMatch,
 };
 
-use super::{filter, rank::Rank, rule_name};
+use super::{filter, rank::Rank, rule_name, session};
 use crate::{index::Index, references, validate};
 
 pub(super) fn add(
@@ -24,12 +24,15 @@ pub(super) fn add(
             [] => &anything,
             matches => matches,
         };
-        for fits in matches {
-            let alternative = alternative(fits, rules.len(), ports);
-            let rank = Rank::new(&alternative, &route.metadata, number);
-            ranked.push((rank, alternative));
-        }
-        rules.push(rule(index, route, number, written));
+        let taken: Vec<Alternative> = matches
+            .iter()
+            .map(|fits| alternative(fits, rules.len(), ports))
+            .collect();
+        rules.push(rule(index, route, number, written, &taken));
+        let ranks = taken
+            .into_iter()
+            .map(|one| (Rank::new(&one, &route.metadata, number), one));
+        ranked.extend(ranks);
     }
 }
 
@@ -78,7 +81,13 @@ pub(super) fn named(written: &[Written], are_headers: bool) -> Vec<NamedMatch> {
     all
 }
 
-fn rule(index: &Index, route: &HTTPRoute, number: usize, written: &HttpRouteRule) -> Rule {
+fn rule(
+    index: &Index,
+    route: &HTTPRoute,
+    number: usize,
+    written: &HttpRouteRule,
+    taken: &[Alternative],
+) -> Rule {
     let namespace = route.metadata.namespace();
     let backends = references::Backends::new(index, "HTTPRoute", namespace);
     let mut rule = Rule {
@@ -102,6 +111,7 @@ fn rule(index: &Index, route: &HTTPRoute, number: usize, written: &HttpRouteRule
         rule.try_ends_response = true;
     }
     rule.retry = written.retry.as_ref().map(retry);
+    rule.persistence = session::of_rule(written.session_persistence.as_ref(), &rule, taken);
     rule
 }
 

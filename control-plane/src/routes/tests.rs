@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tulle_http::{Found, RequestHead, RouteTable};
 use tulle_manifest::source::Change;
-use tulle_model::http::{Action, MatchKind, PathChange, RetryOn};
+use tulle_model::http::{Action, MatchKind, PathChange, PersistsBy, RetryOn};
 
 use super::*;
 use crate::{mesh::Mesh, testing};
@@ -416,4 +416,66 @@ fn what_others_write_of_a_service_has_no_effect() {
         .replace("namespace: shop", "namespace: away")
         .replace("hosts: [web]", "hosts: [web.shop.svc.cluster.local]");
     assert_eq!(routes(&index(&[foreign])), None);
+}
+
+#[test]
+fn sessions_are_kept_as_far_as_a_rule_goes() {
+    let of = |matches: &str, session: &str| {
+        let rule = format!(
+            "{{matches: [{matches}], backendRefs: [{{name: web, port: 80}}], sessionPersistence: {{{session}}}}}"
+        );
+        let index = index(&[route("r", "01", "web", &rule)]);
+        let persistence = routes(&index).unwrap().rules[0].persistence.clone();
+        persistence.unwrap()
+    };
+    let cookie = |matches: &str, session: &str| match of(matches, session).by {
+        PersistsBy::Cookie {
+            name,
+            path,
+            permanent,
+        } => (name, path.unwrap_or_default(), permanent),
+        PersistsBy::Header(name) => panic!("{name}"),
+    };
+    let (name, path, permanent) = cookie("{path: {value: /a}}", "type: Cookie");
+    assert!(name.starts_with("tulle-session-") && !permanent, "{name}");
+    assert_eq!(path, "/a");
+    let two = "{path: {value: /a}}, {path: {value: /b}}";
+    assert_eq!(cookie(two, "sessionName: s").1, "");
+    assert_eq!(cookie("{path: {value: '/a;b'}}", "sessionName: s").1, "");
+    let lasts = "absoluteTimeout: 1h, idleTimeout: 5m, cookieConfig: {lifetimeType: Permanent}";
+    assert!(cookie("{path: {value: /a}}", lasts).2);
+    let lasting = of("{path: {value: /a}}", lasts);
+    let minutes = |minutes: u64| Some(std::time::Duration::from_secs(60 * minutes));
+    assert_eq!((lasting.lasts, lasting.idle), (minutes(60), minutes(5)));
+    let header = of(
+        "{path: {value: /a}}",
+        "type: Header, sessionName: X-Session",
+    );
+    assert_eq!(header.by, PersistsBy::Header("x-session".to_owned()));
+}
+
+#[test]
+fn labels_of_a_service_keep_sessions_too() {
+    let of = |labels: &[(&str, &str)]| {
+        let labels = labels.iter();
+        let labels = labels.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        persistence_of(&labels.collect()).map(|persistence| persistence.by)
+    };
+    let cookie = |name: &str, path: Option<&str>| {
+        Some(PersistsBy::Cookie {
+            name: name.to_owned(),
+            path: path.map(str::to_owned),
+            permanent: false,
+        })
+    };
+    let header = ("istio.io/persistent-session-header", "X-Session");
+    assert_eq!(of(&[]), None);
+    assert_eq!(
+        of(&[header]),
+        Some(PersistsBy::Header("x-session".to_owned()))
+    );
+    let by_cookie = |value| of(&[header, ("istio.io/persistent-session", value)]);
+    assert_eq!(by_cookie("s"), cookie("s", None));
+    assert_eq!(by_cookie("s:/a"), cookie("s", Some("/a")));
+    assert_eq!(by_cookie("s:a;b"), cookie("s", None));
 }

@@ -114,7 +114,7 @@ fn http_rule(check: &mut Check, rule: &HttpRouteRule) {
         check.within("attempts", retry.attempts, 0, 1000);
         check.gateway_duration("backoff", &retry.backoff);
     });
-    sessions(check, &rule.session_persistence);
+    check.some("sessionPersistence", &rule.session_persistence, session);
 }
 
 fn grpc_rule(check: &mut Check, rule: &GrpcRouteRule) {
@@ -123,7 +123,7 @@ fn grpc_rule(check: &mut Check, rule: &GrpcRouteRule) {
     check.at_most("filters", &rule.filters, ENTRIES);
     filter::list(check, &rule.filters, &GRPC, false);
     backends(check, &rule.backend_refs, &GRPC, false);
-    sessions(check, &rule.session_persistence);
+    check.some("sessionPersistence", &rule.session_persistence, session);
 }
 
 /// Whether a match is by prefix, as one that says nothing is.
@@ -226,14 +226,6 @@ fn backends(check: &mut Check, backends: &[BackendRef], known: &filter::Known, p
         check.at_most("filters", &backend.filters, ENTRIES);
         filter::list(check, &backend.filters, known, prefixes);
     });
-}
-
-fn sessions(check: &mut Check, sessions: &Option<SessionPersistence>) {
-    check.some("sessionPersistence", sessions, session);
-    if sessions.is_some() {
-        let message = "no effect yet: requests of one client may go to any endpoint";
-        check.ignored("sessionPersistence", message);
-    }
 }
 
 fn session(check: &mut Check, session: &SessionPersistence) {

@@ -19,7 +19,7 @@ use tulle_model::{
 use tulle_state::Endpoints;
 
 use crate::{
-    Active, Outcome, Picker,
+    Active, Outcome, Picker, Preference,
     endpoint::Endpoint,
     limits::{Counts, Gate},
     outliers::Judge as _,
@@ -60,19 +60,19 @@ impl Destination {
         }
     }
 
-    /// Who chooses among these endpoints, as a policy says. What has the same `hash` is alike.
+    /// Who chooses among these endpoints, as a policy says.
     pub fn picker<'a>(
         &self,
         endpoints: &Arc<Endpoints>,
         policy: &'a TrafficPolicy,
-        hash: Option<u64>,
+        preference: Preference,
         now: Instant,
     ) -> Picker<'a>
     where
         Self: 'a,
     {
         let known = self.known(endpoints, now);
-        Picker::new(self, known, policy, hash, self.since(now))
+        Picker::new(self, known, policy, preference, self.since(now))
     }
 
     /// An endpoint gets something to do; `None` if it is not one of these any more.

@@ -23,7 +23,7 @@ pub use destination::Destination;
 pub use endpoint::Active;
 pub use limits::{Connection, Overflow, Request, Retry};
 pub use outliers::Outcome;
-pub use pick::Picker;
+pub use pick::{Picker, Preference};
 
 #[cfg(test)]
 mod testing;

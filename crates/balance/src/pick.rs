@@ -7,15 +7,24 @@ use std::{
 
 use fastrand::Rng;
 use tulle_model::traffic::{Balancing, TrafficPolicy};
-use tulle_state::{Group, Select, Workload};
+use tulle_state::{Endpoints, Group, Select, Workload};
 
 use crate::{Destination, destination::Known, endpoint::Endpoint};
+
+/// What says which endpoint something is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Preference {
+    /// What has the same is alike.
+    pub hash: Option<u64>,
+    /// The [name](tulle_state::endpoint_name) of the one that had to do with it before. It keeps it as long as it is well.
+    pub endpoint: Option<u64>,
+}
 
 /// Chooses an endpoint as a policy says.
 pub struct Picker<'a> {
     known: Arc<Known>,
     policy: &'a TrafficPolicy,
-    hash: Option<u64>,
+    preference: Preference,
     now: Duration,
     turn: u64,
     /// Endpoints may be left alone, and some are.
@@ -28,7 +37,7 @@ impl<'a> Picker<'a> {
         destination: &Destination,
         known: Arc<Known>,
         policy: &'a TrafficPolicy,
-        hash: Option<u64>,
+        preference: Preference,
         now: Duration,
     ) -> Self {
         let until = Duration::from_micros(destination.ejecting_until.load(Relaxed));
@@ -44,7 +53,7 @@ impl<'a> Picker<'a> {
         Self {
             known,
             policy,
-            hash,
+            preference,
             now,
             turn,
             spares,
@@ -55,6 +64,11 @@ impl<'a> Picker<'a> {
     /// Those that are left alone are as good as others from now on: there are no others. Whether there are any.
     pub fn spares_none(&mut self) -> bool {
         std::mem::take(&mut self.spares)
+    }
+
+    fn is_left_alone(&self, workload: &Workload) -> bool {
+        let is_ejected = |endpoint: &Endpoint| endpoint.is_ejected(self.now);
+        self.spares && self.endpoint(workload).is_some_and(is_ejected)
     }
 
     fn endpoint(&self, workload: &Workload) -> Option<&Endpoint> {
@@ -127,6 +141,15 @@ impl<'a> Picker<'a> {
 }
 
 impl Select for Picker<'_> {
+    fn settled<'e>(
+        &mut self,
+        endpoints: &'e Endpoints,
+        usable: &dyn Fn(&Workload) -> bool,
+    ) -> Option<&'e Arc<Workload>> {
+        let found = endpoints.by_name(self.preference.endpoint?)?;
+        (usable(found) && !self.is_left_alone(found)).then_some(found)
+    }
+
     fn select<'g>(
         &mut self,
         group: &'g Group,
@@ -141,7 +164,7 @@ impl Select for Picker<'_> {
                 usable(workload) && !endpoint.is_some_and(|endpoint| endpoint.is_ejected(now))
             },
         };
-        match (&self.policy.balancing, self.hash) {
+        match (&self.policy.balancing, self.preference.hash) {
             (Balancing::LeastRequest, _) => self.of_two(group, usable),
             (Balancing::RoundRobin, _) => self.in_turn(group, usable),
             (Balancing::Hash(_), Some(hash)) => group.by_hash(hash, usable),
@@ -170,7 +193,7 @@ mod tests {
 
     use tokio::time::Instant;
     use tulle_model::traffic::{HashOf, Warmup};
-    use tulle_state::Endpoints;
+    use tulle_state::endpoint_name;
 
     use super::*;
     use crate::{
@@ -199,8 +222,22 @@ mod tests {
         }
 
         fn pick(&self, policy: &TrafficPolicy, hash: Option<u64>, second: u64) -> Option<String> {
+            let preference = Preference {
+                hash,
+                ..Preference::default()
+            };
+            self.pick_for(policy, preference, second)
+        }
+
+        fn pick_for(
+            &self,
+            policy: &TrafficPolicy,
+            preference: Preference,
+            second: u64,
+        ) -> Option<String> {
             let now = self.at(second);
-            let mut picker = self.destination.picker(&self.endpoints, policy, hash, now);
+            let known = &self.destination;
+            let mut picker = known.picker(&self.endpoints, policy, preference, now);
             let source = &self.endpoints.members()[0];
             let mut found = self.endpoints.choose(source, &mut picker, |_| true);
             if found.is_none() && picker.spares_none() {
@@ -306,6 +343,27 @@ mod tests {
         let without = balanced(Balancing::Random);
         world.shares(&without, 0);
         assert_eq!(world.fails(&without, "a", 1), None);
+    }
+
+    #[test]
+    fn what_is_settled_stays_while_its_endpoint_is_well() {
+        let world = World::new(&[("a", 1), ("b", 1)]);
+        let policy = TrafficPolicy {
+            outliers: Some(outliers()),
+            ..balanced(Balancing::Random)
+        };
+        let settled = Preference {
+            hash: None,
+            endpoint: Some(endpoint_name(&tulle_model::Uid::new("a"))),
+        };
+        let stays = |with: &str, second| {
+            let pick = || world.pick_for(&policy, settled, second);
+            assert!((0..50).all(|_| pick().as_deref() == Some(with)));
+        };
+        stays("a", 0);
+        world.fails(&policy, "a", 1);
+        stays("b", 2);
+        stays("a", 31);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, uri::Authority};
 use tulle_model::{
-    http::{self as model, BackendService, Fault, Retry},
+    http::{self as model, BackendService, Fault, Persistence, Retry},
     token::TokenField,
 };
 
@@ -122,6 +122,8 @@ pub struct Route {
     pub fault: Fault,
     /// Which pages may call.
     pub cors: Option<Cors>,
+    /// What keeps requests of one client with one endpoint.
+    pub persistence: Option<Persistence>,
 }
 
 /// Where requests go.
@@ -354,6 +356,7 @@ impl Route {
             mirrors: mirrors.collect::<Result<_, String>>()?,
             fault: rule.fault.clone(),
             cors: rule.cors.as_ref().map(Cors::new).transpose()?,
+            persistence: rule.persistence.clone(),
         })
     }
 }
@@ -379,6 +382,11 @@ impl Backends {
         let backends = backends.collect::<Result<Vec<_>, _>>()?;
         let weights = backends.iter().map(|backend| backend.weight).sum();
         Ok(Self { backends, weights })
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Backend> {
+        self.backends.iter()
     }
 
     /// The one that a request goes to; `None` if none of them has any weight. `chance` is from 0 to below 1.

@@ -110,6 +110,35 @@ pub struct Rule {
     pub fault: Fault,
     /// Which pages may call.
     pub cors: Option<Cors>,
+    /// What keeps requests of one client with one endpoint.
+    pub persistence: Option<Persistence>,
+}
+
+/// That requests of one client stay with one endpoint, which a response tells it by something that its requests repeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// What they repeat.
+    pub by: PersistsBy,
+    /// After which it begins anew.
+    pub lasts: Option<Duration>,
+    /// Without a request, after which it begins anew.
+    pub idle: Option<Duration>,
+}
+
+/// What requests repeat of an earlier response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PersistsBy {
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: String,
+        /// Where it counts; `None`: everywhere.
+        path: Option<String>,
+        /// It outlives the client's session, as long as [`Persistence::lasts`].
+        permanent: bool,
+    },
+    /// A header, by its name in lower case.
+    Header(String),
 }
 
 /// Where a request goes.

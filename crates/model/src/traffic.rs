@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{ServiceKey, Uid};
+use crate::{ServiceKey, Uid, http::Persistence};
 
 /// What is said of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct TrafficRule {
     pub general: PolicyByPort,
     /// For some of them.
     pub subsets: Vec<Subset>,
+    /// What keeps requests of one client with one endpoint, where routes say nothing of that.
+    pub persistence: Option<Persistence>,
 }
 
 /// Some endpoints of a service: those whose [`Membership`] names it.

@@ -7,6 +7,8 @@ use std::{
 
 use tulle_model::{Health, HealthPolicy, LoadBalancing, LoadBalancingMode, RoutingScope, Uid};
 
+use twox_hash::XxHash64;
+
 use super::workload::{Place, Workload};
 pub use group::{Group, Select};
 
@@ -23,6 +25,13 @@ pub struct Endpoints {
     choosable: Group,
     load_balancing: LoadBalancing,
     ranked: OnceLock<Box<Ranked>>,
+    /// Names of those that may be chosen, in order, each with its index. Made when it is first asked for.
+    names: OnceLock<Box<[(u64, u32)]>>,
+}
+
+/// What an endpoint is called where nobody is to learn its UID: the same in all proxies.
+pub fn endpoint_name(uid: &Uid) -> u64 {
+    XxHash64::oneshot(0, uid.as_str().as_bytes())
 }
 
 /// Endpoints in order of their UID.
@@ -44,6 +53,7 @@ impl Endpoints {
             choosable,
             load_balancing: load_balancing.clone(),
             ranked: OnceLock::new(),
+            names: OnceLock::new(),
         }
     }
 
@@ -55,6 +65,21 @@ impl Endpoints {
     /// Those that clients may choose, in order of UID.
     pub fn choosable(&self) -> &[Arc<Workload>] {
         self.choosable.members()
+    }
+
+    /// Of those that clients may choose, the one of this [name](endpoint_name).
+    pub fn by_name(&self, name: u64) -> Option<&Arc<Workload>> {
+        let names = self.names.get_or_init(|| {
+            let names = self.choosable().iter().zip(0..);
+            let mut names: Vec<(u64, u32)> = names
+                .map(|(workload, index)| (endpoint_name(&workload.uid), index))
+                .collect();
+            names.sort_unstable();
+            names.into()
+        });
+        let place = names.binary_search_by_key(&name, |(name, _)| *name).ok()?;
+        let (_, index) = names.get(place)?;
+        self.choosable().get(usize::try_from(*index).ok()?)
     }
 
     pub(crate) fn shared_members(&self) -> Members {
@@ -69,6 +94,12 @@ impl Endpoints {
         usable: impl Fn(&Workload) -> bool,
     ) -> Option<&Arc<Workload>> {
         let scopes = &self.load_balancing.routing_preference;
+        if let Some(settled) = selector.settled(self, &usable)
+            && (self.load_balancing.mode != LoadBalancingMode::Strict
+                || scopes.iter().all(|scope| agrees(*scope, source, settled)))
+        {
+            return Some(settled);
+        }
         let ranks = match self.load_balancing.mode {
             LoadBalancingMode::Strict | LoadBalancingMode::Failover if !scopes.is_empty() => {
                 self.ranked.get_or_init(|| Box::new(self.rank(source)))

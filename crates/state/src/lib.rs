@@ -24,7 +24,7 @@ mod workload;
 mod workloads;
 mod writer;
 
-pub use endpoints::{Endpoints, Group, Select};
+pub use endpoints::{Endpoints, Group, Select, endpoint_name};
 pub use policies::PolicyRecord;
 pub use reader::SnapshotReader;
 pub use resource::{Resource, ResourceName};

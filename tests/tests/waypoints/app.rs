@@ -4,7 +4,9 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::{self, Poll},
 };
 
 use anyhow::{Context, Result};
@@ -12,7 +14,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{
     Request, Response, StatusCode,
-    body::Incoming,
+    body::{Body, Frame, Incoming},
     client::conn::{http1, http2},
     header::HeaderValue,
     server::conn::{http1::Builder as Http1Server, http2::Builder as Http2Server},
@@ -23,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
+    sync::watch,
     task::{AbortHandle, JoinHandle},
 };
 use tonic::transport::server::{Router, TcpIncoming};
@@ -31,19 +34,24 @@ use tulle_lab::Pod;
 /// A server of HTTP/1 and HTTP/2 that says what it was asked, and remembers it.
 pub(crate) struct Server {
     task: AbortHandle,
-    asked: Asked,
+    memory: Arc<Memory>,
 }
 
-/// What was asked, as JSON.
-type Asked = Arc<Mutex<Vec<Value>>>;
+#[derive(Default)]
+struct Memory {
+    /// What was asked, as JSON.
+    asked: Mutex<Vec<Value>>,
+    /// How many responses without an end are over.
+    ended: watch::Sender<usize>,
+}
 
 impl Server {
     /// Serves on port 8080 of a pod.
     pub(crate) fn start(pod: &Pod) -> Result<Self> {
         let name = pod.name().to_owned();
         let listener = pod.listen(8080).context("cannot listen on 8080")?;
-        let asked = Asked::default();
-        let remembered = Arc::clone(&asked);
+        let memory = Arc::new(Memory::default());
+        let remembered = Arc::clone(&memory);
         let serving = tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 tokio::spawn(converse(tcp, name.clone(), Arc::clone(&remembered)));
@@ -51,7 +59,7 @@ impl Server {
         });
         Ok(Self {
             task: serving.abort_handle(),
-            asked,
+            memory,
         })
     }
 
@@ -60,9 +68,18 @@ impl Server {
         self.asked_for(|uri| uri.path() == path)
     }
 
+    /// How many responses without an end are over.
+    pub(crate) fn ended(&self) -> watch::Receiver<usize> {
+        self.memory.ended.subscribe()
+    }
+
     /// What it was asked for so far at such places.
     pub(crate) fn asked_for(&self, is_it: impl Fn(&hyper::Uri) -> bool) -> Vec<Value> {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = self
+            .memory
+            .asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let is_it = |said: &&Value| {
             let uri = said.get("uri").and_then(Value::as_str);
             let uri: Option<hyper::Uri> = uri.and_then(|uri| uri.parse().ok());
@@ -78,10 +95,10 @@ impl Drop for Server {
     }
 }
 
-async fn converse(tcp: TcpStream, name: String, asked: Asked) -> Result<()> {
+async fn converse(tcp: TcpStream, name: String, memory: Arc<Memory>) -> Result<()> {
     let mut start = [0; 4];
     let length = tcp.peek(&mut start).await?;
-    let service = service_fn(move |request| answer(request, name.clone(), Arc::clone(&asked)));
+    let service = service_fn(move |request| answer(request, name.clone(), Arc::clone(&memory)));
     if start.get(..length) == Some(b"PRI ") {
         let server = Http2Server::new(TokioExecutor::new());
         server.serve_connection(TokioIo::new(tcp), service).await?;
@@ -95,12 +112,12 @@ async fn converse(tcp: TcpStream, name: String, asked: Asked) -> Result<()> {
 
 /// All that it sees of a request, as JSON. Headers say what else it does, if they name it or all: `x-fail` answers with 503, `x-hang` not at
 /// all, `x-drop` closes the connection,
-/// `x-limited` says that it is too much.
+/// `x-endless` says something without an end, `x-limited` says that it is too much.
 async fn answer(
     request: Request<Incoming>,
     name: String,
-    asked: Asked,
-) -> Result<Response<Full<Bytes>>, io::Error> {
+    memory: Arc<Memory>,
+) -> Result<Response<BoxBody<Bytes, Infallible>>, io::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes());
     let headers: serde_json::Map<String, Value> = head
@@ -121,13 +138,14 @@ async fn answer(
         "headers": headers,
         "body": body.map_or(0, |body| body.len()),
     });
-    let mut response = Response::new(Full::from(said.to_string()));
+    let mut response = Response::new(Full::from(said.to_string()).boxed());
     let is_told = |header: &str| {
         let whom = head.headers.get(header);
         whom.is_some_and(|whom| *whom == *name || *whom == *"all")
     };
     let (fails, hangs, drops) = (is_told("x-fail"), is_told("x-hang"), is_told("x-drop"));
-    asked
+    memory
+        .asked
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .push(said);
@@ -136,6 +154,9 @@ async fn answer(
     }
     if drops {
         return Err(io::ErrorKind::ConnectionReset.into());
+    }
+    if is_told("x-endless") {
+        *response.body_mut() = Endless(memory).boxed();
     }
     if fails {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -157,6 +178,28 @@ async fn answer(
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert("content-type", json);
     Ok(response)
+}
+
+/// A body without an end.
+struct Endless(Arc<Memory>);
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let part = Bytes::from_static(&[0; 64 << 10]);
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        self.0.ended.send_modify(|count| *count += 1);
+    }
 }
 
 /// A connection of a client.
@@ -224,6 +267,25 @@ impl Client {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<Answer> {
+        let response = self.begin(host, method, path, headers, body).await?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            text: String::from_utf8_lossy(&body).into_owned(),
+        })
+    }
+
+    /// One request, whose answer may go on.
+    pub(crate) async fn begin(
+        &mut self,
+        host: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Response<Incoming>> {
         let uri = match self {
             Self::Http1(_) => path.to_owned(),
             Self::Http2(_) => format!("http://{host}{path}"),
@@ -236,7 +298,7 @@ impl Client {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body).boxed())?;
-        let response = match self {
+        Ok(match self {
             Self::Http1(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await?
@@ -245,13 +307,6 @@ impl Client {
                 sender.ready().await?;
                 sender.send_request(request).await?
             }
-        };
-        let (head, body) = response.into_parts();
-        let body = body.collect().await?.to_bytes();
-        Ok(Answer {
-            status: head.status,
-            headers: head.headers,
-            text: String::from_utf8_lossy(&body).into_owned(),
         })
     }
 }

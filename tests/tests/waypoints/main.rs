@@ -15,6 +15,8 @@ mod policies;
 mod requests;
 mod routes;
 mod served;
+mod sessions;
+mod slow;
 mod telemetry;
 mod tokens;
 mod traffic;
@@ -37,6 +39,10 @@ fn main() -> ExitCode {
         case!(routes::let_pages_call),
         case!(routes::are_followed),
         case!(routes::of_istio),
+        case!(sessions::by_cookie),
+        case!(sessions::by_header),
+        case!(slow::readers_are_cut_off),
+        case!(slow::connections_are_begun_anew),
         case!(traffic::subsets),
         case!(traffic::failing_endpoints_are_left_alone),
         case!(traffic::what_is_alike_stays_together),

@@ -37,8 +37,14 @@ impl Affinity {
                 if let (None, Some(ttl)) = (there, ttl) {
                     let value = format!("{:016x}", fastrand::u64(..));
                     let hash = Some(of_bytes(value.as_bytes()));
-                    let cookie = made(name, &value, *ttl, path.as_deref(), attributes);
-                    let cookie = cookie.map(|cookie| (header::SET_COOKIE, cookie));
+                    let cookie = Cookie {
+                        name,
+                        value: &value,
+                        lasts: Some(*ttl).filter(|ttl| !ttl.is_zero()),
+                        path: path.as_deref(),
+                        attributes,
+                    };
+                    let cookie = cookie.write().map(|cookie| (header::SET_COOKIE, cookie));
                     return Self { hash, cookie };
                 }
                 there.map(|value| of_bytes(value.as_bytes()))
@@ -71,7 +77,7 @@ fn of_header(headers: &HeaderMap, name: &str) -> Option<u64> {
 }
 
 /// The value of a cookie (RFC 6265 §4.2).
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let cookies = headers.get_all(header::COOKIE).iter();
     let mut pairs = cookies
         .filter_map(|cookies| cookies.to_str().ok())
@@ -81,28 +87,35 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     Some(value.trim_matches('"'))
 }
 
-fn made(
-    name: &str,
-    value: &str,
-    ttl: Duration,
-    path: Option<&str>,
-    attributes: &[(String, Option<String>)],
-) -> Option<HeaderValue> {
-    let mut cookie = format!("{name}=\"{value}\"");
-    if !ttl.is_zero() {
-        let _ = write!(cookie, "; Max-Age={}", ttl.as_secs().max(1));
+/// A cookie that a response sets (RFC 6265 §4.1).
+pub(super) struct Cookie<'a> {
+    pub(super) name: &'a str,
+    pub(super) value: &'a str,
+    /// As long as the client's session, if that is `None`.
+    pub(super) lasts: Option<Duration>,
+    pub(super) path: Option<&'a str>,
+    pub(super) attributes: &'a [(String, Option<String>)],
+}
+
+impl Cookie<'_> {
+    /// The value of `set-cookie`; `None` if it would be none.
+    pub(super) fn write(&self) -> Option<HeaderValue> {
+        let mut cookie = format!("{}=\"{}\"", self.name, self.value);
+        if let Some(lasts) = self.lasts {
+            let _ = write!(cookie, "; Max-Age={}", lasts.as_secs().max(1));
+        }
+        if let Some(path) = self.path {
+            let _ = write!(cookie, "; Path={path}");
+        }
+        for (name, value) in self.attributes {
+            let _ = match value {
+                Some(value) => write!(cookie, "; {name}={value}"),
+                None => write!(cookie, "; {name}"),
+            };
+        }
+        cookie.push_str("; HttpOnly");
+        HeaderValue::try_from(cookie).ok()
     }
-    if let Some(path) = path {
-        let _ = write!(cookie, "; Path={path}");
-    }
-    for (name, value) in attributes {
-        let _ = match value {
-            Some(value) => write!(cookie, "; {name}={value}"),
-            None => write!(cookie, "; {name}"),
-        };
-    }
-    cookie.push_str("; HttpOnly");
-    HeaderValue::try_from(cookie).ok()
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ use arc_swap::ArcSwapOption;
 use hashbrown::{Equivalent, HashMap};
 use parking_lot::RwLock;
 use tokio::time::Instant;
-use tulle_balance::{Active, Connection, Destination, Outcome, Picker, Request};
+use tulle_balance::{Active, Connection, Destination, Outcome, Picker, Preference, Request};
 use tulle_model::{
     ServiceKey, Uid,
-    http::BackendService,
+    http::{BackendService, Persistence},
     traffic::{Limits, Outliers, TrafficPolicy},
 };
 use tulle_route::{Served, Target as Meant};
@@ -184,6 +184,20 @@ impl Target {
         }
     }
 
+    /// Whether an endpoint of this [name](tulle_state::endpoint_name) is among those that may be chosen.
+    pub(super) fn has(&self, endpoint: u64) -> bool {
+        let service = self.served.service();
+        service.is_some_and(|service| service.endpoints.by_name(endpoint).is_some())
+    }
+
+    /// What keeps requests of one client with one endpoint.
+    pub(super) fn persistence(&self) -> Option<&Persistence> {
+        match self.said.as_deref()? {
+            Traffic::Rule(rule) => rule.persistence.as_ref(),
+            Traffic::Broken => None,
+        }
+    }
+
     /// Whether it is some of the endpoints alone.
     pub(super) fn is_part(&self) -> bool {
         self.subset.is_some()
@@ -193,11 +207,11 @@ impl Target {
     pub(super) fn picker<'a>(
         &'a self,
         policy: &'a TrafficPolicy,
-        hash: Option<u64>,
+        preference: Preference,
     ) -> Option<Picker<'a>> {
         let known = self.known.as_deref()?;
         let endpoints = &self.served.service()?.endpoints;
-        Some(known.picker(endpoints, policy, hash, Instant::now()))
+        Some(known.picker(endpoints, policy, preference, Instant::now()))
     }
 
     /// Whether there may be one more request that is tried again; `None` if nothing is said of that.

@@ -23,6 +23,7 @@ use tulle_policy::DryRun;
 use super::{
     connections::Lease,
     destinations::Held,
+    stall::Progress,
     stream::{Context, Now},
     upgraded::Switched,
     upload::{Messages, Received},
@@ -42,6 +43,8 @@ pub(super) struct Exchange {
     received: Rc<Received>,
     /// Messages of gRPC to the client.
     sent: Messages,
+    /// How its response gets to the client.
+    progress: Progress,
     /// What its response says besides.
     besides: Vec<(HeaderName, HeaderValue)>,
     /// What counts as long as it is on its way.
@@ -72,6 +75,7 @@ impl Exchange {
             plan,
             outcome: Outcome::default(),
             sent: Messages::default(),
+            progress: Progress::default(),
             besides: Vec::new(),
             held: None,
             is_judged_at_end: false,
@@ -239,8 +243,10 @@ impl Drop for Exchange {
             self.endpoint_did(Done::Answered(status));
         }
         if !self.complete && self.outcome.flag.is_empty() {
-            self.outcome.flag = "DC";
-            self.outcome.details = "downstream_remote_disconnect";
+            (self.outcome.flag, self.outcome.details) = match self.progress.is_cut() {
+                true => ("SI", "stream_idle_timeout"),
+                false => ("DC", "downstream_remote_disconnect"),
+            };
         }
         self.outcome.lasted = self.started.elapsed();
         self.outcome.received = self.received.bytes();
@@ -282,6 +288,13 @@ impl Answer {
     pub(super) fn own(text: Bytes, exchange: Exchange) -> Self {
         let body = AnswerBody::Own(Full::new(text));
         Self::Said(Said::new(body, exchange, None, None))
+    }
+
+    /// How it gets to its client is told from now on.
+    pub(super) fn is_watched(&mut self, progress: Progress) {
+        if let Self::Said(said) = self {
+            said.exchange.progress = progress;
+        }
     }
 
     /// What follows it.
@@ -391,6 +404,7 @@ impl Body for Said {
         mut self: Pin<&mut Self>,
         cx: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        self.exchange.progress.is_asked();
         if let Some(limit) = &mut self.limit
             && limit.as_mut().poll(cx).is_ready()
         {
@@ -410,6 +424,7 @@ impl Body for Said {
         };
         match &frame {
             Some(Ok(frame)) => {
+                self.exchange.progress.gives();
                 if let Some(data) = frame.data_ref() {
                     self.exchange.outcome.sent += data.len() as u64;
                     if self.exchange.requested.grpc {

@@ -16,6 +16,8 @@ use tokio::{
 };
 use tulle_hbone::{Broken, Side, TcpSide, Tunnel};
 
+use super::stall::{Progress, Stall};
+
 /// Bytes both ways, by frames that need not be copied to be read.
 pub(super) struct Stream<S> {
     side: S,
@@ -24,6 +26,7 @@ pub(super) struct Stream<S> {
     /// Of the wait for the other side's end, and how many bytes are passed over until then.
     limit: Option<Pin<Box<Sleep>>>,
     passed_over: usize,
+    stall: Option<Stall>,
 }
 
 /// Whatever leads to an endpoint.
@@ -47,7 +50,13 @@ impl<S: Side> Stream<S> {
             ahead: Bytes::new(),
             limit: None,
             passed_over: 0,
+            stall: None,
         }
+    }
+
+    /// It breaks if nothing that is written is taken for that long; `progress` is told.
+    pub(super) fn breaks_if_stalled(&mut self, limit: Duration, progress: Progress) {
+        self.stall = Some(Stall::new(limit, progress));
     }
 
     /// Reads more, unless the end has come; what there is stays to be read.
@@ -148,7 +157,7 @@ impl<S: Side + Unpin> Write for Stream<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.side.poll_ready(cx)).map_err(into_io)?;
+        ready!(this.poll_room(cx))?;
         let mut joined = BytesMut::with_capacity(bufs.iter().map(|buf| buf.len()).sum());
         bufs.iter().for_each(|buf| joined.extend_from_slice(buf));
         this.poll_send(cx, joined.freeze())
@@ -157,14 +166,34 @@ impl<S: Side + Unpin> Write for Stream<S> {
 
 impl<S: Side> Stream<S> {
     fn poll_send(&mut self, cx: &mut Context<'_>, mut bytes: Bytes) -> Poll<io::Result<usize>> {
-        ready!(self.side.poll_ready(cx)).map_err(into_io)?;
+        ready!(self.poll_room(cx))?;
         let length = bytes.len();
         let written = self.side.poll_write(cx, &mut bytes, false);
         match written.map_err(into_io)? {
-            Poll::Pending if bytes.len() == length => Poll::Pending,
+            Poll::Pending if bytes.len() == length => self.poll_stalled(cx).map(Err),
             // What was taken must not be offered again.
-            Poll::Pending | Poll::Ready(()) => Poll::Ready(Ok(length - bytes.len())),
+            Poll::Pending | Poll::Ready(()) => {
+                if let Some(stall) = &mut self.stall {
+                    stall.goes_on();
+                }
+                Poll::Ready(Ok(length - bytes.len()))
+            }
         }
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.side.poll_ready(cx) {
+            Poll::Pending => self.poll_stalled(cx).map(Err),
+            room => room.map_err(into_io),
+        }
+    }
+
+    /// Nothing is taken now.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Some(stall) = &mut self.stall else {
+            return Poll::Pending;
+        };
+        stall.poll(cx).map(|()| io::ErrorKind::TimedOut.into())
     }
 }
 

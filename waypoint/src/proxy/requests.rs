@@ -1,17 +1,18 @@
 //! Requests: each is read, judged, and carried to an endpoint of its own.
 
-use std::rc::Rc;
+use std::{borrow::Cow, rc::Rc};
 
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::sleep;
-use tulle_http::{Action, Location, Route, location};
+use tulle_http::{Action, Backend, Backends, Location, Route, location};
 use tulle_jwt::Checked;
-use tulle_model::http::{ALL, Abort};
+use tulle_model::http::{ALL, Abort, BackendService};
 
 use super::{
     exchange::{Answer, Exchange},
     policy::{self, Received, Refusal},
+    session::Session,
     stream::{Context, Now},
     upload::Source,
 };
@@ -155,7 +156,7 @@ async fn answered(
     }
     match taken {
         Taken::Itself => {
-            let plan = Plan::new(None, None, upgrade);
+            let plan = Plan::new(None, None, upgrade, None);
             forward(&context, exchange, request, plan).await
         }
         Taken::Route(route, prefix) => {
@@ -229,9 +230,11 @@ async fn routed(
             Abort::Grpc(status) => reply::grpc(exchange, &status.to_string(), text),
         };
     }
+    let persistence = route.persistence.as_ref().map(Cow::Borrowed);
+    let session = persistence.map(|of| Session::of(of, request.headers()));
     let backend = match &route.action {
         Action::Itself => None,
-        Action::Backends(backends) => match backends.choose(fastrand::f64()) {
+        Action::Backends(backends) => match in_session(context, backends, session.as_ref()) {
             Some(backend) if backend.service.is_some() => Some(backend),
             Some(_) | None => {
                 exchange.failed("NC", "no_backend", None);
@@ -306,8 +309,25 @@ async fn routed(
     if upgrade.is_none() {
         mirror::copies(context, now, route, received, &request);
     }
-    let plan = Plan::new(Some(route), service, upgrade);
+    let plan = Plan::new(Some(route), service, upgrade, session);
     forward(context, exchange, request, plan).await
+}
+
+/// The backend of a request: that of its session while the endpoint is there, even if no others get there any more, or one by chance.
+fn in_session<'a>(
+    context: &Rc<Context>,
+    backends: &'a Backends,
+    session: Option<&Session<'_>>,
+) -> Option<&'a Backend> {
+    let is_there = |service: &BackendService| {
+        let target = context.peer.front.upstreams.target(context, Some(service));
+        let endpoint = session?.endpoint(Some(service))?;
+        target.ok()?.has(endpoint).then_some(())
+    };
+    let is_of_session = |backend: &&Backend| backend.service.as_ref().and_then(is_there).is_some();
+    session
+        .and_then(|_| backends.iter().find(is_of_session))
+        .or_else(|| backends.choose(fastrand::f64()))
 }
 
 fn refused<B>(mut exchange: Exchange, request: &Request<B>, refusal: &Refusal) -> Response<Answer> {

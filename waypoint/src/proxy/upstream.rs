@@ -4,7 +4,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use http::Version;
 use tokio::task::spawn_local;
-use tulle_balance::Outcome;
+use tulle_balance::{Outcome, Preference};
 use tulle_model::{
     AppProtocol, Uid,
     http::BackendService,
@@ -85,9 +85,14 @@ impl Upstreams {
             request: false,
             connection: true,
         };
-        let hash = match &policy.balancing {
-            Balancing::Hash(HashOf::SourceIp) => Some(affinity::of_address(context.peer.address)),
-            _ => None,
+        let preference = Preference {
+            hash: match &policy.balancing {
+                Balancing::Hash(HashOf::SourceIp) => {
+                    Some(affinity::of_address(context.peer.address))
+                }
+                _ => None,
+            },
+            ..Preference::default()
         };
         let held = target.hold(policy, needs).await?;
         let open = async |route, _: &Hop| {
@@ -97,7 +102,7 @@ impl Upstreams {
         let way = Way {
             target: &target,
             policy,
-            hash,
+            preference,
         };
         let (stream, reached) = self
             .first_reached(context, way, held, exclude, open)
@@ -108,12 +113,12 @@ impl Upstreams {
     }
 
     /// An HTTP connection to an endpoint of a backend, or of what the client asked for, in the version that the client or the backend
-    /// speaks. What has the same `hash` is alike. Those that were tried in vain are added to `exclude`.
+    /// speaks. Those that were tried in vain are added to `exclude`.
     pub(super) async fn http(
         &self,
         context: &Context,
         backend: Option<&BackendService>,
-        (version, hash): (Version, Option<u64>),
+        (version, preference): (Version, Preference),
         exclude: &mut Vec<Uid>,
     ) -> Result<(Sender, Reached), Failed> {
         let target = self.target(context, backend)?;
@@ -131,7 +136,7 @@ impl Upstreams {
         let way = Way {
             target: &target,
             policy,
-            hash,
+            preference,
         };
         self.first_reached(context, way, held, exclude, sender)
             .await

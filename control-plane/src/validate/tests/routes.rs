@@ -38,7 +38,7 @@ fn http_routes_in_order_have_no_problems() {
             (
                 "rules: [{sessionPersistence: {sessionName: s, type: Cookie, absoluteTimeout: 1h, \
                  cookieConfig: {lifetimeType: Permanent}}}]",
-                "Ignored spec.rules[0].sessionPersistence",
+                "",
             ),
         ],
     );
@@ -116,7 +116,7 @@ fn what_http_routes_do_is_checked() {
         ("backendRefs: [{name: s, port: 80, weight: 0}]".to_owned(), "Ignored spec.rules[0].backendRefs".to_owned()),
         ("backendRefs: [{name: s}]".to_owned(), "Invalid spec.rules[0].backendRefs[0].port".to_owned()),
         (format!("backendRefs: [{{name: s, port: 80, filters: [{redirect}, {rewrite}]}}]"), "Incompatible spec.rules[0].backendRefs[0].filters".to_owned()),
-        ("sessionPersistence: {type: Header, cookieConfig: {lifetimeType: Permanent}}".to_owned(), "Ignored spec.rules[0].sessionPersistence, Invalid spec.rules[0].sessionPersistence.cookieConfig, Invalid spec.rules[0].sessionPersistence.cookieConfig.lifetimeType".to_owned()),
+        ("sessionPersistence: {type: Header, cookieConfig: {lifetimeType: Permanent}}".to_owned(), "Invalid spec.rules[0].sessionPersistence.cookieConfig, Invalid spec.rules[0].sessionPersistence.cookieConfig.lifetimeType".to_owned()),
         ("later: 1, matches: [{path: {value: /, soon: 2}}]".to_owned(), "Unsupported spec.rules[0].later, Unsupported spec.rules[0].matches[0].path.soon".to_owned()),
     ] {
         let spec = format!("rules: [{{{rule}}}]");

@@ -128,6 +128,8 @@ pub struct Rule {
     pub fault: ::core::option::Option<Fault>,
     #[prost(message, optional, tag = "13")]
     pub cors: ::core::option::Option<Cors>,
+    #[prost(message, optional, tag = "15")]
+    pub persistence: ::core::option::Option<Persistence>,
     #[prost(oneof = "rule::Action", tags = "2, 3, 4")]
     pub action: ::core::option::Option<rule::Action>,
 }
@@ -141,6 +143,40 @@ pub mod rule {
         Redirect(super::Redirect),
         #[prost(message, tag = "4")]
         Respond(super::Respond),
+    }
+}
+/// That requests of one client stay with one endpoint.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Persistence {
+    /// Milliseconds, after which it begins anew. No limit, if 0.
+    #[prost(uint64, tag = "3")]
+    pub lasts: u64,
+    /// Milliseconds without a request, after which it begins anew. No limit, if 0.
+    #[prost(uint64, tag = "4")]
+    pub idle: u64,
+    #[prost(oneof = "persistence::By", tags = "1, 2")]
+    pub by: ::core::option::Option<persistence::By>,
+}
+/// Nested message and enum types in `Persistence`.
+pub mod persistence {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Cookie {
+        #[prost(string, tag = "1")]
+        pub name: ::prost::alloc::string::String,
+        /// Everywhere, if empty.
+        #[prost(string, tag = "2")]
+        pub path: ::prost::alloc::string::String,
+        /// It outlives the client's session.
+        #[prost(bool, tag = "3")]
+        pub permanent: bool,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum By {
+        #[prost(message, tag = "1")]
+        Cookie(Cookie),
+        /// The name of a header of responses, which requests repeat.
+        #[prost(string, tag = "2")]
+        Header(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -312,6 +348,9 @@ pub struct TrafficRule {
     pub general: ::core::option::Option<PolicyByPort>,
     #[prost(message, repeated, tag = "4")]
     pub subsets: ::prost::alloc::vec::Vec<Subset>,
+    /// Where routes say nothing of it.
+    #[prost(message, optional, tag = "5")]
+    pub persistence: ::core::option::Option<Persistence>,
 }
 /// Some endpoints of a service: those whose membership names it.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -4,11 +4,20 @@ use std::sync::{Arc, OnceLock};
 
 use fastrand::Rng;
 
-use super::ring::Ring;
+use super::{Endpoints, ring::Ring};
 use crate::workload::Workload;
 
 /// Chooses one of several endpoints that are equally near.
 pub trait Select {
+    /// One that is settled already, wherever it is; `None` if none is, or that one must not be used.
+    fn settled<'e>(
+        &mut self,
+        _endpoints: &'e Endpoints,
+        _usable: &dyn Fn(&Workload) -> bool,
+    ) -> Option<&'e Arc<Workload>> {
+        None
+    }
+
     /// One of those that are usable; `None` if it finds none.
     fn select<'g>(
         &mut self,

@@ -213,3 +213,52 @@ fn ranks_of_the_network_first_rule() {
         assert_eq!(rank(&scopes, &source, &at(network, region, zone)), expected);
     }
 }
+
+/// Whoever is of a name, if it is usable.
+struct Settled(u64);
+
+impl Select for Settled {
+    fn settled<'e>(
+        &mut self,
+        endpoints: &'e Endpoints,
+        usable: &dyn Fn(&Workload) -> bool,
+    ) -> Option<&'e Arc<Workload>> {
+        endpoints.by_name(self.0).filter(|found| usable(found))
+    }
+
+    fn select<'g>(
+        &mut self,
+        group: &'g Group,
+        usable: &dyn Fn(&Workload) -> bool,
+    ) -> Option<&'g Arc<Workload>> {
+        Rng::with_seed(1).select(group, usable)
+    }
+}
+
+#[test]
+fn what_is_settled_is_kept_however_far_it_is() {
+    let on = |uid, node: &str| workload(uid, |w| w.node = node.into());
+    let of = |mode| LoadBalancing {
+        mode,
+        routing_preference: vec![RoutingScope::Node],
+        ..LoadBalancing::default()
+    };
+    let members = [on("near", "here"), on("far", "there")];
+    let source = on("source", "here");
+    let choose = |mode, name: &str, spared: &str| {
+        let endpoints = endpoints(&members, of(mode));
+        let mut settled = Settled(endpoint_name(&Uid::new(name)));
+        let usable = |workload: &Workload| workload.uid.as_str() != spared;
+        let found = endpoints.choose(&source, &mut settled, usable);
+        found.map(|found| found.uid.to_string())
+    };
+    let failover = LoadBalancingMode::Failover;
+    assert_eq!(choose(failover, "far", "").as_deref(), Some("far"));
+    assert_eq!(choose(failover, "near", "").as_deref(), Some("near"));
+    assert_eq!(choose(failover, "nobody", "").as_deref(), Some("near"));
+    assert_eq!(choose(failover, "far", "far").as_deref(), Some("near"));
+    // Further away than the service is meant to be.
+    let strict = LoadBalancingMode::Strict;
+    assert_eq!(choose(strict, "far", "").as_deref(), Some("near"));
+    assert_eq!(choose(strict, "far", "near"), None);
+}

@@ -6,8 +6,8 @@ use tulle_model::{
     ServiceKey,
     http::{
         Abort, Action, Alternative, Backend, BackendService, Cors, Fault, HeaderChanges, MatchKind,
-        Mirror, NamedMatch, PathChange, Redirect, Retry, RetryOn, Rewrite, Routes, Rule,
-        StringMatch,
+        Mirror, NamedMatch, PathChange, Persistence, PersistsBy, Redirect, Retry, RetryOn, Rewrite,
+        Routes, Rule, StringMatch,
     },
 };
 use tulle_proto::mesh as wire;
@@ -81,6 +81,23 @@ fn rule(value: wire::Rule) -> Decoded<Rule> {
         mirrors: all(value.mirrors, mirror)?,
         fault: value.fault.map(fault).transpose()?.unwrap_or_default(),
         cors: value.cors.map(cors).transpose()?,
+        persistence: value.persistence.map(persistence).transpose()?,
+    })
+}
+
+pub(super) fn persistence(value: wire::Persistence) -> Decoded<Persistence> {
+    let none = InvalidResource::Missing("what a session is kept by");
+    Ok(Persistence {
+        by: match value.by.ok_or(none)? {
+            wire::persistence::By::Cookie(cookie) => PersistsBy::Cookie {
+                name: cookie.name,
+                path: text(cookie.path),
+                permanent: cookie.permanent,
+            },
+            wire::persistence::By::Header(name) => PersistsBy::Header(name),
+        },
+        lasts: milliseconds(value.lasts),
+        idle: milliseconds(value.idle),
     })
 }
 

@@ -13,7 +13,7 @@ use tulle_proto::mesh as wire;
 
 use super::{
     InvalidResource,
-    configuration::{Decoded, all, milliseconds, port, text},
+    configuration::{Decoded, all, milliseconds, persistence, port, text},
 };
 
 pub(super) fn rule(value: wire::TrafficRule) -> Decoded<TrafficRule> {
@@ -26,6 +26,7 @@ pub(super) fn rule(value: wire::TrafficRule) -> Decoded<TrafficRule> {
                 policy: by_port(subset.policy)?,
             })
         })?,
+        persistence: value.persistence.map(persistence).transpose()?,
     })
 }
 

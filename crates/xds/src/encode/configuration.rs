@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tulle_model::http::{
     Abort, Action, Alternative, Backend, Cors, Fault, HeaderChanges, MatchKind, Mirror, NamedMatch,
-    PathChange, Redirect, Retry, RetryOn, Rewrite, Routes, Rule, StringMatch,
+    PathChange, Persistence, PersistsBy, Redirect, Retry, RetryOn, Rewrite, Routes, Rule,
+    StringMatch,
 };
 use tulle_proto::mesh as wire;
 
@@ -68,6 +69,27 @@ fn rule(value: &Rule) -> wire::Rule {
         mirrors: value.mirrors.iter().map(mirror).collect(),
         fault: fault(&value.fault),
         cors: value.cors.as_ref().map(cors),
+        persistence: value.persistence.as_ref().map(persistence),
+    }
+}
+
+pub(super) fn persistence(value: &Persistence) -> wire::Persistence {
+    let by = match &value.by {
+        PersistsBy::Cookie {
+            name,
+            path,
+            permanent,
+        } => wire::persistence::By::Cookie(wire::persistence::Cookie {
+            name: name.clone(),
+            path: path.clone().unwrap_or_default(),
+            permanent: *permanent,
+        }),
+        PersistsBy::Header(name) => wire::persistence::By::Header(name.clone()),
+    };
+    wire::Persistence {
+        by: Some(by),
+        lasts: milliseconds(value.lasts),
+        idle: milliseconds(value.idle),
     }
 }
 

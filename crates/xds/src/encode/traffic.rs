@@ -5,7 +5,7 @@ use tulle_model::traffic::{
 };
 use tulle_proto::mesh as wire;
 
-use super::configuration::milliseconds;
+use super::configuration::{milliseconds, persistence};
 
 pub(super) fn rule(value: &TrafficRule) -> wire::TrafficRule {
     let subsets = value.subsets.iter().map(|subset| wire::Subset {
@@ -17,6 +17,7 @@ pub(super) fn rule(value: &TrafficRule) -> wire::TrafficRule {
         hostname: value.service.hostname.as_ref().to_owned(),
         general: Some(by_port(&value.general)),
         subsets: subsets.collect(),
+        persistence: value.persistence.as_ref().map(persistence),
     }
 }
 

@@ -1,11 +1,11 @@
 //! Carries a request to endpoints until one answers.
 
-use std::{rc::Rc, time::Duration};
+use std::{borrow::Cow, rc::Rc, time::Duration};
 
 use http::{Method, Request, Response, StatusCode, Version, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
-use tulle_balance::Outcome as Done;
+use tulle_balance::{Outcome as Done, Preference};
 use tulle_http::Route;
 use tulle_model::{Uid, http::BackendService, traffic::Balancing};
 use tulle_route::RouteError;
@@ -16,6 +16,7 @@ use super::{
         affinity::Affinity,
         connections::Lease,
         exchange::{Answer, Exchange, grpc_status, http_status},
+        session::Session,
         stream::Context,
         upload::{Source, Upload},
         upstream::{Failed, Reached, Sender},
@@ -33,6 +34,8 @@ pub(super) struct Plan<'a> {
     pub(super) backend: Option<BackendService>,
     /// What it asks for besides.
     upgrade: Option<Box<Upgrade>>,
+    /// What it is a part of, if the route wants that.
+    session: Option<Session<'a>>,
     policy: Policy<'a>,
     timeout: Option<Duration>,
     try_timeout: Option<Duration>,
@@ -44,10 +47,12 @@ impl<'a> Plan<'a> {
         route: Option<&'a Route>,
         backend: Option<BackendService>,
         upgrade: Option<Box<Upgrade>>,
+        session: Option<Session<'a>>,
     ) -> Self {
         Self {
             backend,
             upgrade,
+            session,
             policy: Policy::new(route.and_then(|route| route.retry.as_ref())),
             timeout: route.and_then(|route| route.timeout),
             try_timeout: route.and_then(|route| route.try_timeout),
@@ -69,7 +74,7 @@ pub(super) async fn forward(
     let limit = [plan.timeout, own_limit].into_iter().flatten().min();
     let is_own_limit = own_limit.is_some() && own_limit == limit;
     let deadline = limit.and_then(|limit| exchange.limited_from().checked_add(limit));
-    let hash = alike(context, &plan, &mut exchange, &head);
+    let (session, preference) = prefers(context, &mut plan, &mut exchange, &head);
     let attempts = plan.policy.attempts();
     if attempts > 0 {
         source.keep(KEPT);
@@ -91,7 +96,7 @@ pub(super) async fn forward(
             &plan,
             &mut exchange,
             (head.clone(), source.upload()),
-            (until, hash),
+            (until, preference),
             &mut exclude,
         ));
         let tried = match until {
@@ -116,6 +121,9 @@ pub(super) async fn forward(
                         exchange.failed("URX", "retry_limit_exceeded", None);
                     }
                     source.forget();
+                    if let (Some(session), Some(endpoint)) = (&session, exchange.endpoint()) {
+                        exchange.says_besides(session.tells(plan.backend.as_ref(), &endpoint));
+                    }
                     return match (lease, plan.upgrade.take()) {
                         (Some(Lease::Switched(endpoint)), Some(upgrade)) => {
                             upgrade.switched(context, exchange, response, endpoint)
@@ -273,21 +281,34 @@ fn again_at(context: &Rc<Context>, plan: &Plan<'_>) -> Option<Again> {
     }
 }
 
-/// What makes a request like others, if that counts.
-fn alike(
+/// What says which endpoint a request is for, and what its response goes on with.
+fn prefers<'a>(
     context: &Rc<Context>,
-    plan: &Plan<'_>,
+    plan: &mut Plan<'a>,
     exchange: &mut Exchange,
     head: &Parts,
-) -> Option<u64> {
+) -> (Option<Session<'a>>, Preference) {
+    let mut session = plan.session.take();
+    let mut preference = Preference::default();
     let upstreams = &context.peer.front.upstreams;
-    let target = upstreams.target(context, plan.backend.as_ref()).ok()?;
-    let Balancing::Hash(of) = &target.policy().ok()?.balancing else {
-        return None;
-    };
-    let affinity = Affinity::of(of, head, context.peer.address);
-    exchange.says_besides(affinity.cookie);
-    affinity.hash
+    if let Ok(target) = upstreams.target(context, plan.backend.as_ref()) {
+        if let Ok(policy) = target.policy()
+            && let Balancing::Hash(of) = &policy.balancing
+        {
+            let affinity = Affinity::of(of, head, context.peer.address);
+            exchange.says_besides(affinity.cookie);
+            preference.hash = affinity.hash;
+        }
+        if session.is_none()
+            && let Some(of) = target.persistence()
+        {
+            session = Some(Session::of(Cow::Owned(of.clone()), &head.headers));
+        }
+    }
+    if let Some(session) = &session {
+        preference.endpoint = session.endpoint(plan.backend.as_ref());
+    }
+    (session, preference)
 }
 
 /// The answer to the client when no try has led to one.
@@ -334,15 +355,15 @@ async fn one(
     plan: &Plan<'_>,
     exchange: &mut Exchange,
     (mut head, body): (Parts, Upload),
-    (until, hash): (Option<Instant>, Option<u64>),
+    (until, preference): (Option<Instant>, Preference),
     exclude: &mut Vec<Uid>,
 ) -> Result<Answered, Failure> {
     let before = exclude.len();
-    let mut found = sender(context, plan, (head.version, hash), exclude).await;
+    let mut found = sender(context, plan, (head.version, preference), exclude).await;
     // None but those that have failed before: then one of them.
     if before > 0 && matches!(found, Err(Failed::Route(RouteError::NoEndpoint { .. }))) {
         exclude.clear();
-        found = sender(context, plan, (head.version, hash), exclude).await;
+        found = sender(context, plan, (head.version, preference), exclude).await;
     }
     let (sender, reached) = found.map_err(Failure::Unreachable)?;
     exchange.goes_to(reached);
@@ -359,18 +380,18 @@ async fn one(
 async fn sender(
     context: &Rc<Context>,
     plan: &Plan<'_>,
-    (version, hash): (Version, Option<u64>),
+    (version, preference): (Version, Preference),
     exclude: &mut Vec<Uid>,
 ) -> Result<(Sender, Reached), Failed> {
     let upstreams = &context.peer.front.upstreams;
     let backend = plan.backend.as_ref();
     if plan.upgrade.is_none() {
         return upstreams
-            .http(context, backend, (version, hash), exclude)
+            .http(context, backend, (version, preference), exclude)
             .await;
     }
     // The rare way, and a long one.
-    let asker = Box::pin(upstreams.upgrade(context, backend, hash, exclude)).await;
+    let asker = Box::pin(upstreams.upgrade(context, backend, preference, exclude)).await;
     asker.map(|(asker, reached)| (Sender::Asker(asker), reached))
 }
 

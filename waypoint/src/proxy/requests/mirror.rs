@@ -5,7 +5,7 @@ use std::{rc::Rc, time::Duration};
 use http::{Request, request::Parts};
 use http_body_util::BodyExt;
 use tokio::{task::spawn_local, time::timeout};
-use tulle_balance::Outcome;
+use tulle_balance::{Outcome, Preference};
 use tulle_http::Route;
 use tulle_model::http::{ALL, BackendService};
 
@@ -87,7 +87,7 @@ async fn deliver(
     let upstreams = &context.peer.front.upstreams;
     let mut exclude = Vec::new();
     // Each is like nothing else.
-    let version = (head.version, None);
+    let version = (head.version, Preference::default());
     let found = upstreams.http(context, Some(service), version, &mut exclude);
     let Ok((sender, reached)) = found.await else {
         return false;

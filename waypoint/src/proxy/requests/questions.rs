@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
-use tulle_balance::Outcome;
+use tulle_balance::{Outcome, Preference};
 use tulle_model::http::BackendService;
 
 use super::{
@@ -65,7 +65,7 @@ pub(super) async fn call(
     let mut tries = 0;
     let (response, lease, reached) = loop {
         // Each is like nothing else.
-        let version = (head.version, None);
+        let version = (head.version, Preference::default());
         let found = upstreams.http(context, Some(service), version, &mut exclude);
         let found = timeout_at(until, found).await.map_err(|_| too_late())?;
         let (sender, reached) = found.map_err(Unanswered::Unreachable)?;

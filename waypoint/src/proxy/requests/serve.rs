@@ -1,20 +1,25 @@
 //! Clients' connections in which HTTP is spoken.
 
-use std::{cell::Cell, convert::Infallible, future::Future, rc::Rc, time::Duration};
+use std::{cell::Cell, convert::Infallible, future::Future, pin::Pin, rc::Rc, time::Duration};
 
+use http::{HeaderValue, StatusCode, header};
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
     upgrade,
 };
 use hyper_util::rt::TokioTimer;
-use tokio::task::spawn_local;
+use tokio::{
+    task::spawn_local,
+    time::{Instant, sleep},
+};
 use tulle_hbone::Tunnel;
 use tulle_telemetry::describe;
 
 use super::{
     super::{
         io::Stream,
+        stall::{Progress, watched},
         stream::Context,
         upgraded::{Substream, Writer, relay},
         upstream::{CONNECTION_WINDOW, HEADERS, MAX_HEADERS, STREAM_WINDOW},
@@ -34,16 +39,27 @@ pub(in super::super) async fn serve(context: Rc<Context>, stream: Stream<Tunnel>
     }
 }
 
-async fn serve_http1(context: Rc<Context>, stream: Stream<Tunnel>) -> hyper::Result<()> {
+async fn serve_http1(context: Rc<Context>, mut stream: Stream<Tunnel>) -> hyper::Result<()> {
     let drain = context.peer.front.drain.clone();
+    let settings = &context.peer.front.shared.settings;
+    let progress = Progress::default();
+    stream.breaks_if_stalled(settings.stall_timeout, progress.clone());
+    let until = Instant::now() + spread(settings.max_connection_age);
     // What follows the last answer.
     let switched = Rc::new(Cell::new(None));
     let (asked, leaves) = (Rc::clone(&context), Rc::clone(&switched));
     let service = service_fn(move |request| {
         let (context, leaves) = (Rc::clone(&asked), Rc::clone(&leaves));
+        let progress = progress.clone();
         async move {
             let mut response = respond(context, request).await;
+            response.body_mut().is_watched(progress);
             leaves.set(response.body_mut().switched());
+            // With an answer, and not between two: the client may be about to ask.
+            if Instant::now() >= until && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
             Ok::<_, Infallible>(response)
         }
     });
@@ -77,15 +93,21 @@ async fn serve_http1(context: Rc<Context>, stream: Stream<Tunnel>) -> hyper::Res
     Ok(())
 }
 
-async fn serve_http2(context: Rc<Context>, stream: Stream<Tunnel>) -> hyper::Result<()> {
+async fn serve_http2(context: Rc<Context>, mut stream: Stream<Tunnel>) -> hyper::Result<()> {
     let drain = context.peer.front.drain.clone();
+    let settings = &context.peer.front.shared.settings;
+    let limit = settings.stall_timeout;
+    stream.breaks_if_stalled(limit, Progress::default());
+    let aged = sleep(spread(settings.max_connection_age));
     let service = service_fn(move |mut request| {
         let context = Rc::clone(&context);
         async move {
             let bytes = upgrade::on(&mut request);
             let mut response = respond(Rc::clone(&context), request).await;
+            let own = OfStream::now();
+            response.body_mut().is_watched(own.progress);
             if let Some(switched) = response.body_mut().switched() {
-                let writer = Streams::writer();
+                let writer = own.writer;
                 // It ends with its stream, for which the connection waits.
                 spawn_local(async move {
                     // If the answer could not be sent, there is nothing to do but to tell that.
@@ -97,7 +119,7 @@ async fn serve_http2(context: Rc<Context>, stream: Stream<Tunnel>) -> hyper::Res
             Ok::<_, Infallible>(response)
         }
     });
-    let mut connection = http2::Builder::new(Streams)
+    let mut connection = http2::Builder::new(Streams { limit })
         .timer(TokioTimer::new())
         .max_header_list_size(HEADERS)
         .max_concurrent_streams(STREAMS)
@@ -107,36 +129,54 @@ async fn serve_http2(context: Rc<Context>, stream: Stream<Tunnel>) -> hyper::Res
         .serve_connection(stream, service);
     tokio::select! {
         biased;
-        ended = &mut connection => ended,
-        () = drain.cancelled() => {
-            Pin::new(&mut connection).graceful_shutdown();
-            connection.await
-        }
+        ended = &mut connection => return ended,
+        () = drain.cancelled() => {}
+        () = aged => {}
     }
+    // What has begun goes on to its end; what comes next, on another connection, may get to another instance of the waypoint.
+    Pin::new(&mut connection).graceful_shutdown();
+    connection.await
+}
+
+/// A time around this one: what began together does not end together.
+fn spread(age: Duration) -> Duration {
+    age.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
 
 /// Runs what the streams of a connection need done: each its request and response, and what is begun by that alone is what writes to a
 /// stream that has become bytes.
 #[derive(Clone, Copy)]
-struct Streams;
-
-tokio::task_local! {
-    static STREAM: Writer;
+struct Streams {
+    /// How long a client may take nothing of a response.
+    limit: Duration,
 }
 
-impl Streams {
+/// What belongs to one stream.
+#[derive(Clone, Default)]
+struct OfStream {
+    writer: Writer,
+    progress: Progress,
+}
+
+tokio::task_local! {
+    static STREAM: OfStream;
+}
+
+impl OfStream {
     /// Of the stream whose request is being answered.
-    fn writer() -> Writer {
-        STREAM.try_with(Writer::clone).unwrap_or_default()
+    fn now() -> Self {
+        STREAM.try_with(Self::clone).unwrap_or_default()
     }
 }
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, future: F) {
-        match STREAM.try_with(Writer::clone) {
+        match STREAM.try_with(|own| own.writer.clone()) {
             Ok(writer) => writer.run(future),
             Err(_) => {
-                spawn_local(STREAM.scope(Writer::default(), future));
+                let own = OfStream::default();
+                let watched = watched(future, own.progress.clone(), self.limit);
+                spawn_local(STREAM.scope(own, watched));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
-use tulle_balance::Outcome;
+use tulle_balance::{Outcome, Preference};
 use tulle_model::{Uid, traffic::TrafficPolicy};
 use tulle_route::{Named, Outbound, Route, RouteError, Via, forward};
 use tulle_state::{Select, Snapshot, Workload};
@@ -23,7 +23,7 @@ use super::{
 pub(super) struct Way<'a> {
     pub(super) target: &'a Target,
     pub(super) policy: &'a TrafficPolicy,
-    pub(super) hash: Option<u64>,
+    pub(super) preference: Preference,
 }
 
 impl Upstreams {
@@ -89,7 +89,7 @@ impl Upstreams {
             let mut forward = |selector: &mut dyn Select| {
                 forward(&snapshot, &now.own, served, exclude, &mut random, selector)
             };
-            match way.target.picker(way.policy, way.hash) {
+            match way.target.picker(way.policy, way.preference) {
                 None => forward(&mut fastrand::Rng::new()),
                 Some(mut picker) => match forward(&mut picker) {
                     // Those that are left alone are better than none.

@@ -9,6 +9,7 @@ use tokio::{
     task::spawn_local,
     time::timeout,
 };
+use tulle_balance::Preference;
 use tulle_model::{AppProtocol, Uid, http::BackendService, traffic::Limits};
 use tulle_route::Outbound;
 use tulle_telemetry::describe;
@@ -56,7 +57,7 @@ impl Upstreams {
         &self,
         context: &Context,
         backend: Option<&BackendService>,
-        hash: Option<u64>,
+        preference: Preference,
         exclude: &mut Vec<Uid>,
     ) -> Result<(Asker, Reached), Failed> {
         let target = self.target(context, backend)?;
@@ -78,7 +79,7 @@ impl Upstreams {
         let way = Way {
             target: &target,
             policy,
-            hash,
+            preference,
         };
         self.first_reached(context, way, held, exclude, asker).await
     }

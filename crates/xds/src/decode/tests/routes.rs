@@ -6,8 +6,8 @@ use tulle_model::{
     ServiceKey,
     http::{
         Abort, Action, Alternative, Backend, BackendService, Cors, Fault, HeaderChanges, MatchKind,
-        Mirror, NamedMatch, PathChange, Redirect, Retry, RetryOn, Rewrite, Routes, Rule,
-        StringMatch,
+        Mirror, NamedMatch, PathChange, Persistence, PersistsBy, Redirect, Retry, RetryOn, Rewrite,
+        Routes, Rule, StringMatch,
     },
 };
 use tulle_proto::mesh as wire;
@@ -86,6 +86,15 @@ fn everything() -> Routes {
             delay: Some((second, 1)),
             abort: Some((Abort::Grpc(14), 2)),
         },
+        persistence: Some(Persistence {
+            by: PersistsBy::Cookie {
+                name: text("session"),
+                path: Some(text("/x")),
+                permanent: true,
+            },
+            lasts: Some(second * 3600),
+            idle: None,
+        }),
         cors: Some(Cors {
             origins: vec![MatchKind::Regex(text("a.*")).into()],
             methods: vec![text("PUT")],

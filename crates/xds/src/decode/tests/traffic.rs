@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use prost::Message;
 use tulle_model::{
     ServiceKey, Uid,
+    http::{Persistence, PersistsBy},
     traffic::{
         Balancing, HashOf, Limits, Membership, Outliers, PolicyByPort, Subset, TrafficPolicy,
         TrafficRule, Warmup,
@@ -78,6 +79,11 @@ fn everything() -> Configuration {
             name: "v1".to_owned(),
             policy: PolicyByPort::default(),
         }],
+        persistence: Some(Persistence {
+            by: PersistsBy::Header("x-session".to_owned()),
+            lasts: None,
+            idle: Some(Duration::from_secs(60)),
+        }),
     }))
 }
 
