@@ -75,7 +75,11 @@ pub(crate) const FIGURES: &[Figure] = figures! {
     "l7_p50", "p50 at 2000 requests/s through a waypoint", "ms", Added, None, None;
     "l7_p99", "p99 at 2000 requests/s through a waypoint", "ms", Added, Some(3.0), None;
     "l7_rss", "waypoint RSS, idle", "MB", Value, Some(12.0), None;
+    "l7_rss_load", "waypoint RSS, after requests (plain: Envoy)", "MB", Value, None, None;
+    "l7_rss_slow", "waypoint RSS, 1000 slow readers (plain: Envoy)", "MB", Value, None, None;
     "l7_rss_routes", "waypoint RSS, 5000 routes", "MB", Value, Some(40.0), None;
+    "l7_change_p50", "time from a route's change to a request that follows it, median", "ms", Value, None, None;
+    "l7_change_p99", "time from a route's change to a request that follows it, p99", "ms", Value, Some(50.0), None;
     "rss_agent", "node agent RSS, 100 pods", "MB", Value, Some(10.0), Some(10.0);
 };
 

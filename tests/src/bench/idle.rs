@@ -25,21 +25,49 @@ pub(crate) struct HoldOptions {
     pub(crate) connections: usize,
 }
 
+/// What to ask for, and not to read.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct StareOptions {
+    /// The server.
+    #[arg(long)]
+    pub(crate) to: SocketAddr,
+    /// A long response.
+    #[arg(long)]
+    pub(crate) path: String,
+    /// How many connections.
+    #[arg(long)]
+    pub(crate) connections: usize,
+}
+
+/// Asks on each connection for a response of which it reads one byte, says so on standard output and holds them until it is killed.
+pub(crate) async fn stare(options: StareOptions) -> Result<()> {
+    raise_limit()?;
+    let request = format!("GET {} HTTP/1.1\r\nhost: web\r\n\r\n", options.path);
+    let asked = (0..options.connections).map(|_| (options.to, request.clone().into_bytes()));
+    hold_all(asked).await
+}
+
 /// Opens the connections, says so on standard output and holds them until it is killed.
 ///
 /// A connection counts once a byte has come back through it: a proxy accepts before it has reached the
 /// server.
 pub(crate) async fn hold(options: HoldOptions) -> Result<()> {
     raise_limit()?;
+    let ports = PORTS.cycle_for(options.connections);
+    hold_all(ports.map(|port| (SocketAddr::new(options.to, port), b"?".to_vec()))).await
+}
+
+/// Says something on each connection and waits for a byte of what is said there, until all are open.
+async fn hold_all(connections: impl Iterator<Item = (SocketAddr, Vec<u8>)>) -> Result<()> {
     let mut opening = JoinSet::new();
-    let mut held = Vec::with_capacity(options.connections);
-    for port in PORTS.cycle_for(options.connections) {
+    let mut held = Vec::new();
+    for (to, first) in connections {
         if opening.len() == AT_ONCE
             && let Some(opened) = opening.join_next().await
         {
             held.push(opened??);
         }
-        opening.spawn(open(SocketAddr::new(options.to, port)));
+        opening.spawn(open(to, first));
     }
     while let Some(opened) = opening.join_next().await {
         held.push(opened??);
@@ -88,10 +116,10 @@ async fn echo(mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-async fn open(to: SocketAddr) -> Result<TcpStream> {
+async fn open(to: SocketAddr, first: Vec<u8>) -> Result<TcpStream> {
     let open = async {
         let mut stream = TcpStream::connect(to).await?;
-        stream.write_all(b"?").await?;
+        stream.write_all(&first).await?;
         stream.read_exact(&mut [0]).await?;
         Ok::<_, anyhow::Error>(stream)
     };

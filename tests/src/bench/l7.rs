@@ -11,6 +11,8 @@
 //!
 //! Both proxies have as many threads as the machine has processors, and both write a line for each request.
 
+mod changes;
+
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
@@ -22,7 +24,10 @@ use tulle_lab::{Process, Program, wait_for};
 
 use crate::{
     BenchOptions,
+    figure::FIGURES,
+    idle,
     load::LoadResult,
+    memory::wait_for_line,
     report::{Mode, Samples},
     stage::{CLIENT, Stage, wait_for_port},
     tools::parse_wrk,
@@ -35,12 +40,14 @@ pub(crate) async fn measure(
     options: &BenchOptions,
     samples: &mut Samples,
 ) -> Result<()> {
-    if !FIGURES.iter().any(|figure| options.wants(figure)) {
+    let mut own = FIGURES.iter().filter(|figure| figure.id.starts_with("l7_"));
+    if !own.any(|figure| options.wants(figure.id)) {
         return Ok(());
     }
     let beside = Beside::start(stage).await?;
     let waypoint = set_up(stage).await?;
     stage.switch(Mode::Mesh).await?;
+    record("l7_rss", Mode::Mesh, waypoint, samples).await?;
     let mesh = Path {
         mode: Mode::Mesh,
         client: CLIENT,
@@ -58,7 +65,50 @@ pub(crate) async fn measure(
         proxy(stage, &mesh, waypoint, options, samples).await?;
         eprintln!("round {round} of requests through a waypoint is done");
     }
-    routes(stage, waypoint, samples).await
+    record("l7_rss_load", Mode::Mesh, waypoint, samples).await?;
+    if options.wants("l7_rss_slow") {
+        slow_readers(stage, &mesh, waypoint, samples).await?;
+    }
+    if !options.mesh_only
+        && let Some(envoy) = &beside.envoy
+    {
+        let pid = envoy.pid().context("Envoy is gone")?;
+        record("l7_rss_load", Mode::Plain, pid, samples).await?;
+        if options.wants("l7_rss_slow") {
+            slow_readers(stage, &beside.through_envoy(stage), pid, samples).await?;
+        }
+    }
+    if options.wants("l7_change_p50") || options.wants("l7_change_p99") {
+        changes::measure(stage, samples).await?;
+    }
+    if options.wants("l7_rss_routes") {
+        routes(stage, waypoint, samples).await?;
+    }
+    Ok(())
+}
+
+/// Memory of a proxy, some time after it last had something to do.
+async fn record(figure: &'static str, mode: Mode, pid: u32, samples: &mut Samples) -> Result<()> {
+    sleep(SETTLE).await;
+    let megabytes = usage::resident_megabytes(pid)?;
+    eprintln!("{figure} {mode:?}: {megabytes:.1} MB");
+    samples.add(figure, mode, megabytes);
+    Ok(())
+}
+
+/// Memory of a proxy while clients wait with reading what they have asked for.
+async fn slow_readers(stage: &Stage, path: &Path, pid: u32, samples: &mut Samples) -> Result<()> {
+    let args = [
+        "stare".to_owned(),
+        format!("--to={}", path.to),
+        "--path=/large".to_owned(),
+        format!("--connections={READERS}"),
+    ];
+    let mut clients = stage.start_own(path.client, "stare", args)?;
+    wait_for_line(&mut clients, idle::HOLDING, LIMIT).await?;
+    record("l7_rss_slow", path.mode, pid, samples).await?;
+    clients.kill().await?;
+    Ok(())
 }
 
 /// From where to where, and what that counts as.
@@ -156,10 +206,8 @@ fn ip() -> std::net::IpAddr {
     SERVICE.0.into()
 }
 
-/// Memory before and after it is told of many routes.
+/// Memory of a waypoint that knows many routes.
 async fn routes(stage: &mut Stage, waypoint: u32, samples: &mut Samples) -> Result<()> {
-    sleep(SETTLE).await;
-    samples.add("l7_rss", Mode::Mesh, usage::resident_megabytes(waypoint)?);
     let numbers: Vec<_> = (0..ROUTES).collect();
     // A file has only so many documents.
     for some in numbers.chunks(500) {
@@ -172,13 +220,7 @@ async fn routes(stage: &mut Stage, waypoint: u32, samples: &mut Samples) -> Resu
         answer.contains("x-route: ").then_some(())
     })
     .await?;
-    sleep(SETTLE).await;
-    samples.add(
-        "l7_rss_routes",
-        Mode::Mesh,
-        usage::resident_megabytes(waypoint)?,
-    );
-    Ok(())
+    record("l7_rss_routes", Mode::Mesh, waypoint, samples).await
 }
 
 /// What is answered to a request of the client, whose connections are captured.
@@ -313,14 +355,7 @@ fn configuration(server: SocketAddr, log: &str) -> String {
     )
 }
 
-const FIGURES: [&str; 6] = [
-    "l7_per_cpu",
-    "l7_requests",
-    "l7_p50",
-    "l7_p99",
-    "l7_rss",
-    "l7_rss_routes",
-];
+const READERS: usize = 1000;
 const WAYPOINT: &str = "bench/w";
 const PLAIN_CLIENT: &str = "beside/client";
 const PLAIN_SERVER: &str = "beside/server";

@@ -35,7 +35,7 @@ use tulle_runtime::signal::Shutdown;
 
 use crate::{
     figure::FIGURES,
-    idle::HoldOptions,
+    idle::{HoldOptions, StareOptions},
     load::LoadOptions,
     report::{Line, Samples},
     stage::Stage,
@@ -58,6 +58,8 @@ enum Tool {
     Load(LoadOptions),
     /// Opens connections and holds them.
     Hold(HoldOptions),
+    /// Asks for long responses and does not read them.
+    Stare(StareOptions),
     /// Accepts connections and sends back what they send.
     Accept,
 }
@@ -149,6 +151,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(done)
         }
         Some(Tool::Hold(options)) => block_on(idle::hold(options)).map(|()| done),
+        Some(Tool::Stare(options)) => block_on(idle::stare(options)).map(|()| done),
         Some(Tool::Accept) => block_on(idle::accept()).map(|()| done),
         None => match sandbox::enter()? {
             Run::Inside(sandbox) => {

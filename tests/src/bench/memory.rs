@@ -89,7 +89,11 @@ async fn hold(stage: &Stage, connections: usize) -> Result<[Process; 2]> {
     Ok([client, server])
 }
 
-async fn wait_for_line(process: &mut Process, line: &str, limit: Duration) -> Result<()> {
+pub(crate) async fn wait_for_line(
+    process: &mut Process,
+    line: &str,
+    limit: Duration,
+) -> Result<()> {
     let log = process.log_path().to_owned();
     process
         .wait_until(line, limit, || {

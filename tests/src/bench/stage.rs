@@ -295,6 +295,7 @@ async fn start_nginx(lab: &Lab, pod: &str) -> Result<Process> {
         .join(format!("nginx-{}", lab.pod(pod).netns_name()));
     fs::create_dir_all(&folder)?;
     fs::write(folder.join("nginx.conf"), nginx_config())?;
+    fs::File::create(folder.join("large"))?.set_len(LARGE)?;
     let folder = folder.display().to_string();
     let args = ["-p", &folder, "-c", "nginx.conf", "-e", "stderr"];
     let mut nginx = lab.spawn(pod, Program::new("nginx", find("nginx")?).args(args))?;
@@ -344,6 +345,7 @@ error_log stderr warn;
 events {{ worker_connections 4096; }}
 http {{
     access_log off;
+    sendfile on;
     client_body_temp_path tmp;
     proxy_temp_path tmp;
     fastcgi_temp_path tmp;
@@ -356,6 +358,7 @@ http {{
         listen [::]:{MESH_HTTP} ipv6only=off backlog=4096;
         default_type text/plain;
         location / {{ return 200 {body}; }}
+        location = /large {{ alias large; }}
     }}
 }}
 "
@@ -389,6 +392,8 @@ fn tracked(netns: &Netns) -> Result<usize> {
 }
 
 pub(crate) const NAMESPACE: &str = "bench";
+/// Bytes of the response at `/large`.
+const LARGE: u64 = 64 << 20;
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 /// Itself, also if its file has been replaced by a newer build in the meantime.
 const OWN_PROGRAM: &str = "/proc/self/exe";
