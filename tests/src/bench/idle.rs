@@ -39,12 +39,30 @@ pub(crate) struct StareOptions {
     pub(crate) connections: usize,
 }
 
-/// Asks on each connection for a response of which it reads one byte, says so on standard output and holds them until it is killed.
+/// Asks on each connection for a response of which it reads one byte, says on standard output how many of them came, and holds all until it
+/// is killed. Who shares a tunnel with many that do not read may get nothing.
 pub(crate) async fn stare(options: StareOptions) -> Result<()> {
     raise_limit()?;
     let request = format!("GET {} HTTP/1.1\r\nhost: web\r\n\r\n", options.path);
-    let asked = (0..options.connections).map(|_| (options.to, request.clone().into_bytes()));
-    hold_all(asked).await
+    let mut opening = JoinSet::new();
+    for _ in 0..options.connections {
+        let (to, request) = (options.to, request.clone());
+        opening.spawn(async move {
+            let mut stream = TcpStream::connect(to).await?;
+            stream.write_all(request.as_bytes()).await?;
+            let came = timeout(LIMIT, stream.read_exact(&mut [0])).await;
+            anyhow::Ok((stream, came.is_ok_and(|came| came.is_ok())))
+        });
+    }
+    let mut held = Vec::with_capacity(options.connections);
+    while let Some(opened) = opening.join_next().await {
+        held.push(opened??);
+    }
+    let answered = held.iter().filter(|(_, came)| *came).count();
+    println!("{HOLDING} {}, {answered} answered", held.len());
+    future::pending::<()>().await;
+    drop(held);
+    Ok(())
 }
 
 /// Opens the connections, says so on standard output and holds them until it is killed.
@@ -53,21 +71,15 @@ pub(crate) async fn stare(options: StareOptions) -> Result<()> {
 /// server.
 pub(crate) async fn hold(options: HoldOptions) -> Result<()> {
     raise_limit()?;
-    let ports = PORTS.cycle_for(options.connections);
-    hold_all(ports.map(|port| (SocketAddr::new(options.to, port), b"?".to_vec()))).await
-}
-
-/// Says something on each connection and waits for a byte of what is said there, until all are open.
-async fn hold_all(connections: impl Iterator<Item = (SocketAddr, Vec<u8>)>) -> Result<()> {
     let mut opening = JoinSet::new();
-    let mut held = Vec::new();
-    for (to, first) in connections {
+    let mut held = Vec::with_capacity(options.connections);
+    for port in PORTS.cycle_for(options.connections) {
         if opening.len() == AT_ONCE
             && let Some(opened) = opening.join_next().await
         {
             held.push(opened??);
         }
-        opening.spawn(open(to, first));
+        opening.spawn(open(SocketAddr::new(options.to, port)));
     }
     while let Some(opened) = opening.join_next().await {
         held.push(opened??);
@@ -116,10 +128,10 @@ async fn echo(mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-async fn open(to: SocketAddr, first: Vec<u8>) -> Result<TcpStream> {
+async fn open(to: SocketAddr) -> Result<TcpStream> {
     let open = async {
         let mut stream = TcpStream::connect(to).await?;
-        stream.write_all(&first).await?;
+        stream.write_all(b"?").await?;
         stream.read_exact(&mut [0]).await?;
         Ok::<_, anyhow::Error>(stream)
     };

@@ -106,6 +106,7 @@ async fn slow_readers(stage: &Stage, path: &Path, pid: u32, samples: &mut Sample
     ];
     let mut clients = stage.start_own(path.client, "stare", args)?;
     wait_for_line(&mut clients, idle::HOLDING, LIMIT).await?;
+    eprintln!("slow readers: {}", clients.log().trim());
     record("l7_rss_slow", path.mode, pid, samples).await?;
     clients.kill().await?;
     Ok(())
