@@ -182,7 +182,7 @@ pub fn parents_of_users(
             services.contains(&key)
                 || granting.contains(namespace)
                 || hosts.iter().any(is_host)
-                || index.service_named(&backend.name).is_some_and(|key| {
+                || index.key_of_host(&backend.name).is_some_and(|key| {
                     services.contains(&key) || granting.contains(&*key.namespace)
                 })
         })

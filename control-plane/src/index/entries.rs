@@ -279,6 +279,13 @@ impl Index {
         Some(service.metadata.key())
     }
 
+    /// The key that a Service of Kubernetes with this name has or would have.
+    pub(crate) fn key_of_host(&self, host: &str) -> Option<ObjectKey> {
+        let namespace = self.namespace_of_host(host)?;
+        let (name, _) = host.split_once('.')?;
+        Some(ObjectKey::new(namespace, name))
+    }
+
     /// A host as it is named everywhere: one without dots is a service of the namespace that it is named in.
     pub fn full_name(&self, namespace: &str, host: &str) -> String {
         match host.contains(['.', '*']) {

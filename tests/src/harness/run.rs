@@ -1,7 +1,7 @@
 //! The harness itself: starts a process per test, waits for each with a deadline, and tells how it went.
 
 use std::{
-    io,
+    env, io,
     process::{ExitCode, ExitStatus, Stdio},
     time::Duration,
 };
@@ -105,6 +105,10 @@ async fn attempt(case: &Case, nocapture: bool) -> io::Result<(ExitStatus, String
         .args([SANDBOXED, case.name])
         .stdin(Stdio::null())
         .kill_on_drop(true);
+    if env::var_os(BACKTRACES).is_none() {
+        // Those of panics are wanted, if at all: an error says what went wrong in its text.
+        command.env(BACKTRACES, "0");
+    }
     let reading = if nocapture {
         None
     } else {
@@ -168,3 +172,5 @@ fn report(failures: &[&Outcome]) {
 /// A test keeps its limit itself and says where it stood; this much later it is stopped from outside.
 pub(super) const GRACE: Duration = Duration::from_secs(15);
 const MAX_OUTPUT: usize = 1 << 20;
+/// Whether errors remember where they came up: frames of the standard library, mostly.
+const BACKTRACES: &str = "RUST_LIB_BACKTRACE";

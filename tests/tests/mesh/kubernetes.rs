@@ -123,7 +123,17 @@ pub(crate) async fn held_to_annotations(sandbox: Sandbox) -> Result<()> {
     let status = |name: &str| format!("{}/status", pod(name));
     let redirection =
         json!({"metadata": {"annotations": {"ambient.istio.io/redirection": "pending"}}});
-    cluster.merge_as(&of_agent, &status("cart"), &redirection)?;
+    // The API server takes a moment to act on what it has just been given: who may do what, and what is admitted.
+    eventually("the agent may say so", async || {
+        let written = cluster.merge_as(&of_agent, &status("cart"), &redirection);
+        written.is_ok()
+    })
+    .await?;
+    eventually("the policy is in force", async || {
+        let written = cluster.merge_as(&of_agent, &status("web"), &redirection);
+        written.is_err_and(|refused| format!("{refused:#}").contains("of that node only"))
+    })
+    .await?;
     let label = json!({"metadata": {"labels": {"istio.io/dataplane-mode": "none"}}});
     let owner = json!({"metadata": {"finalizers": ["example.com/stays"]}});
     for (token, path, change, why) in [
@@ -272,6 +282,8 @@ pub(crate) async fn expired(sandbox: Sandbox) -> Result<()> {
     let to = at(mesh.pod(WEB));
     mesh.cluster().put(&deny())?;
     call_until_refused(mesh.pod(CART), to).await?;
+    // So that the last change of a policy is not its status, written after what is to be missed.
+    says(mesh.cluster(), DENIED, ACCEPTED).await?;
     mesh.control_plane().process_mut().signal(Signal::SIGSTOP)?;
     // Of another kind, so that those who follow policies are behind without having been told anything.
     let change = json!({"metadata": {"labels": {"colour": "blue"}}});
@@ -280,6 +292,8 @@ pub(crate) async fn expired(sandbox: Sandbox) -> Result<()> {
     mesh.cluster().server().await.kill().await?;
     mesh.cluster().server().await.restart().await?;
     mesh.cluster().wait_ready().await?;
+    // Before it serves the kind, it says that there is none.
+    says(mesh.cluster(), DENIED, ACCEPTED).await?;
     mesh.cluster().delete(&deny())?;
     ensure!(call(mesh.pod(CART), to).await.is_err(), "nobody told of it");
     mesh.control_plane().process_mut().signal(Signal::SIGCONT)?;
@@ -479,6 +493,9 @@ fn deny() -> Value {
     })
 }
 
+/// Where [`deny`] is, and what it says once it is in order.
+const DENIED: &str = "/apis/security.istio.io/v1/namespaces/shop/authorizationpolicies/nobody";
+const ACCEPTED: &str = "ZtunnelAccepted True Accepted";
 const CALLS: usize = 20;
 /// Lets a process work for half of the time.
 const HALF_THE_TIME: &str = "while kill -STOP $1 && sleep 0.1 && kill -CONT $1; do sleep 0.1; done";
