@@ -19,6 +19,7 @@ use crate::{
     Settings, Tunnel,
     liveness::Liveness,
     tls::{HandshakeError, TlsStream},
+    unread::{Reader, Unread, Window},
 };
 
 /// Why a tunnel could not be opened. None of the application's bytes were sent.
@@ -122,6 +123,7 @@ struct Shared {
     closed: Cell<bool>,
     usable_until: Option<Instant>,
     max_streams: usize,
+    unread: Rc<Unread>,
 }
 
 /// Limits of one client connection.
@@ -169,16 +171,19 @@ impl Client {
         })
         .await?;
         let liveness = Liveness::new(&settings.liveness, connection.ping_pong());
+        let window = Window::new(settings);
         let shared = Rc::new(Shared {
             streams: Cell::new(0),
             closed: Cell::new(false),
             usable_until: limits.usable_until,
             max_streams: limits.max_streams,
+            unread: window.unread().clone(),
         });
         let driver = ClientDriver {
             connection,
             io,
             liveness,
+            window,
             shared: shared.clone(),
             idle_release: limits.idle_release,
             idle: Box::pin(tokio::time::sleep(limits.idle_release)),
@@ -259,7 +264,8 @@ impl Client {
         if parts.status != StatusCode::OK {
             return Err(ConnectError::Refused(parts.status));
         }
-        Ok((Tunnel::new(send, recv, Some(slot)), parts.headers))
+        let reader = Reader::new(self.shared.unread.clone());
+        Ok((Tunnel::new(send, recv, reader, Some(slot)), parts.headers))
     }
 }
 
@@ -268,6 +274,7 @@ pub struct ClientDriver {
     connection: Connection<TlsStream, Bytes>,
     io: TlsStream,
     liveness: Liveness,
+    window: Window,
     shared: Rc<Shared>,
     idle_release: Duration,
     idle: Pin<Box<tokio::time::Sleep>>,
@@ -291,6 +298,9 @@ impl ClientDriver {
     }
 
     fn poll_once(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        if let Some(size) = self.window.poll_change(cx) {
+            self.connection.set_target_window_size(size);
+        }
         let polled = Pin::new(&mut self.connection).poll(cx);
         self.io.flush_batch(cx)?;
         if let Poll::Ready(result) = polled {

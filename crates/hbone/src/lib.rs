@@ -23,6 +23,7 @@ mod server;
 mod settings;
 pub mod tls;
 mod tunnel;
+mod unread;
 
 pub use client::{Client, ClientDriver, ConnectError, Outlook, StreamSlot};
 pub use handshakes::{Established, Handshakes, Place};

@@ -3,6 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     io,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -10,7 +11,12 @@ use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, Method, Response, StatusCode};
 
-use crate::{Settings, Tunnel, liveness::Liveness, tls::TlsStream};
+use crate::{
+    Settings, Tunnel,
+    liveness::Liveness,
+    tls::TlsStream,
+    unread::{Reader, Unread, Window},
+};
 
 /// Why a connection from a client ended early.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +34,7 @@ pub struct Server {
     connection: h2::server::Connection<TlsStream, Bytes>,
     io: TlsStream,
     liveness: Liveness,
+    window: Window,
 }
 
 impl Server {
@@ -61,6 +68,7 @@ impl Server {
             connection,
             io,
             liveness,
+            window: Window::new(settings),
         })
     }
 
@@ -81,11 +89,19 @@ impl Server {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Incoming>, ServerError>> {
+        if let Some(size) = self.window.poll_change(cx) {
+            self.connection.set_target_window_size(size);
+        }
         let polled = self.connection.poll_accept(cx);
         let flushed = self.io.flush_batch(cx);
         match polled {
             Poll::Ready(Some(Ok((request, respond)))) => {
-                Poll::Ready(Ok(Some(Incoming { request, respond })))
+                let unread = self.window.unread().clone();
+                Poll::Ready(Ok(Some(Incoming {
+                    request,
+                    respond,
+                    unread,
+                })))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error.into())),
             Poll::Ready(None) => Poll::Ready(Ok(None)),
@@ -115,6 +131,7 @@ impl Server {
 pub struct Incoming {
     request: http::Request<RecvStream>,
     respond: SendResponse<Bytes>,
+    unread: Rc<Unread>,
 }
 
 impl Incoming {
@@ -144,7 +161,8 @@ impl Incoming {
         let mut response = Response::new(());
         *response.headers_mut() = headers;
         let send = self.respond.send_response(response, false)?;
-        Ok(Tunnel::new(send, self.request.into_body(), None))
+        let reader = Reader::new(self.unread);
+        Ok(Tunnel::new(send, self.request.into_body(), reader, None))
     }
 
     /// Refuses the tunnel.

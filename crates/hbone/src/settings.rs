@@ -11,6 +11,9 @@ pub struct Settings {
     /// The same for all streams of a connection together. Default 16 MiB; with equal windows, one stream that nobody
     /// reads would stop all others.
     pub connection_window: u32,
+    /// Bytes by which the windows of a thread's connections may be widened together, for streams that nobody reads. Without
+    /// room here, so many of them as fill a connection's window stop all its others. Default 128 MiB.
+    pub unread_budget: u64,
     /// Longest frame we are ready to receive. Default 1 MiB.
     pub max_frame: u32,
     /// Bytes a stream may have queued before its source is not read any more. Default 1 MiB.
@@ -37,6 +40,7 @@ impl Default for Settings {
         Self {
             stream_window: 4 << 20,
             connection_window: 16 << 20,
+            unread_budget: 128 << 20,
             max_frame: 1 << 20,
             send_buffer: 1 << 20,
             max_streams: 200,

@@ -11,6 +11,7 @@ use h2::{Reason, RecvStream, SendStream};
 use crate::{
     StreamSlot,
     relay::{Broken, Side},
+    unread::Reader,
 };
 
 /// One open tunnel. Dropping it before both directions have ended resets the stream.
@@ -21,17 +22,24 @@ pub struct Tunnel {
     sent_end: bool,
     /// Bytes handed out that the peer may not replace yet.
     unreleased: usize,
+    reader: Reader,
     _slot: Option<StreamSlot>,
 }
 
 impl Tunnel {
-    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, slot: Option<StreamSlot>) -> Self {
+    pub(crate) fn new(
+        send: SendStream<Bytes>,
+        recv: RecvStream,
+        reader: Reader,
+        slot: Option<StreamSlot>,
+    ) -> Self {
         Self {
             send,
             recv,
             received_end: false,
             sent_end: false,
             unreleased: 0,
+            reader,
             _slot: slot,
         }
     }
@@ -43,13 +51,8 @@ impl Tunnel {
             let _ = self.recv.flow_control().release_capacity(length);
         }
     }
-}
 
-impl Side for Tunnel {
-    /// Bytes of one frame. They count against the peer's window until the next call, which comes when they have been
-    /// passed on.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>> {
-        self.release();
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>> {
         loop {
             match ready!(self.recv.poll_data(cx)) {
                 Some(Ok(bytes)) if bytes.is_empty() => {}
@@ -65,6 +68,18 @@ impl Side for Tunnel {
         }
         self.received_end = true;
         Poll::Ready(Ok(Bytes::new()))
+    }
+}
+
+impl Side for Tunnel {
+    /// Bytes of one frame. They count against the peer's window until the next call, which comes when they have been
+    /// passed on.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>> {
+        self.release();
+        let read = self.poll_data(cx);
+        let more_may_lie_here = matches!(&read, Poll::Ready(Ok(bytes)) if !bytes.is_empty());
+        self.reader.set_holds(more_may_lie_here);
+        read
     }
 
     /// The last frame said so. An end in a frame of its own shows when it is read.

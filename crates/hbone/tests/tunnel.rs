@@ -15,6 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
     task::spawn_local,
+    time::timeout,
 };
 use tulle_hbone::{
     ConnectError, Incoming, Meter, Pool, PoolSettings, Relay, RelayEnd, Server, Settings, TcpSide,
@@ -164,29 +165,45 @@ fn a_refused_request_says_so() {
 }
 
 #[test]
-fn a_reader_that_stops_does_not_stop_others_and_bounds_memory() {
+fn readers_that_stop_do_not_stop_others_and_bound_memory() {
     run(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let lab = Lab::start(address).await;
-        let mut stuck = lab.dial_as(SERVER).await.unwrap();
-        let (_never_read, _) = listener.accept().await.unwrap();
-        // Writes until every buffer on the way is full.
-        let block = vec![0; 1 << 20];
-        let mut total = 0;
-        while let Ok(written) =
-            tokio::time::timeout(Duration::from_millis(300), stuck.write(&block)).await
-        {
-            total += written.unwrap();
-            assert!(total < 64 << 20, "nothing holds the writer back");
+        let lab = Lab::start(listener.local_addr().unwrap()).await;
+        let mut stuck = Vec::new();
+        for _ in 0..6 {
+            let client = lab.dial_as(SERVER).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            stuck.extend([client, server].map(|end| spawn_local(until_full(end))));
         }
-        let mut other = lab.dial_as(SERVER).await.unwrap();
-        let (mut app, _) = listener.accept().await.unwrap();
-        other.write_all(b"still here").await.unwrap();
-        let mut text = [0; 10];
-        app.read_exact(&mut text).await.unwrap();
-        assert_eq!(&text, b"still here");
+        // More than the window of a connection, if nobody made room, in each direction.
+        let mut full = Vec::new();
+        for end in stuck {
+            full.push(end.await.unwrap());
+        }
+        let mut client = lab.dial_as(SERVER).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let (mut question, mut answer) = ([0; 8], [0; 6]);
+        client.write_all(b"question").await.unwrap();
+        server.read_exact(&mut question).await.unwrap();
+        server.write_all(b"answer").await.unwrap();
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!((&question, &answer), (b"question", b"answer"));
     });
+}
+
+/// Writes until every buffer on the way is full.
+async fn until_full(stuck: TcpStream) -> TcpStream {
+    let block = vec![0; 1 << 20];
+    let mut total = 0;
+    while timeout(Duration::from_millis(500), stuck.writable())
+        .await
+        .is_ok()
+    {
+        total += stuck.try_write(&block).unwrap_or(0);
+        assert!(total < 64 << 20, "nothing holds the writer back");
+    }
+    assert!(total > 4 << 20, "{total} bytes: not even a stream's window");
+    stuck
 }
 
 /// A server that tunnels to `application`, and a pool of clients for it.
