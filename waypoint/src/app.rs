@@ -21,6 +21,7 @@ use tulle_model::{telemetry::Collector, token::KeyFetch};
 use tulle_net::{
     Netns,
     listen::{ListenOptions, listen},
+    memory::keep_program_small,
 };
 use tulle_route::HBONE_PORT;
 use tulle_runtime::{
@@ -78,6 +79,7 @@ impl App {
             readiness.task("own certificate"),
         );
         let mut tasks = JoinSet::new();
+        tasks.spawn_local(async move { match keep_program_small().await {} });
         let (writer, snapshots) = StateWriter::new(StateConfig {
             node: Some(config.instance.node.as_str().into()),
         });

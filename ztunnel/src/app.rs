@@ -8,18 +8,18 @@
 //!                  admin 15000, metrics 15020, readiness 15021
 //! ```
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::{
     sync::{mpsc, oneshot},
     task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
+    time::timeout,
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use tulle_identity::{CaClient, SvidStore, WallClock};
-use tulle_net::{Netns, memory::release_program};
+use tulle_net::{Netns, memory::keep_program_small};
 use tulle_runtime::{
     http::{Listen, Router, Server, ServerConfig},
     log::LogHandle,
@@ -94,7 +94,7 @@ impl App {
         let (svids, svid_worker) =
             SvidStore::new(config.svid_store(), Arc::new(ca), WallClock::default());
         tasks.spawn_local(async move { match svid_worker.run().await {} });
-        tasks.spawn_local(async move { match release_memory().await {} });
+        tasks.spawn_local(async move { match keep_program_small().await {} });
         let (followed, kept) = (snapshots.clone(), svids.clone());
         tasks.spawn_local(async move {
             certificates::follow(followed, kept).await;
@@ -238,17 +238,6 @@ async fn start_state(
     Ok(State { known, xds })
 }
 
-/// Most code runs at the start, and some for a burst. Now and then what is not in use is given up.
-async fn release_memory() -> Infallible {
-    sleep(STARTED).await;
-    loop {
-        if let Err(error) = release_program() {
-            debug!(%error, "the program stays mapped");
-        }
-        sleep(RELEASE_MEMORY).await;
-    }
-}
-
 async fn serve(
     tasks: &mut JoinSet<&'static str>,
     listen: Listen,
@@ -261,9 +250,3 @@ async fn serve(
     tasks.spawn_local(async move { match server.run().await {} });
     Ok(())
 }
-
-/// After this, a process that can start has.
-const STARTED: Duration = Duration::from_secs(2);
-
-/// Short enough for memory to follow use, long enough to cost nothing: finding a hundred pages again takes 0.1 ms.
-const RELEASE_MEMORY: Duration = Duration::from_secs(10);

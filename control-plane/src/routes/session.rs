@@ -63,7 +63,12 @@ pub fn of_service(labels: &Labels) -> Option<Persistence> {
 /// Where a cookie counts: as far as the rule does, if it is for one path.
 fn path(taken: &[Alternative]) -> Option<String> {
     let path = |one: &Alternative| match &one.path.as_ref()?.kind {
-        MatchKind::Exact(path) | MatchKind::Elements(path) => Some(path.clone()),
+        MatchKind::Exact(path) => Some(path.clone()),
+        // A cookie for a path with a slash at its end is not sent with the path without it.
+        MatchKind::Elements(path) => match path.trim_end_matches('/') {
+            "" => Some("/".to_owned()),
+            path => Some(path.to_owned()),
+        },
         MatchKind::Prefix(_) | MatchKind::Regex(_) | MatchKind::Present => None,
     };
     let first = path(taken.first()?)?;

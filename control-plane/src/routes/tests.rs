@@ -439,6 +439,8 @@ fn sessions_are_kept_as_far_as_a_rule_goes() {
     let (name, path, permanent) = cookie("{path: {value: /a}}", "type: Cookie");
     assert!(name.starts_with("tulle-session-") && !permanent, "{name}");
     assert_eq!(path, "/a");
+    assert_eq!(cookie("{path: {value: /a/}}", "type: Cookie").1, "/a");
+    assert_eq!(cookie("{path: {value: /}}", "type: Cookie").1, "/");
     let two = "{path: {value: /a}}, {path: {value: /b}}";
     assert_eq!(cookie(two, "sessionName: s").1, "");
     assert_eq!(cookie("{path: {value: '/a;b'}}", "sessionName: s").1, "");

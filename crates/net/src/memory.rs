@@ -1,12 +1,13 @@
 //! What the process keeps resident.
 
-use std::fs;
-use std::io;
-use std::ops::Range;
-use std::ptr::NonNull;
+use std::{convert::Infallible, fs, io, ops::Range, ptr::NonNull, time::Duration};
 
-use nix::libc::c_void;
-use nix::sys::mman::{MmapAdvise, madvise};
+use nix::{
+    libc::c_void,
+    sys::mman::{MmapAdvise, madvise},
+};
+use tokio::time::sleep;
+use tracing::debug;
 
 /// Unmaps the pages of program code and constants, this program's and its libraries'. Returns how many bytes were mapped.
 ///
@@ -37,6 +38,17 @@ pub fn release_program() -> io::Result<u64> {
         released += mapping.resident;
     }
     Ok(released)
+}
+
+/// [Releases the program](release_program) again and again: most code runs at the start, and some for a burst.
+pub async fn keep_program_small() -> Infallible {
+    sleep(STARTED).await;
+    loop {
+        if let Err(error) = release_program() {
+            debug!(%error, "the program stays mapped");
+        }
+        sleep(RELEASE_AGAIN).await;
+    }
 }
 
 /// One mapping, as far as it matters here.
@@ -114,6 +126,11 @@ pub fn release_heap() {
         nix::libc::malloc_trim(0);
     }
 }
+
+/// After this, a process that can start has.
+const STARTED: Duration = Duration::from_secs(2);
+/// Short enough for memory to follow use, long enough to cost nothing: finding a hundred pages again takes 0.1 ms.
+const RELEASE_AGAIN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

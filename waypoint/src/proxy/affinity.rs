@@ -33,7 +33,7 @@ impl Affinity {
                 path,
                 attributes,
             } => {
-                let there = cookie(&request.headers, name);
+                let there = cookies(&request.headers, name).next();
                 if let (None, Some(ttl)) = (there, ttl) {
                     let value = format!("{:016x}", fastrand::u64(..));
                     let hash = Some(of_bytes(value.as_bytes()));
@@ -47,7 +47,7 @@ impl Affinity {
                     let cookie = cookie.write().map(|cookie| (header::SET_COOKIE, cookie));
                     return Self { hash, cookie };
                 }
-                there.map(|value| of_bytes(value.as_bytes()))
+                there.map(of_bytes)
             }
         };
         Self { hash, cookie: None }
@@ -76,15 +76,20 @@ fn of_header(headers: &HeaderMap, name: &str) -> Option<u64> {
     Some(hasher.finish())
 }
 
-/// The value of a cookie (RFC 6265 §4.2).
-pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let cookies = headers.get_all(header::COOKIE).iter();
-    let mut pairs = cookies
-        .filter_map(|cookies| cookies.to_str().ok())
-        .flat_map(|cookies| cookies.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='));
-    let (_, value) = pairs.find(|(key, _)| *key == name)?;
-    Some(value.trim_matches('"'))
+/// The values of a cookie (RFC 6265 §4.2): several if it was set for several paths. What other cookies say may be in any encoding.
+pub(super) fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(move |pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?;
+        let value = value.strip_prefix(b"=")?;
+        let quoted = value.strip_prefix(b"\"");
+        Some(
+            quoted
+                .and_then(|value| value.strip_suffix(b"\""))
+                .unwrap_or(value),
+        )
+    })
 }
 
 /// A cookie that a response sets (RFC 6265 §4.1).
@@ -134,7 +139,7 @@ mod tests {
         let mut request = Request::new(());
         *request.uri_mut() = uri.parse().unwrap();
         for (name, value) in headers {
-            let value = HeaderValue::from_static(value);
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
             request.headers_mut().append(*name, value);
         }
         Affinity::of(of, &request.into_parts().0, FROM.parse().unwrap())
@@ -157,7 +162,9 @@ mod tests {
             one
         );
         assert_eq!(hash(&query, "/a?b=c&user=one", &[]), one);
-        assert_eq!(hash(&cookie, "/", &[("cookie", "a=b; user=\"one\"")]), one);
+        for cookies in ["a=b; user=\"one\"", "name=J\u{fc}rgen; user=one; user=two"] {
+            assert_eq!(hash(&cookie, "/", &[("cookie", cookies)]), one);
+        }
         assert_ne!(hash(&header, "/", &[("x-user", "two")]), one);
         for (of, uri, headers) in [
             (&header, "/", &[][..]),
@@ -195,8 +202,8 @@ mod tests {
         let pair = value.strip_suffix(rest).unwrap().to_owned();
         let mut again = HeaderMap::new();
         again.insert(header::COOKIE, pair.parse().unwrap());
-        let given = super::cookie(&again, "user").unwrap();
-        assert_eq!(Some(of_bytes(given.as_bytes())), first.hash);
+        let given = cookies(&again, "user").next().unwrap();
+        assert_eq!(Some(of_bytes(given)), first.hash);
         let session = affinity(&cookie(0), "/", &[]).cookie.unwrap().1;
         assert!(!session.to_str().unwrap().contains("Max-Age"));
         let there = affinity(&cookie(30), "/", &[("cookie", "user=one")]);

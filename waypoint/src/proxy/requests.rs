@@ -320,8 +320,8 @@ fn in_session<'a>(
     session: Option<&Session<'_>>,
 ) -> Option<&'a Backend> {
     let is_there = |service: &BackendService| {
-        let target = context.peer.front.upstreams.target(context, Some(service));
         let endpoint = session?.endpoint(Some(service))?;
+        let target = context.peer.front.upstreams.target(context, Some(service));
         target.ok()?.has(endpoint).then_some(())
     };
     let is_of_session = |backend: &&Backend| backend.service.as_ref().and_then(is_there).is_some();

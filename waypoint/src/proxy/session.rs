@@ -22,7 +22,7 @@ use tulle_model::{
 use tulle_state::endpoint_name;
 use twox_hash::XxHash64;
 
-use super::affinity::{Cookie, cookie};
+use super::affinity::{Cookie, cookies};
 
 /// What a request says of the session that it is of, if it is of one, and how its response goes on with that.
 pub(super) struct Session<'a> {
@@ -50,19 +50,28 @@ impl<'a> Session<'a> {
     }
 
     fn at(of: Cow<'a, Persistence>, request: &HeaderMap, now: u32) -> Self {
-        let text = match &of.by {
-            PersistsBy::Cookie { name, .. } => cookie(request, name),
-            PersistsBy::Header(name) => request.get(name).and_then(|value| value.to_str().ok()),
-        };
         let is_over = |since: u32, limit: Option<Duration>| {
             limit.is_some_and(|limit| u64::from(now.saturating_sub(since)) >= limit.as_secs())
         };
-        let lasts = |said: &Said| !is_over(said.begun, of.lasts) && !is_over(said.used, of.idle);
-        Self {
-            said: text.and_then(Said::parse).filter(lasts),
-            of,
-            now,
-        }
+        // One that is to begin long from now would never be over.
+        let has_begun = |since: u32| since <= now.saturating_add(CLOCKS_DIFFER);
+        let lasts = |said: &Said| {
+            has_begun(said.begun)
+                && has_begun(said.used)
+                && !is_over(said.begun, of.lasts)
+                && !is_over(said.used, of.idle)
+        };
+        let said = match &of.by {
+            // Clients also repeat what was said for another path.
+            PersistsBy::Cookie { name, .. } => {
+                cookies(request, name).filter_map(Said::parse).find(lasts)
+            }
+            PersistsBy::Header(name) => {
+                let text = request.get(name).map(HeaderValue::as_bytes);
+                text.and_then(Said::parse).filter(lasts)
+            }
+        };
+        Self { said, of, now }
     }
 
     /// The [name](endpoint_name) of the endpoint that it is with, if that is one of this backend; of the service itself, if that is `None`.
@@ -119,11 +128,12 @@ impl<'a> Session<'a> {
 }
 
 impl Said {
-    fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &[u8]) -> Option<Self> {
         // Digits alone: numbers may have signs.
-        if text.len() != 40 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if text.len() != 40 || !text.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
+        let text = str::from_utf8(text).ok()?;
         let number = |from, to| u64::from_str_radix(text.get(from..to)?, 16).ok();
         let short = |from| u32::try_from(number(from, from + 8)?).ok();
         Some(Self {
@@ -167,6 +177,9 @@ fn backend_name(backend: Option<&BackendService>) -> u32 {
     let half = name.finish() >> 32;
     u32::try_from(half).unwrap_or_default()
 }
+
+/// Seconds by which a session may begin later than our own clock says.
+const CLOCKS_DIFFER: u32 = 60;
 
 #[cfg(test)]
 mod tests;

@@ -8,11 +8,11 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How a response gets to its client.
 #[derive(Clone, Default)]
@@ -25,9 +25,18 @@ struct State {
     /// There is no room for the next one.
     waits: Cell<bool>,
     cut: Cell<bool>,
+    connection: Option<Progress>,
 }
 
 impl Progress {
+    /// Of a stream on a connection, which is cut off with it.
+    pub(super) fn on(connection: &Self) -> Self {
+        Self(Rc::new(State {
+            connection: Some(connection.clone()),
+            ..State::default()
+        }))
+    }
+
     /// A part is handed over. If no other is asked for, there is no room for it.
     pub(super) fn gives(&self) {
         self.0.given.set(self.0.given.get() + 1);
@@ -41,7 +50,8 @@ impl Progress {
 
     /// It was cut off.
     pub(super) fn is_cut(&self) -> bool {
-        self.0.cut.get()
+        let connection = self.0.connection.as_ref();
+        self.0.cut.get() || connection.is_some_and(Self::is_cut)
     }
 
     fn cut(&self) {
@@ -53,25 +63,46 @@ impl Progress {
     }
 }
 
-/// A time that is waited for again and again.
+/// A time that is waited for again and again. It is made once: responses wait for room often, and seldom for long.
 #[derive(Default)]
-struct Timer(Option<(u64, Pin<Box<Sleep>>)>);
+struct Timer {
+    waits: Option<Waits>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Waits {
+    at: u64,
+    since: Instant,
+}
 
 impl Timer {
-    /// Ready when nothing has gone on since `since` for that long.
-    fn poll(&mut self, cx: &mut Context<'_>, since: u64, limit: Duration) -> Poll<()> {
-        let (seen, timer) = self
-            .0
-            .get_or_insert_with(|| (since, Box::pin(sleep(limit))));
-        if *seen != since {
-            *seen = since;
-            timer.as_mut().reset(Instant::now() + limit);
+    /// Ready when it was at `at` for that long, without a stop.
+    fn poll(&mut self, cx: &mut Context<'_>, at: u64, limit: Duration) -> Poll<()> {
+        let waits = match self.waits {
+            Some(waits) if waits.at == at => waits,
+            _ => Waits {
+                at,
+                since: Instant::now(),
+            },
+        };
+        self.waits = Some(waits);
+        let until = waits.since + limit;
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(sleep_until(until)));
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= until {
+                return Poll::Ready(());
+            }
+            // Of an earlier wait.
+            sleep.as_mut().reset(until);
         }
-        timer.as_mut().poll(cx)
     }
 
     fn stop(&mut self) {
-        self.0 = None;
+        self.waits = None;
     }
 }
 
@@ -133,7 +164,7 @@ impl Stall {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{advance, timeout};
+    use tokio::time::{advance, sleep, timeout};
 
     use super::*;
 

@@ -165,7 +165,12 @@ pub(super) async fn forward(
             source.forget();
             return failed(exchange, failure, response_until);
         }
-        if !matches!(failure, Failure::Unsent { reused: true, .. }) {
+        let closed_unused = matches!(
+            failure,
+            Failure::Unsent { reused: true, .. } | Failure::Lost { reused: true, .. }
+        );
+        // Such an endpoint is as good as any, and may be the one of a session.
+        if !(is_free && closed_unused) {
             exclude.extend(exchange.endpoint());
         }
         drop(failure);

@@ -97,7 +97,8 @@ async fn serve_http2(context: Rc<Context>, mut stream: Stream<Tunnel>) -> hyper:
     let drain = context.peer.front.drain.clone();
     let settings = &context.peer.front.shared.settings;
     let limit = settings.stall_timeout;
-    stream.breaks_if_stalled(limit, Progress::default());
+    let progress = Progress::default();
+    stream.breaks_if_stalled(limit, progress.clone());
     let aged = sleep(spread(settings.max_connection_age));
     let service = service_fn(move |mut request| {
         let context = Rc::clone(&context);
@@ -119,7 +120,7 @@ async fn serve_http2(context: Rc<Context>, mut stream: Stream<Tunnel>) -> hyper:
             Ok::<_, Infallible>(response)
         }
     });
-    let mut connection = http2::Builder::new(Streams { limit })
+    let mut connection = http2::Builder::new(Streams { limit, progress })
         .timer(TokioTimer::new())
         .max_header_list_size(HEADERS)
         .max_concurrent_streams(STREAMS)
@@ -145,10 +146,12 @@ fn spread(age: Duration) -> Duration {
 
 /// Runs what the streams of a connection need done: each its request and response, and what is begun by that alone is what writes to a
 /// stream that has become bytes.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Streams {
     /// How long a client may take nothing of a response.
     limit: Duration,
+    /// Of the connection.
+    progress: Progress,
 }
 
 /// What belongs to one stream.
@@ -174,7 +177,10 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
         match STREAM.try_with(|own| own.writer.clone()) {
             Ok(writer) => writer.run(future),
             Err(_) => {
-                let own = OfStream::default();
+                let own = OfStream {
+                    writer: Writer::default(),
+                    progress: Progress::on(&self.progress),
+                };
                 let watched = watched(future, own.progress.clone(), self.limit);
                 spawn_local(STREAM.scope(own, watched));
             }
