@@ -34,15 +34,16 @@ use crate::{
     usage,
 };
 
-/// Takes the figures that are wanted, in every round. Without Envoy those that need it are left out.
+/// Takes the figures that are wanted, in every round, but for that of [`routes`]. Without Envoy those that need it are left out. Returns
+/// the waypoint's process.
 pub(crate) async fn measure(
     stage: &mut Stage,
     options: &BenchOptions,
     samples: &mut Samples,
-) -> Result<()> {
+) -> Result<Option<u32>> {
     let mut own = FIGURES.iter().filter(|figure| figure.id.starts_with("l7_"));
     if !own.any(|figure| options.wants(figure.id)) {
-        return Ok(());
+        return Ok(None);
     }
     let beside = Beside::start(stage).await?;
     let waypoint = set_up(stage).await?;
@@ -81,10 +82,7 @@ pub(crate) async fn measure(
     if options.wants("l7_change_p50") || options.wants("l7_change_p99") {
         changes::measure(stage, samples).await?;
     }
-    if options.wants("l7_rss_routes") {
-        routes(stage, waypoint, samples).await?;
-    }
-    Ok(())
+    Ok(Some(waypoint))
 }
 
 /// Memory of a proxy, some time after it last had something to do.
@@ -207,8 +205,8 @@ fn ip() -> std::net::IpAddr {
     SERVICE.0.into()
 }
 
-/// Memory of a waypoint that knows many routes.
-async fn routes(stage: &mut Stage, waypoint: u32, samples: &mut Samples) -> Result<()> {
+/// Memory of a waypoint that knows many routes. Goes last: all who read the same folder have to read them too.
+pub(crate) async fn routes(stage: &mut Stage, waypoint: u32, samples: &mut Samples) -> Result<()> {
     let numbers: Vec<_> = (0..ROUTES).collect();
     // A file has only so many documents.
     for some in numbers.chunks(500) {

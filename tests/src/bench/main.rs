@@ -216,8 +216,14 @@ async fn hold(sandbox: &Sandbox) {
 async fn measure(stage: &mut Stage, options: &BenchOptions, samples: &mut Samples) -> Result<()> {
     memory::measure(stage, options, samples).await?;
     rounds::measure(stage, options, samples).await?;
-    l7::measure(stage, options, samples).await?;
-    node::measure(stage, options, samples).await
+    let waypoint = l7::measure(stage, options, samples).await?;
+    node::measure(stage, options, samples).await?;
+    match waypoint {
+        Some(waypoint) if options.wants("l7_rss_routes") => {
+            l7::routes(stage, waypoint, samples).await
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn write(path: &PathBuf, options: &BenchOptions, figures: &[Line]) -> Result<()> {

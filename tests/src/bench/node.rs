@@ -16,7 +16,7 @@ use crate::{
     stage::{NAMESPACE, SERVER, Stage},
 };
 
-/// Takes every figure of the node that is wanted. Goes last: it leaves pods behind.
+/// Takes every figure of the node that is wanted. Nothing that counts pods goes after it: it leaves some behind.
 pub(crate) async fn measure(
     stage: &mut Stage,
     options: &BenchOptions,
