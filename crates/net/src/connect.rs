@@ -73,10 +73,15 @@ pub async fn connect(
     addr: SocketAddr,
     options: &ConnectOptions,
 ) -> io::Result<TcpStream> {
+    finish(start(netns, addr, options)?).await
+}
+
+/// Waits for the end of the handshake.
+pub(crate) async fn finish(connecting: Connecting) -> io::Result<TcpStream> {
     let Connecting {
         socket,
         in_progress,
-    } = start(netns, addr, options)?;
+    } = connecting;
     let stream = TcpStream::from_std(socket)?;
     if in_progress {
         stream.writable().await?;
@@ -96,10 +101,27 @@ pub async fn connect(
 /// need a privilege that is missing; else as `setns(2)`, `bind(2)` and `connect(2)`.
 pub fn start(netns: &Netns, addr: SocketAddr, options: &ConnectOptions) -> io::Result<Connecting> {
     let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let domain = Domain::for_address(addr);
+    start_on(newborn(netns, Domain::for_address(addr))?, addr, options)
+}
+
+/// A socket inside a namespace that nothing was done to.
+fn newborn(netns: &Netns, domain: Domain) -> io::Result<Socket> {
     // Only its birth decides where a socket lives; the other calls need no visit.
-    let socket = netns.enter(|| Socket::new_raw(domain, kind, Some(Protocol::TCP)))??;
+    netns.enter(|| new_socket(domain))?
+}
+
+/// A socket of the namespace that the thread is in.
+pub(crate) fn new_socket(domain: Domain) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    Socket::new_raw(domain, kind, Some(Protocol::TCP))
+}
+
+/// Starts to connect a socket that nothing was done to.
+pub(crate) fn start_on(
+    socket: Socket,
+    addr: SocketAddr,
+    options: &ConnectOptions,
+) -> io::Result<Connecting> {
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
     }

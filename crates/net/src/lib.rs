@@ -1,7 +1,7 @@
 //! Sockets, network namespaces, redirection rules and child processes: what Tulle asks of the kernel.
 //!
 //! This crate is the only home of `unsafe` code in the workspace. Everything else builds on its safe
-//! functions: [`netns`] holds and enters network namespaces, [`listen`], [`connect`] and [`udp`] make the
+//! functions: [`netns`] holds and enters network namespaces, [`listen`], [`connect`], [`dialer`] and [`udp`] make the
 //! proxy's sockets inside them, [`original_dst`] reads back where a captured connection was going,
 //! [`redirect`] writes the rules that capture it by way of [`nft`], [`probes`] those that let the node's health
 //! checks pass, [`changes`] tells when somebody touches either, [`listeners`] who listens, [`process`] starts
@@ -25,6 +25,7 @@
 mod addresses;
 pub mod changes;
 pub mod connect;
+pub mod dialer;
 pub mod listen;
 pub mod listeners;
 pub mod memory;

@@ -7,10 +7,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tulle_hbone::{Relay, TcpSide};
-use tulle_net::{
-    connect::{ConnectOptions, connect},
-    original_dst::original_dst,
-};
+use tulle_net::{connect::ConnectOptions, original_dst::original_dst};
 use tulle_policy::Connection;
 use tulle_route as route;
 
@@ -141,7 +138,7 @@ pub(super) async fn connect_app(
         local: true,
         ..ConnectOptions::default()
     };
-    let dial = connect(&pod.spec.netns, target, &options);
+    let dial = pod.dialer.connect(target, &options);
     timeout(pod.settings().connect_timeout, dial)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tulle_hbone::{Handshakes, Pool};
 use tulle_identity::SvidStore;
 use tulle_model::{SpiffeId, Uid};
-use tulle_net::{Netns, addresses};
+use tulle_net::{Netns, addresses, dialer::Dialer};
 use tulle_policy::PolicySet;
 use tulle_zds::PodInfo;
 
@@ -73,6 +73,8 @@ pub struct Pod {
     pub spec: Arc<PodSpec>,
     /// Whether the app can be shown the client's address.
     pub transparent: bool,
+    /// Opens the connections to the app.
+    pub dialer: Dialer,
     /// Pooled connections to other pods.
     pub pool: Pool<PoolKey>,
     /// What is connected right now.
@@ -129,6 +131,7 @@ impl Pod {
             handshakes: Handshakes::new(settings.max_handshakes),
             dns: DnsLimits::new(settings.dns.as_ref().map_or(0, |dns| dns.max_queries)),
             pool,
+            dialer: Dialer::new(spec.netns.clone()),
             transparent,
             live: Rc::new(LiveConnections::default()),
             drain: thread.drain.child_token(),
